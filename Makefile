@@ -1,0 +1,61 @@
+# Works with GNU make 3.81, which macOS ships: no .ONESHELL, no .SHELLFLAGS.
+SHELL := bash
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help:
+	@echo 'make demo    install into $(VENV), and train a small diffusion model on built-in data'
+	@echo 'make test    install for development, and run all tests; ARGS="-k glyphs" chooses some'
+	@echo 'make check   lint, formatting and types'
+	@echo 'make bench   run the benchmarks, one JSON line per figure'
+	@echo 'make clean   remove caches and build outputs, and install anew next time; runs/ stays'
+	@echo 'PYTHON=python3.12 chooses the Python that $(VENV) is made with (3.11 or newer).'
+
+demo: $(VENV)/.installed
+	@$(BIN)/calotype demo
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	@set -e; for file in benchmarks/*.py; do \
+		if [ ! -e "$$file" ]; then echo 'There are no benchmarks yet.' >&2; exit 0; fi; \
+		echo "$$file" >&2; $(BIN)/python "$$file"; \
+	done
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/.installed $(VENV)/.installed-dev
+	find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Pip's own output without the lines that say that nothing was to be done; its errors come through.
+SHOW := awk '/^(Collecting|Downloading|Installing|Successfully|  Downloading|  Using cached)/ { print "  " substr($$0, 1, 100); fflush() }'
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo 'Installing Calotype into $(VENV); the first time this takes some minutes.'
+	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e . | $(SHOW)
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo 'Installing Calotype for development into $(VENV); the first time this takes some minutes.'
+	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' | $(SHOW)
+	@touch $(VENV)/.installed $@
+
+# pip comes last when an environment is made: one without it was interrupted, and is made again.
+$(BIN)/pip:
+	@command -v '$(PYTHON)' >/dev/null || { \
+		echo "There is no $(PYTHON): install Python 3.11 or newer, or name yours, as in make PYTHON=python3.12" >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is $$('$(PYTHON)' --version 2>&1), but Calotype needs 3.11 or newer: install one and name it," \
+			"as in make PYTHON=python3.12" >&2; exit 1; }
+	@echo 'Creating $(VENV).'
+	@'$(PYTHON)' -m venv --clear $(VENV)

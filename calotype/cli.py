@@ -1,0 +1,273 @@
+"""The command line: one function per command, imports inside, no logic.
+
+`calotype --help` and the help of each command answer without importing torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
+
+from calotype.errors import CalotypeError, ConfigError
+
+
+def check(
+    data: str,
+    /,
+    size: str = "",
+    fit: Literal["crop", "pad", "stretch"] = "crop",
+    range: str = "",
+    channels: Literal[0, 1, 3, 4] = 0,
+    labels: bool = True,
+    strict: bool = False,
+    json: bool = False,
+) -> int:
+    """Say what is in a source of pictures, what is wrong with it, and what size to train at.
+
+    Args:
+        data: folder, zip or tar, Parquet, npz or npy, "glyphs", or a hub name.
+        size: 32 or 48x64 (width x height); by default what suits the pictures.
+        fit: how pictures of another shape are made to fit.
+        range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
+        channels: 1 gray, 3 RGB, 4 RGBA; 0 decides by what most pictures are.
+        labels: take classes from subfolders or the source's own labels.
+        strict: stop at the first bad file.
+        json: print for programs.
+    """
+    from json import dumps
+
+    from calotype.data import check as check_data
+
+    report = check_data(_data_config(data, size, fit, range, channels, labels, strict))
+    print(dumps(report.as_dict(), indent=1) if json else report.text())
+    return 0
+
+
+def train(
+    family: str = "",
+    data: str = "",
+    /,
+    budget: str = "30m",
+    out: Path | None = None,
+    resume: Path | None = None,
+    preset: str = "auto",
+    size: str = "",
+    fit: Literal["crop", "pad", "stretch", ""] = "",
+    range: str = "",
+    channels: Literal[0, 1, 3, 4] = 0,
+    labels: bool = True,
+    strict: bool = False,
+    flips: bool = False,
+    balanced: bool = False,
+    seed: int | None = None,
+    device: str = "auto",
+    compile: bool = False,
+    recipe: Path | None = None,
+    set: Annotated[tuple[str, ...], UseAppendAction] = (),
+    tensorboard: bool = False,
+) -> int:
+    """Train a model on pictures, or continue a run with --resume.
+
+    Args:
+        family: diffusion.
+        data: folder, zip or tar, Parquet, npz or npy, "glyphs", or a hub name.
+        budget: a time as 90s, 30m or 2h, or images as 20000img, 500kimg or 2Mimg.
+        out: the run directory; by default a new one below runs/.
+        resume: the run directory of a run to continue exactly; only --device and --tensorboard have a place then.
+        preset: size of the network; auto takes the largest that the budget can train.
+        size: 32 or 48x64 (width x height); by default what suits the pictures.
+        fit: how pictures of another shape are made to fit; by default crop.
+        range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
+        channels: 1 gray, 3 RGB, 4 RGBA; 0 decides by what most pictures are.
+        labels: take classes from subfolders or the source's own labels.
+        strict: stop at the first bad file.
+        flips: mirror images left to right at random.
+        balanced: show every class equally often.
+        seed: of initial weights, order and noise; by default 0.
+        device: auto, cpu, cuda or mps.
+        compile: use torch.compile.
+        recipe: TOML with settings, such as the config.toml of another run.
+        set: SECTION.KEY=VALUE for any entry of config.toml, such as model.blocks=3; may be given several times.
+        tensorboard: also log for TensorBoard, below the run directory.
+    """
+    asked = locals().copy()
+    from inspect import signature
+
+    from calotype import training
+    from calotype.config import override
+    from calotype.display import for_stream
+
+    if resume is not None:
+        defaults = {name: parameter.default for name, parameter in signature(train).parameters.items()}
+        idle = [
+            k for k, value in asked.items() if value != defaults[k] and k not in ("resume", "device", "tensorboard")
+        ]
+        if idle:
+            raise ConfigError(f"--resume takes the settings of the run: leave out {', '.join(idle)}")
+        with for_stream() as display:
+            training.resume(resume, device=device, tensorboard=tensorboard, display=display)
+        return 0
+    settings: dict[str, dict[str, Any]] = {
+        "data": _given(fit=fit, value_range=range, channels=channels, strict=strict),
+        "training": _given(flips=flips, balanced=balanced, compile=compile),
+    }
+    if not labels:
+        settings["data"]["labels"] = False
+    if seed is not None:
+        settings["training"]["seed"] = seed
+    for assignment in set:
+        override(settings, assignment, training.sections(family))
+    with for_stream() as display:
+        training.train(
+            family,
+            data,
+            budget=budget,
+            out=out,
+            preset=preset,
+            size=size or None,
+            device=device,
+            settings=settings,
+            recipe=recipe,
+            tensorboard=tensorboard,
+            display=display,
+        )
+    return 0
+
+
+def sample(
+    run: Path,
+    /,
+    n: Annotated[int, arg(aliases=["-n"])] = 64,
+    seed: int = 0,
+    first: int = 0,
+    out: Path | None = None,
+    grid: Path | None = None,
+    npz: Path | None = None,
+    labels: str = "",
+    steps: int | None = None,
+    set: Annotated[tuple[str, ...], UseAppendAction] = (),
+    checkpoint: str = "last",
+    weights: Literal["ema", "raw"] = "ema",
+    device: str = "auto",
+) -> int:
+    """Draw images from a trained run. Image i of a seed is always the same; a stopped job continues.
+
+    Args:
+        run: a run directory.
+        n: how many images.
+        seed: of the images.
+        first: number of the first image, to draw more of the same seed.
+        out: a folder for 000000.png, 000001.png, ...
+        grid: a PNG file with all images side by side; by default samples-SEED.png in the run, where no place is given.
+        npz: a file with all images as one array.
+        labels: classes by name or number, separated by commas, taken in turn; by default all classes.
+        steps: of the solver; more is slower and finer.
+        set: KEY=VALUE for any other option of the family, such as solver=euler; may be given several times.
+        checkpoint: last, best, or images seen.
+        weights: averaged, or as of the last step.
+        device: auto, cpu, cuda or mps.
+    """
+    from calotype import sampling_job
+    from calotype.display import for_stream
+
+    with for_stream() as display:
+        sampling_job.run(
+            run,
+            n=n,
+            seed=seed,
+            first=first,
+            out=out,
+            grid=grid,
+            npz=npz,
+            labels=[name.strip() for name in labels.split(",")] if labels else None,
+            options=([] if steps is None else [f"steps={steps}"]) + list(set),
+            checkpoint=checkpoint,
+            ema=weights == "ema",
+            device=device,
+            display=display,
+        )
+    return 0
+
+
+def demo(budget: str = "150s", out: Path | None = None) -> int:
+    """Train a small diffusion model on built-in pictures of letters, in about three minutes, and show where it is.
+
+    Args:
+        budget: as for train.
+        out: the run directory; by default a new one below runs/.
+    """
+    return train("diffusion", "glyphs", budget=budget, out=out)
+
+
+COMMANDS: Mapping[str, Callable[..., int]] = {"check": check, "train": train, "sample": sample, "demo": demo}
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value}
+
+
+def _data_config(*values: Any) -> Any:
+    from calotype.data import DataConfig, parse_size
+
+    data, size, fit, value_range, channels, labels, strict = values
+    width, height = parse_size(size) if size else (0, 0)
+    return DataConfig(
+        source=data,
+        width=width,
+        height=height,
+        fit=fit,
+        channels=channels,
+        value_range=value_range,
+        labels=labels,
+        strict=strict,
+    )
+
+
+def _overview() -> str:
+    lines = ["Train an image generator on your own pictures, and put it to work.", ""]
+    lines += ["usage: calotype COMMAND ...", "", "commands:"]
+    lines += [f"  {name:8} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", "`calotype COMMAND --help` says more; `calotype --version` the version."])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        from calotype import __version__
+
+        print(__version__)
+        return 0
+    if arguments[0] not in COMMANDS:
+        from difflib import get_close_matches
+
+        close = get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
+        print(f"calotype: {arguments[0]!r} is no command: {hint}", file=sys.stderr)
+        return 2
+    return _run(arguments[0], arguments[1:])
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    import tyro
+
+    try:
+        prog, config = f"calotype {name}", (FlagCreatePairsOff,)
+        return tyro.cli(COMMANDS[name], prog=prog, args=arguments, config=config)
+    except CalotypeError as error:
+        print(f"calotype: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("calotype: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Frozen dataclasses <-> TOML. What cannot be used is refused by name, with the nearest name that can."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from calotype.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist: give the path of a recipe or of a run's config.toml") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}): give the path of a recipe or of a run's config.toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML ({error}): mend or restore the file") from error
+
+
+def write_toml(values: Mapping[str, Any]) -> str:
+    """TOML text of plain values and of tables one level deep."""
+    lines = [f"{key} = {_literal(value)}" for key, value in values.items() if not isinstance(value, Mapping)]
+    for name, table in values.items():
+        if isinstance(table, Mapping):
+            lines += ["", f"[{name}]", *(f"{key} = {_literal(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # a JSON string is a TOML string
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_literal(entry) for entry in value)}]"
+    raise TypeError(f"no TOML form for {value!r}")
+
+
+def build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
+    """An instance of the dataclass `cls` from plain values; `section` names them in messages.
+
+    Raises:
+        ConfigError: for an unknown key, a missing one, or a value of the wrong type.
+    """
+    hints = get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"{section}.{key} is unknown{_nearest(key, list(fields))}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ConfigError(f"{section}.{name} is missing: add it")
+    return cls(**{key: _convert(value, hints[key], f"{section}.{key}") for key, value in values.items()})
+
+
+def plain(instance: Any) -> dict[str, Any]:
+    """The fields of a dataclass instance by name, ready for write_toml."""
+    return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
+
+
+def override(values: dict[str, Any], assignment: str, sections: Mapping[str, type]) -> None:
+    """Apply `section.key=value`, as given on a command line, to nested plain values.
+
+    The value is TOML; what is no TOML literal is taken as a string, so that `data.fit=pad` needs no quotes.
+    """
+    name, separator, text = assignment.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not separator or not dot:
+        raise ConfigError(f"--set {assignment!r} is not of the form SECTION.KEY=VALUE, such as model.blocks=3")
+    if section not in sections:
+        raise ConfigError(f"--set names section {section!r}{_nearest(section, list(sections))}")
+    names = [field.name for field in dataclasses.fields(sections[section])]
+    key = key.replace("-", "_")
+    if key not in names:
+        raise ConfigError(f"{section}.{key} is unknown{_nearest(key, names)}")
+    values.setdefault(section, {})[key] = _read_literal(text)
+
+
+def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """The values of `key=value` texts, as given on a command line. Raises ConfigError."""
+    values = {}
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {assignment!r} is not of the form KEY=VALUE, such as solver=euler")
+        values[name.strip().replace("-", "_")] = _read_literal(text)
+    return values
+
+
+def _read_literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f": did you mean {close[0]}?" if close else f": choose one of {', '.join(sorted(known))}"
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        allowed = [option for option in get_args(hint) if option is not type(None)]
+        return _convert(value, allowed[0], name)
+    if origin is Literal:
+        if value not in get_args(hint):
+            choices = ", ".join(map(repr, get_args(hint)))
+            raise ConfigError(f"{name} is {value!r}: choose one of {choices}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{name} is {value!r}, but it is a list: write [{value}]")
+        return tuple(_convert(entry, get_args(hint)[0], name) for entry in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{name} is {value!r}, but it has to be of type {hint.__name__}")
+    return value

@@ -1,0 +1,156 @@
+"""Pictures as NumPy arrays: .npy, and .npz with the names of arrays that data sets commonly have."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calotype.data.decode import array_facts
+from calotype.data.records import Loaded, Record, Source, Split
+from calotype.errors import DataError
+
+# Names of the pictures and of their labels in an .npz file, with the split they belong to. The first line of each
+# split that is there is used.
+_NAMES: tuple[tuple[str, str, Split | None], ...] = (
+    ("x_train", "y_train", "train"),
+    ("train_images", "train_labels", "train"),
+    ("train_x", "train_y", "train"),
+    ("x_test", "y_test", "held_out"),
+    ("test_images", "test_labels", "held_out"),
+    ("test_x", "test_y", "held_out"),
+    ("x_val", "y_val", "held_out"),
+    ("val_images", "val_labels", "held_out"),
+    ("images", "labels", None),
+    ("x", "y", None),
+    ("X", "y", None),
+    ("data", "labels", None),
+    ("arr_0", "arr_1", None),
+)
+
+
+class _Part(NamedTuple):
+    """One array of pictures of an .npz file, its labels, and its split."""
+
+    images: str
+    labels: NDArray[np.int64] | None
+    split: Split | None
+
+
+def npy(path: Path) -> Source:
+    """The pictures of an .npy file, (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{path} cannot be read as an array ({error}): save it again with numpy.save") from None
+    channels_first = _channels_first(images.shape, path.name)
+
+    def records() -> Iterator[Record]:
+        facts = array_facts(_picture_shape(images.shape, channels_first), images.dtype)
+        for i in range(len(images)):
+            yield Record(f"{path.name}[{i}]", partial(_row, images, i, channels_first), facts=facts)
+
+    return Source(records)
+
+
+def npz(path: Path) -> Source:
+    """The pictures of an .npz file, with the labels beside them; the arrays are read one picture at a time."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            keys = {name.removesuffix(".npy") for name in archive.namelist()}
+        parts = _parts(path, keys)
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+        raise DataError(f"{path} cannot be read as arrays ({error}): save it again with numpy.savez") from None
+    labels = [part.labels for part in parts if part.labels is not None]
+    class_names: tuple[str, ...] = ()
+    if len(labels) == len(parts):
+        class_names = tuple(str(i) for i in range(1 + max(int(part.max(initial=0)) for part in labels)))
+
+    def records() -> Iterator[Record]:
+        for part in parts:
+            yield from _part_records(path, part)
+
+    return Source(records, class_names)
+
+
+def _parts(path: Path, keys: set[str]) -> list[_Part]:
+    chosen = [entry for entry in _NAMES if entry[0] in keys]
+    if any(split == "train" for *_, split in chosen):
+        chosen = [entry for entry in chosen if entry[2] is not None]
+    else:
+        chosen = [entry for entry in chosen if entry[2] is None][:1]
+    if not chosen:
+        raise DataError(
+            f"{path} has the arrays {', '.join(sorted(keys))}, and none has a name that pictures have: "
+            "name them images and labels, or x_train, y_train, x_test and y_test"
+        )
+    with np.load(path, allow_pickle=False) as arrays:
+        return [_Part(images, _labels(arrays, labels, path), split) for images, labels, split in chosen]
+
+
+def _labels(arrays: Any, key: str, path: Path) -> NDArray[np.int64] | None:
+    if key not in arrays:
+        return None
+    labels = np.asarray(arrays[key])
+    if labels.size != len(labels) or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{key} in {path} has shape {labels.shape} and type {labels.dtype}, but labels are one integer "
+            "per picture: save class numbers, or ignore the labels (labels = false)"
+        )
+    return labels.reshape(-1).astype(np.int64)
+
+
+def _part_records(path: Path, part: _Part) -> Iterator[Record]:
+    with zipfile.ZipFile(path) as archive, archive.open(f"{part.images}.npy") as file:
+        shape, dtype = _read_array_header(file, f"{part.images} in {path}")
+        channels_first = _channels_first(shape, f"{part.images} in {path.name}")
+        if part.labels is not None and len(part.labels) != shape[0]:
+            raise DataError(f"{path} has {shape[0]} pictures in {part.images}, but {len(part.labels)} labels for them")
+        facts = array_facts(_picture_shape(shape, channels_first), dtype)
+        row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
+        for i in range(shape[0]):
+            try:
+                row = np.frombuffer(file.read(row_bytes), dtype).reshape(shape[1:])
+            except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+                raise DataError(f"{part.images} in {path} is damaged at picture {i} ({error})") from None
+            label = None if part.labels is None else int(part.labels[i])
+            picture = np.moveaxis(row, 0, -1) if channels_first else row
+            yield Record(f"{part.images}[{i}]", partial(Loaded, picture, label), part.split, facts)
+
+
+def _read_array_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype from the head of an .npy stream, which is left at the first value."""
+    stream: BinaryIO = file
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(stream)
+    if fortran_order or dtype.hasobject:
+        raise DataError(f"{name} is stored column by column or as objects: save numpy.ascontiguousarray of numbers")
+    return shape, dtype
+
+
+def _row(images: NDArray[Any], index: int, channels_first: bool) -> Loaded:
+    picture = np.array(images[index])  # a copy: reads the file here, in a worker
+    return Loaded(np.moveaxis(picture, 0, -1) if channels_first else picture, None)
+
+
+def _channels_first(shape: tuple[int, ...], name: str) -> bool:
+    """Whether pictures of this shape are (N, C, H, W); where both orders fit, channels are last."""
+    if len(shape) == 3:
+        return False
+    if len(shape) == 4 and (shape[3] in (1, 3, 4) or shape[1] in (1, 3, 4)):
+        return shape[3] not in (1, 3, 4)
+    raise DataError(
+        f"{name} has shape {shape}, but pictures are (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1, 3 or 4: "
+        "save them so"
+    )
+
+
+def _picture_shape(shape: tuple[int, ...], channels_first: bool) -> tuple[int, ...]:
+    return (*shape[2:], shape[1]) if channels_first else shape[1:]

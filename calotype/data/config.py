@@ -1,0 +1,92 @@
+"""What to make of a source of pictures: the part of a run's config that is about data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+from calotype.errors import ConfigError
+
+Fit = Literal["crop", "pad", "stretch"]
+
+_CHANNELS = (0, 1, 3, 4)
+
+
+class ValueRange(NamedTuple):
+    """The values of a 16-bit or float picture that become byte 0 and byte 255."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:g}:{self.high:g}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which pictures, and how they become bytes of one size.
+
+    Raises:
+        ConfigError: an entry is out of its range.
+    """
+
+    source: str  # a path, "glyphs:mode:count:seed", or "hub:user/name"
+    width: int = 0  # 0, with height 0: the recommended size of these pictures
+    height: int = 0
+    fit: Fit = "crop"  # crop keeps the scale of both axes and leaves no border, so it is the default
+    channels: int = 0  # 1, 3 or 4; 0: decided from what most files are
+    value_range: str = ""  # "LO:HI" for 16-bit and float pictures; "": 0:65535 for integers, 0:1 for floats
+    labels: bool = True  # False: the labels of the source are not read
+    strict: bool = False  # True: the first file that cannot be used is an error, not an entry in a list
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise ConfigError("source is empty, but there must be pictures: give a path, glyphs, or hub:user/name")
+        if min(self.width, self.height) < 0 or (self.width == 0) != (self.height == 0):
+            raise ConfigError(
+                f"width {self.width} and height {self.height} are no size: give both as 1 or more, "
+                "or both as 0 for the recommended size"
+            )
+        if self.fit not in get_args(Fit):
+            raise ConfigError(f"fit is {self.fit!r}, but pictures are fitted by crop, pad or stretch: choose one")
+        if self.channels not in _CHANNELS:
+            raise ConfigError(
+                f"channels is {self.channels}, but pictures have 1 (gray), 3 (RGB) or 4 (RGBA): choose one, "
+                "or 0 to let the files decide"
+            )
+        self.range()
+
+    def range(self) -> ValueRange | None:
+        """The stated value range, or None where none is stated."""
+        return parse_range(self.value_range) if self.value_range else None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read a size: "32" is 32 wide and 32 high, "48x64" is 48 wide and 64 high.
+
+    Returns:
+        (width, height) in pixels, each 1 or more.
+
+    Raises:
+        ConfigError: the text has another form.
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and 0 < int(side) < 100_000 for side in sides):
+        raise ConfigError(f"size {text!r} is no size in pixels: write 32 for a square, or 48x64 for width x height")
+    return int(sides[0]), int(sides[-1])
+
+
+def parse_range(text: str) -> ValueRange:
+    """Read "LO:HI", such as "0:4095" or "-1:1".
+
+    Raises:
+        ConfigError: the text has another form, or LO is not below HI.
+    """
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(f"value range {text!r} is not LO:HI with LO below HI: write for example 0:4095 or -1:1")
+    return ValueRange(low, high)

@@ -1,0 +1,277 @@
+"""Decode and fit the pictures of a source once, into a pack; or find the pack that is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calotype.data.cache import cache_root, new_pack, pack_path, slug, write_synced
+from calotype.data.config import DataConfig
+from calotype.data.decode import decode, quiet_pillow, suggest_range
+from calotype.data.fit import fit_picture
+from calotype.data.packed import DATASET, FORMAT, IMAGES, LABELS, SPLIT, SURVEY, PackedDataset, open_or_none
+from calotype.data.parallel import ordered_map
+from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, Split, Values
+from calotype.data.sources import Location, locate, open_source
+from calotype.data.split import SplitResult, split_pictures
+from calotype.data.survey import Progress, Survey, resolve, strict_error, survey
+from calotype.errors import DataError
+from calotype.model import ImageSpec
+
+MIN_PICTURES = 16
+"""With fewer there is nothing to learn, and not one picture to hold out that means anything."""
+
+VALUE_RULE = (
+    "byte = round(255 (v - low) / (high - low)) for 16-bit gray, integer and float pictures, with value_range, or "
+    "0:65535 for integers and 0:1 for floats; the high byte for 16-bit colour files"
+)
+
+
+class TooFewPictures(DataError):
+    """Fewer pictures than a model can learn from; carries what was found."""
+
+    def __init__(self, message: str, found: Survey, skipped: tuple[Skipped, ...], values: Values | None) -> None:
+        super().__init__(message)
+        self.found, self.skipped, self.values = found, skipped, values
+
+
+class _Fitted(NamedTuple):
+    """One picture as it goes into the pack."""
+
+    name: str
+    pixels: NDArray[np.uint8]  # (H, W, C)
+    hash: bytes  # 16, of the pixels
+    label: int | None
+    split: Split | None
+    values: Values | None
+
+
+class _Failed(NamedTuple):
+    skipped: Skipped
+    values: Values | None
+
+
+@dataclass(slots=True)
+class _Contents:
+    """What goes into the pack beside the pixels, gathered picture by picture."""
+
+    names: list[str] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    own_split: list[Split | None] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    values: Values | None = None
+
+
+def prepare(config: DataConfig, *, cache: Path | None = None, progress: Progress | None = None) -> PackedDataset:
+    """Give the pack of a source: the one in the cache if the source has not changed or is gone, else a new one.
+
+    Args:
+        config: which pictures, and how they become bytes of one size.
+        cache: the directory of packs; None: as the environment says.
+        progress: called in this thread now and then, with how many pictures are done and how many there are.
+
+    Raises:
+        DataError: the source cannot be read, has too few usable pictures, or the disk has no room.
+    """
+    root = cache_root(cache)
+    location = locate(config.source)
+    config = replace(config, source=location.address)
+    pack = _find_pack(root, location, config)
+    if pack is None:
+        source = open_source(location, config)
+        found = survey(source, strict=config.strict, progress=progress)
+        if len(found.facts) < MIN_PICTURES:
+            raise _too_few(config, len(found.facts), found, found.skipped, None)
+        resolved = resolve(config, source, found)
+        pack = _find_pack(root, location, resolved) or _build(root, location, config, resolved, source, found, progress)
+    if config.strict and pack.skipped:
+        raise strict_error(pack.skipped[0])
+    return pack
+
+
+def _settings(config: DataConfig) -> dict[str, Any]:
+    """What decides the contents of a pack, apart from the source. Strictness decides whether there is one."""
+    return {name: value for name, value in asdict(config).items() if name not in ("source", "strict")}
+
+
+def _find_pack(root: Path, location: Location, config: DataConfig) -> PackedDataset | None:
+    """A pack of these settings, resolved or as they were asked for, if the source is as it was, or is gone."""
+    fallback = None
+    for path in sorted((root / "packs").glob(f"{slug(location.address)}-*")):
+        pack = open_or_none(path)
+        if pack is None or pack.config.source != location.address:
+            continue
+        if _settings(config) not in (_settings(pack.config), _requested(path)):
+            continue
+        if pack.fingerprint == location.fingerprint:
+            return pack
+        fallback = pack
+    return fallback if location.fingerprint is None else None
+
+
+def _requested(path: Path) -> dict[str, Any]:
+    requested: dict[str, Any] = json.loads((path / DATASET).read_text())["requested"]
+    return requested
+
+
+def _build(
+    root: Path,
+    location: Location,
+    asked: DataConfig,
+    config: DataConfig,
+    source: Source,
+    found: Survey,
+    progress: Progress | None,
+) -> PackedDataset:
+    target = pack_path(root, location.address, _settings(config))
+    spec = ImageSpec(config.channels, config.height, config.width, len(source.class_names) if config.labels else 0)
+    class_names = source.class_names if config.labels else ()
+    # Per picture also a label, a side, and about 100 bytes of name.
+    with new_pack(target, needed=len(found.facts) * (spec.dims + 128)) as folder:
+        contents = _write_images(folder / IMAGES, source, found, config, len(class_names), progress)
+        skipped = tuple(found.skipped) + tuple(contents.skipped)
+        if len(contents.names) < MIN_PICTURES:
+            raise _too_few(config, len(contents.names), found, skipped, contents.values)
+        hashes = np.frombuffer(b"".join(contents.hashes), np.uint64)[::2]
+        split = split_pictures(hashes, contents.own_split)
+        _write_arrays(folder, contents, split)
+        write_synced(folder / SURVEY, _json({**found.summary(), "names": contents.names}))
+        about = {
+            "format": FORMAT,
+            "spec": asdict(spec),
+            "class_names": class_names,
+            "counts": _counts(contents, split, len(skipped), found.other_files),
+            "split_rule": split.rule,
+            "value_rule": VALUE_RULE,
+            "digest": _digest(spec, class_names, contents, split),
+            "source": location.address,
+            "fingerprint": location.fingerprint,
+            "settings": asdict(replace(config, strict=False)),
+            "requested": _settings(asked),
+            "values": contents.values,
+            "skipped": skipped,
+        }
+        write_synced(folder / DATASET, _json(about))
+    return PackedDataset.open(target)
+
+
+def _write_images(
+    path: Path, source: Source, found: Survey, config: DataConfig, num_classes: int, progress: Progress | None
+) -> _Contents:
+    """Decode, fit and append every usable picture, in the order of the source."""
+    contents = _Contents()
+    total = len(found.facts)
+    pairs = zip(source.records(), found.outcomes, strict=True)
+    usable = (record for record, outcome in pairs if isinstance(outcome, Facts))
+
+    def fit(record: Record) -> _Fitted | _Failed:
+        return _fit(record, config)
+
+    with quiet_pillow(), path.open("wb") as file:
+        for done, result in enumerate(ordered_map(fit, usable), 1):
+            if isinstance(result, _Failed):
+                if config.strict:
+                    raise strict_error(result.skipped)
+                contents.skipped.append(result.skipped)
+            else:
+                file.write(result.pixels.data)
+                _gather(contents, result, num_classes)
+            if result.values:
+                contents.values = result.values.union(contents.values)
+            if progress and (done % 64 == 0 or done == total):
+                progress(done, total)
+        file.flush()
+        os.fsync(file.fileno())
+    return contents
+
+
+def _fit(record: Record, config: DataConfig) -> _Fitted | _Failed:
+    """Load, decode and fit one picture; runs in a worker thread."""
+    try:
+        loaded = record.load()
+        # Twice the final size leaves the resize enough to do the filtering.
+        decoded = decode(loaded, config.range(), min_side=2 * max(config.width, config.height))
+    except BadPicture as error:
+        return _Failed(Skipped(record.name, error.reason), error.values)
+    except OSError as error:
+        return _Failed(Skipped(record.name, f"cannot be read: {error.strerror or error}"), None)
+    pixels = fit_picture(
+        decoded.pixels, width=config.width, height=config.height, channels=config.channels, fit=config.fit
+    )
+    digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
+    return _Fitted(record.name, pixels, digest, loaded.label, record.split, decoded.values)
+
+
+def _gather(contents: _Contents, fitted: _Fitted, num_classes: int) -> None:
+    if num_classes:
+        if fitted.label is None or not 0 <= fitted.label < num_classes:
+            raise DataError(
+                f"{fitted.name} has the label {fitted.label}, but there are the classes 0 to {num_classes - 1}: "
+                "mend the label, or ignore the labels (labels = false)"
+            )
+        contents.labels.append(fitted.label)
+    contents.names.append(fitted.name)
+    contents.hashes.append(fitted.hash)
+    contents.own_split.append(fitted.split)
+
+
+def _write_arrays(folder: Path, contents: _Contents, split: SplitResult) -> None:
+    arrays = {SPLIT: split.held_out.astype(np.uint8)}
+    if contents.labels:
+        arrays[LABELS] = np.array(contents.labels, np.int64)
+    for name, array in arrays.items():
+        with (folder / name).open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _counts(contents: _Contents, split: SplitResult, skipped: int, other_files: int) -> dict[str, int]:
+    held_out = int(split.held_out.sum())
+    pictures = len(contents.names)
+    return {
+        "pictures": pictures,
+        "train": pictures - held_out,
+        "held_out": held_out,
+        "skipped": skipped,
+        "other_files": other_files,
+    }
+
+
+def _digest(spec: ImageSpec, class_names: tuple[str, ...], contents: _Contents, split: SplitResult) -> str:
+    """A hash of all that training and evaluation can see of a pack."""
+    digest = hashlib.blake2b(_json([asdict(spec), class_names]), digest_size=16)
+    digest.update(b"".join(contents.hashes))
+    digest.update(np.array(contents.labels, np.int64).tobytes())
+    digest.update(split.held_out.tobytes())
+    return digest.hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=True).encode()
+
+
+def _too_few(
+    config: DataConfig, usable: int, found: Survey, skipped: tuple[Skipped, ...], values: Values | None
+) -> TooFewPictures:
+    """The error that says what was found instead of pictures: each kind of failure with its count and an example."""
+    lines = [f"{config.source} has {usable or 'no'} usable pictures, but a model needs at least {MIN_PICTURES}."]
+    for kind, count in Counter(entry.kind for entry in skipped).most_common():
+        example = next(entry for entry in skipped if entry.kind == kind)
+        lines.append(f"  {count} skipped, {kind}: such as {example.name} ({example.reason})")
+    if found.other_files:
+        lines.append(f"  {found.other_files} other files, which are no pictures by name and content")
+    if values and any(entry.kind == "values out of range" for entry in skipped):
+        lines.append(f"All values lie from {values.low:g} to {values.high:g}: pass --range {suggest_range(values)}")
+    else:
+        lines.append("Add pictures, or mend those above.")
+    return TooFewPictures("\n".join(lines), found, skipped, values)

@@ -1,0 +1,90 @@
+"""What a source of pictures yields: records to load one by one, and what is known about each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from numpy.typing import NDArray
+
+from calotype.errors import DataError
+
+Split = Literal["train", "held_out"]
+
+MAX_FILE_BYTES = 1 << 30
+"""Larger files are refused unread: 100 megapixels of 16-bit RGBA, the most that is accepted, are 0.8 GB."""
+
+
+class BadPicture(DataError):
+    """One picture that cannot be used. The text before the first colon of the reason is its kind."""
+
+    def __init__(self, reason: str, values: Values | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.values = reason, values
+
+
+class Skipped(NamedTuple):
+    """A picture that was left out, and why."""
+
+    name: str
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        """The reason without its details, for counting."""
+        return self.reason.partition(":")[0]
+
+
+class Values(NamedTuple):
+    """The least and the greatest value found in 16-bit or float pictures."""
+
+    low: float
+    high: float
+    integer: bool
+
+    def union(self, other: Values | None) -> Values:
+        """The values of both."""
+        if other is None:
+            return self
+        return Values(min(self.low, other.low), max(self.high, other.high), self.integer and other.integer)
+
+
+class Facts(NamedTuple):
+    """What the header of a picture tells, its orientation applied."""
+
+    format: str
+    mode: str  # as Pillow names it, or the dtype of an array
+    width: int
+    height: int
+    colour: bool
+    alpha: bool | None  # None: there is an alpha channel, and only decoding tells whether it is ever below 255
+    deep: bool  # more than 8 bits per channel, to be scaled by the value range
+
+
+class Loaded(NamedTuple):
+    """A picture as its source has it: an encoded file, or values (H, W) or (H, W, C)."""
+
+    content: BinaryIO | NDArray[Any]
+    label: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One picture of a source; `load` may be called from any thread, and raises BadPicture or OSError."""
+
+    name: str
+    load: Callable[[], Loaded]
+    split: Split | None = None  # None: the source does not say
+    facts: Facts | None = None  # where the source knows them without loading
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Pictures in a fixed order; `records` may be called again, and yields the same each time."""
+
+    records: Callable[[], Iterator[Record]]
+    class_names: tuple[str, ...] = ()  # empty: no labels
+    skipped: tuple[Skipped, ...] = ()  # what is known to be of no use before anything is loaded
+    other_files: int = 0  # files that are no pictures and do not claim to be
+    notes: tuple[str, ...] = ()  # what the user may not expect, as sentences

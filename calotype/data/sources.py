@@ -1,0 +1,126 @@
+"""Where pictures come from, told apart by what they are: a folder, an archive, a table, arrays, the hub, glyphs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from calotype.data.arrays import npy, npz
+from calotype.data.config import DataConfig
+from calotype.data.files import folder, tar_archive, walk, zip_archive
+from calotype.data.glyphs import CHANNELS, CLASS_NAMES, GlyphsConfig, render
+from calotype.data.layout import SNIFF_BYTES, claims_picture, starts_like_picture
+from calotype.data.records import Facts, Loaded, Record, Source
+from calotype.data.tables import hub, parquet
+from calotype.errors import DataError
+
+GLYPHS_SIZE = 32
+"""Width and height of glyphs where the config leaves them open: they have no size of their own."""
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Location(NamedTuple):
+    """A source by an address that means the same from everywhere."""
+
+    kind: Literal["path", "hub", "glyphs"]
+    address: str  # the absolute path, "hub:user/name", or the text that names glyphs
+    fingerprint: str | None  # another one: the source has changed; None: it is not there
+
+
+def locate(source: str) -> Location:
+    """Find what a source's text means, and fingerprint it without reading the pictures.
+
+    A path that does not exist is no error here, since a pack of it may. Data sets on the hub are taken not to change.
+    """
+    if source == "glyphs" or source.startswith("glyphs:"):
+        return Location("glyphs", source, repr(GlyphsConfig.parse(source)))
+    if source.startswith("hub:"):
+        return Location("hub", source, source)
+    path = Path(source).expanduser()
+    if not path.exists() and _HUB_NAME.fullmatch(source) and not source.startswith("."):
+        return Location("hub", f"hub:{source}", f"hub:{source}")
+    return Location("path", str(path.absolute()), _fingerprint(path) if path.exists() else None)
+
+
+def open_source(location: Location, config: DataConfig) -> Source:
+    """List the pictures of a source that is there.
+
+    Raises:
+        DataError: it is not there, cannot be read, or is nothing that holds pictures.
+    """
+    if location.kind == "glyphs":
+        return glyphs(GlyphsConfig.parse(location.address), config.width or GLYPHS_SIZE, config.height or GLYPHS_SIZE)
+    if location.kind == "hub":
+        return hub(location.address.removeprefix("hub:"))
+    path = Path(location.address)
+    if location.fingerprint is None:
+        raise DataError(f"{path} does not exist: give a folder, an archive, a Parquet or NumPy file, or user/name")
+    if path.is_dir():
+        return _folder_or_parquet(path)
+    return _opener(path)(path)
+
+
+def glyphs(config: GlyphsConfig, width: int, height: int) -> Source:
+    """The built-in letters, drawn at the size wanted."""
+    colour, alpha = CHANNELS[config.mode] >= 3, config.mode == "rgba"
+    facts = Facts("glyphs", config.mode, width, height, colour, alpha, deep=False)
+
+    def load(index: int) -> Loaded:
+        return Loaded(*render(config, index, width, height))
+
+    def records() -> Iterator[Record]:
+        for index in range(config.count):
+            yield Record(f"glyph {index}", partial(load, index), facts=facts)
+
+    return Source(records, CLASS_NAMES)
+
+
+def _folder_or_parquet(path: Path) -> Source:
+    files = [file.path for file in walk(path).files]
+    tables = [file for file in files if file.suffix.lower() == ".parquet"]
+    if tables and not any(claims_picture(file.name) for file in files):
+        return parquet(tables)
+    return folder(path)
+
+
+def _opener(path: Path) -> Callable[[Path], Source]:
+    """The function for a file, by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(SNIFF_BYTES)
+        if head.startswith(b"\x93NUMPY"):
+            return npy
+        if head.startswith(b"PAR1"):
+            return lambda path: parquet([path])
+        if zipfile.is_zipfile(path):
+            return _zip_opener(path)
+        if not starts_like_picture(head) and tarfile.is_tarfile(path):
+            return tar_archive
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read ({error}): check its permissions, or make it again") from None
+    what = "is one picture" if starts_like_picture(head) else "is no archive, Parquet or NumPy file"
+    raise DataError(f"{path} {what}: give a folder of pictures, a zip or tar of one, .parquet, .npz or .npy")
+
+
+def _zip_opener(path: Path) -> Callable[[Path], Source]:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return npz if names and all(name.endswith(".npy") for name in names) else zip_archive
+
+
+def _fingerprint(path: Path) -> str:
+    """A hash of names, sizes and times of change; it does not read the files."""
+    if path.is_dir():
+        lines = [f"{file.name}\0{file.size}\0{file.mtime_ns}" for file in walk(path).files]
+    else:
+        status = path.stat()
+        lines = [f"{status.st_size}\0{status.st_mtime_ns}"]
+    text = "\n".join(lines).encode(errors="surrogateescape")
+    return hashlib.blake2b(text, digest_size=16).hexdigest()

@@ -1,0 +1,200 @@
+"""Pictures in tables: Parquet as Hugging Face writes it, and data sets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from calotype.data.layout import split_named
+from calotype.data.records import BadPicture, Loaded, Record, Source, Split
+from calotype.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ROWS = 64  # rows read at a time: few enough to bound memory, many enough to hide the cost of a call
+_LABEL_COLUMNS = ("label", "labels")
+_INSTALL = "pip install 'calotype[hub]'"
+
+
+class _Table(NamedTuple):
+    """Where pictures and labels are in a table."""
+
+    image: str
+    label: str | None
+    class_names: tuple[str, ...]  # empty: the labels are numbers or texts without names, or there are none
+
+
+def parquet(files: list[Path]) -> Source:
+    """The pictures of Parquet files with a column of struct(bytes, path), and their labels.
+
+    Splits are read off the names of files and of the folders they lie in, such as train-00000-of-00002.parquet.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise DataError(f"{files[0]} is a Parquet file, which needs pyarrow: {_INSTALL}") from None
+    try:
+        tables = {file: _table(pq.read_schema(file), file) for file in files}
+        if len(set(tables.values())) > 1:
+            raise DataError(
+                f"the Parquet files beside {files[0]} differ in columns or classes, so they are not one data set: "
+                "give one file, or a folder with those of one data set"
+            )
+        table = tables[files[0]]
+        class_names = table.class_names or _names_of_values(
+            [value for file in files for value in _column(pq, file, table.label)]
+        )
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"a Parquet file in {files[0].parent} cannot be read ({error}): download it again") from None
+    splits = _splits(files)
+
+    def records() -> Iterator[Record]:
+        for file in files:
+            try:
+                with pq.ParquetFile(file) as rows:
+                    yield from _rows(
+                        _batches(rows, table), table.image, table.label, class_names, file.name, splits[file]
+                    )
+            except (pa.ArrowInvalid, OSError) as error:
+                raise DataError(f"{file} is damaged ({error}): download it again") from None
+
+    return Source(records, class_names)
+
+
+def hub(name: str) -> Source:
+    """The pictures of a data set on the Hugging Face hub, downloaded by `datasets` or taken from its cache."""
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise DataError(
+            f"{name!r} is no file or folder here. If it is a data set on the Hugging Face hub: {_INSTALL}"
+        ) from None
+    try:
+        loaded = datasets.load_dataset(name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # offline is an OSError
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"{name!r} is no file or folder here, and the Hugging Face hub does not give it ({reason}): check the "
+            "name and the connection; offline, only data sets that were loaded before are there"
+        ) from None
+    parts = {split: _undecoded(part) for split, part in loaded.items()}
+    tables = {_hub_table(part, name) for part in parts.values()}
+    if len(tables) > 1:
+        raise DataError(f"the splits of {name} differ in columns or classes: {sorted(map(str, tables))}")
+    table = tables.pop()
+    class_names = table.class_names
+    if table.label and not class_names:
+        class_names = _names_of_values([value for part in parts.values() for value in part[table.label]])
+    splits: dict[str, Split | None] = {split: split_named(split) for split in parts}
+    whole = "train" not in splits.values() or "held_out" not in splits.values()
+
+    def records() -> Iterator[Record]:
+        for split, part in parts.items():
+            batches = part.iter(batch_size=_ROWS)
+            yield from _rows(batches, table.image, table.label, class_names, split, None if whole else splits[split])
+
+    return Source(records, class_names)
+
+
+def _table(schema: pa.Schema, file: Path) -> _Table:
+    """The columns of a Parquet file, from Hugging Face's metadata where there are any, else from types and names."""
+    import pyarrow as pa
+
+    def is_image(field: pa.Field) -> bool:
+        return pa.types.is_struct(field.type) and {"bytes", "path"} <= {child.name for child in field.type}
+
+    image = next((field.name for field in schema if is_image(field)), None)
+    if image is None:
+        raise DataError(
+            f"{file} has the columns {', '.join(schema.names)}, and none is a struct of bytes and path: "
+            "write it with Hugging Face datasets and an Image column"
+        )
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = metadata.get("info", {}).get("features", {})
+    named = {name: tuple(f["names"]) for name, f in features.items() if f.get("_type") == "ClassLabel"}
+    label = _label_column(list(named), schema.names)
+    return _Table(image, label, named.get(label or "", ()))
+
+
+def _label_column(classes: list[str], columns: list[str]) -> str | None:
+    """The column of labels: one so named, else the first that has class names."""
+    return next((name for name in _LABEL_COLUMNS if name in columns), classes[0] if classes else None)
+
+
+def _names_of_values(values: list[Any]) -> tuple[str, ...]:
+    """Class names for labels that have none: of integers their digits, of texts the texts in order."""
+    known = {value for value in values if value is not None}
+    if known and all(isinstance(value, int) for value in known):
+        return tuple(str(i) for i in range(max(known) + 1))
+    return tuple(sorted(known)) if all(isinstance(value, str) for value in known) else ()
+
+
+def _column(pq: Any, file: Path, column: str | None) -> list[Any]:
+    return pq.read_table(file, columns=[column]).column(column).to_pylist() if column else []
+
+
+def _batches(rows: Any, table: _Table) -> Iterator[dict[str, list[Any]]]:
+    columns = [table.image] + ([table.label] if table.label else [])
+    for batch in rows.iter_batches(batch_size=_ROWS, columns=columns):
+        yield batch.to_pydict()
+
+
+def _rows(
+    batches: Iterator[dict[str, list[Any]]],
+    image: str,
+    label: str | None,
+    class_names: tuple[str, ...],
+    origin: str,
+    split: Split | None,
+) -> Iterator[Record]:
+    numbers = {name: i for i, name in enumerate(class_names)}
+    row = 0
+    for batch in batches:
+        labels = batch[label] if label and class_names else [None] * len(batch[image])
+        for cell, value in zip(batch[image], labels, strict=True):
+            number = numbers.get(value) if isinstance(value, str) else value
+            yield Record(f"{origin}[{row}]", partial(_cell, cell, number), split)
+            row += 1
+
+
+def _cell(cell: dict[str, Any] | None, label: int | None) -> Loaded:
+    if cell and cell["bytes"]:
+        return Loaded(io.BytesIO(cell["bytes"]), label)
+    if cell and cell["path"] and Path(cell["path"]).is_absolute():  # in the cache of `datasets`
+        return Loaded(Path(cell["path"]).open("rb"), label)
+    raise BadPicture("no picture in this row" + (f": only the path {cell['path']!r}" if cell and cell["path"] else ""))
+
+
+def _splits(files: list[Path]) -> dict[Path, Split | None]:
+    found = {file: split_named(re.split(r"[-_.]", file.stem)[0]) or split_named(file.parent.name) for file in files}
+    if {"train", "held_out"} <= set(found.values()):
+        return found
+    return dict.fromkeys(files)
+
+
+def _undecoded(part: Any) -> Any:
+    """A part of a loaded data set that gives pictures as bytes or paths."""
+    import datasets
+
+    for name, feature in part.features.items():
+        if isinstance(feature, datasets.Image):
+            part = part.cast_column(name, datasets.Image(decode=False))
+    return part
+
+
+def _hub_table(part: Any, name: str) -> _Table:
+    import datasets
+
+    image = next((n for n, feature in part.features.items() if isinstance(feature, datasets.Image)), None)
+    if image is None:
+        raise DataError(f"{name} has the columns {', '.join(part.features)}, and none holds pictures")
+    named = {n: tuple(f.names) for n, f in part.features.items() if isinstance(f, datasets.ClassLabel)}
+    label = _label_column(list(named), list(part.features))
+    return _Table(image, label, named.get(label or "", ()))

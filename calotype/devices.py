@@ -1,0 +1,36 @@
+"""Which device to compute on, for the few places that may choose one."""
+
+from __future__ import annotations
+
+import torch
+
+from calotype.errors import ConfigError
+
+
+def choose(name: str = "auto") -> torch.device:
+    """The torch device of a name; `auto` takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        ConfigError: for a device that torch does not know or that this machine does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is unknown: give auto, cpu, cuda, cuda:1 or mps") from error
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(device.type, False):
+        here = ", ".join(kind for kind, there in present.items() if there)
+        raise ConfigError(f"device {name!r} is not available here: this machine has {here}")
+    return device
+
+
+def make_repeatable() -> None:
+    """Let CUDA's convolutions choose the same kernels every time; the CPU does so by itself."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False

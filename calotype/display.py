@@ -1,0 +1,164 @@
+"""What one sees while something long is going on: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+PLAIN_SECONDS = 10.0  # between plain lines: a log of a night stays readable
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class Status(NamedTuple):
+    """How far training has come."""
+
+    images_seen: int
+    images: int  # the budget
+    images_per_second: float
+    loss: float
+    held_out: float | None
+    history: Sequence[float]  # of the loss, oldest first
+
+    @property
+    def remaining(self) -> float:
+        """Seconds to the end of the budget at this speed."""
+        return max(0, self.images - self.images_seen) / max(self.images_per_second, 1e-9)
+
+
+class Display(Protocol):
+    """Where messages and progress go. Used as a context manager around the work."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def message(self, text: str) -> None:
+        """Say something that stays."""
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+
+    def training(self, status: Status) -> None:
+        """Show how far training has come."""
+
+
+def for_stream() -> Display:
+    """A live display where standard output is a terminal, else plain lines."""
+    return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 42 s, 3:07, 2:05:00."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The means of `width` stretches of the values, as blocks; a blank where they are not finite."""
+    if not values:
+        return ""
+    width = min(width, len(values))
+    cuts = [round(i * len(values) / width) for i in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
+    finite = [mean for mean in means if math.isfinite(mean)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BLOCKS[round((mean - low) * scale)] if math.isfinite(mean) else " " for mean in means)
+
+
+def describe(status: Status) -> str:
+    """One line about a status."""
+    share = status.images_seen / status.images
+    held_out = "" if status.held_out is None else f"  held-out {status.held_out:.4f}"
+    return (
+        f"{share:4.0%}  {status.images_seen:,} images  {status.images_per_second:,.0f}/s  "
+        f"loss {status.loss:.4f}{held_out}  {clock(status.remaining)} left"
+    )
+
+
+class PlainDisplay:
+    """A line now and then, for logs and pipes."""
+
+    def __init__(self, write: Callable[[str], object] | None = None, seconds: float = PLAIN_SECONDS) -> None:
+        self._write, self._seconds, self._last = write or self._print, seconds, -math.inf
+
+    @staticmethod
+    def _print(text: str) -> None:
+        print(text, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def message(self, text: str) -> None:
+        """Say something that stays."""
+        self._write(text)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        if done < total and self._due():
+            self._write(f"{what}: {done:,} of {total:,}")
+
+    def training(self, status: Status) -> None:
+        """Show how far training has come."""
+        if self._due() or status.images_seen >= status.images:
+            self._write(describe(status))
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
+
+
+class LiveDisplay:
+    """A bar, the figures and the course of the loss, redrawn in place; messages scroll above."""
+
+    def __init__(self) -> None:
+        from rich.live import Live
+        from rich.text import Text
+
+        self._text = Text
+        self._live = Live(Text(""), refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def message(self, text: str) -> None:
+        """Say something that stays."""
+        self._live.console.print(self._text(text))
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        self._live.update(self._text(f"{_bar(done / max(total, 1))} {what}: {done:,} of {total:,}"))
+
+    def training(self, status: Status) -> None:
+        """Show how far training has come."""
+        course = sparkline(status.history, 40)
+        bar = _bar(status.images_seen / status.images)
+        self._live.update(self._text(f"{bar} {describe(status)}\nloss {course}"))
+
+
+def _bar(share: float, width: int = 24) -> str:
+    full = round(width * min(1.0, share))
+    return "━" * full + "╌" * (width - full)

@@ -1,0 +1,140 @@
+"""Samples as files: a folder of PNGs, one grid, or one NPZ; an interrupted job keeps what it has and continues."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from calotype import sampling
+from calotype.errors import RunError
+from calotype.images import grid, write_atomic, write_png
+from calotype.model import GenerativeModel
+from calotype.sampling import Samples
+
+MANIFEST = "samples.json"
+
+
+class Job(NamedTuple):
+    """Which images are wanted."""
+
+    model: GenerativeModel
+    n: int
+    seed: int
+    first: int
+    labels: Callable[[int], int] | None
+    options: Any
+    facts: Mapping[str, Any]  # what else decides the images: weights, labels, options
+
+    @property
+    def indices(self) -> range:
+        """The numbers of the images."""
+        return range(self.first, self.first + self.n)
+
+    def identity(self) -> dict[str, Any]:
+        """What has to agree for a job to continue another; the number of images may differ."""
+        return {"seed": self.seed} | dict(self.facts)
+
+
+class Done(NamedTuple):
+    """What a job did."""
+
+    drawn: int
+    kept: int  # from an earlier, interrupted job
+    seconds: float
+
+
+def to_folder(job: Job, folder: Path, progress: Callable[[int, int], None]) -> Done:
+    """Write 000000.png, 000001.png, ... into a folder; images that are there already are kept.
+
+    Raises:
+        RunError: when the folder holds samples of other settings, or cannot be written.
+    """
+    _claim(job, folder)
+    started = time.perf_counter()
+    missing = [i for i in job.indices if not _file(folder, i).exists()]
+    kept, drawn = job.n - len(missing), 0
+    progress(kept, job.n)
+    for part in sampling.stream(job.model, missing, job.seed, job.labels, job.options):
+        _write(folder, part)
+        drawn += len(part.indices)
+        progress(kept + drawn, job.n)
+    return Done(drawn, kept, time.perf_counter() - started)
+
+
+def parts_folder(job: Job, path: Path) -> Path:
+    """Where the images of a file are kept until all are there.
+
+    Jobs of other settings have other folders, so that a second job does not trip over a stopped first.
+    """
+    mark = hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()[:8]
+    return path.with_name(f".{path.name}.{mark}.parts")
+
+
+def write_grid(job: Job, folder: Path, path: Path) -> None:
+    """Lay the finished images of a job out side by side, in one PNG. Raises RunError."""
+    _write_file(path, folder, lambda: write_png(path, grid(_images(job, folder))))
+
+
+def write_npz(job: Job, folder: Path, path: Path) -> None:
+    """Put the finished images of a job into one NPZ: `images`, uint8 (N, H, W, C), and `labels`, int64 (N,), if any.
+
+    Raises:
+        RunError: when it cannot be written.
+    """
+    arrays: dict[str, Any] = {"images": _images(job, folder).permute(0, 2, 3, 1).contiguous().numpy()}
+    if job.labels is not None:
+        arrays["labels"] = np.array([job.labels(i) for i in job.indices], dtype=np.int64)
+    _write_file(path, folder, lambda: write_atomic(path, lambda file: np.savez_compressed(file, **arrays)))
+
+
+def _write_file(path: Path, folder: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error}): choose another; the images are in {folder}") from error
+
+
+def _images(job: Job, folder: Path) -> torch.Tensor:
+    return torch.stack([_read(_file(folder, i)) for i in job.indices])
+
+
+def _claim(job: Job, folder: Path) -> None:
+    """Make the folder this job's, or find that it is."""
+    manifest = folder / MANIFEST
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if manifest.exists():
+            if json.loads(manifest.read_text(encoding="utf-8")) != json.loads(json.dumps(job.identity())):
+                raise RunError(f"{folder} holds samples of other settings (see its {MANIFEST}): choose another --out")
+            return
+        if any(folder.iterdir()):
+            raise RunError(f"{folder} is not empty and holds no samples of this job: choose another --out")
+        write_atomic(manifest, lambda file: file.write(json.dumps(job.identity(), indent=1).encode()))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} cannot be used for samples ({error}): choose another --out") from error
+
+
+def _write(folder: Path, part: Samples) -> None:
+    try:
+        for i, image in zip(part.indices, part.images, strict=True):
+            write_png(_file(folder, i), image)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({error}): finished images are kept, repeat to continue") from error
+
+
+def _file(folder: Path, index: int) -> Path:
+    return folder / f"{index:06d}.png"
+
+
+def _read(path: Path) -> torch.Tensor:
+    with Image.open(path) as image:
+        array = np.array(image)
+    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)

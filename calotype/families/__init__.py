@@ -1,0 +1,10 @@
+"""The families of image generators that calotype trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from calotype.families.diffusion import Diffusion
+from calotype.model import GenerativeModel
+
+FAMILIES: Mapping[str, type[GenerativeModel]] = {"diffusion": Diffusion}

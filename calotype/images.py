@@ -1,0 +1,77 @@
+"""Bytes <-> [-1, 1], grids, and PNG files."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from calotype.errors import DataError
+
+
+def to_unit(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 0..255 to float in [-1, 1]; 0 becomes -1 and 255 becomes 1."""
+    return images.to(dtype) / 127.5 - 1
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """Float in [-1, 1] to uint8 0..255, rounded; values outside the range are clipped to it."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """A uint8 image (C, H, W) with 1 (gray), 3 (RGB) or 4 (RGBA) channels as a Pillow image."""
+    array = image.cpu().permute(1, 2, 0).numpy()  # (H, W, C)
+    if array.shape[2] == 1:
+        return Image.fromarray(array[:, :, 0])
+    if array.shape[2] in (3, 4):
+        return Image.fromarray(np.ascontiguousarray(array))
+    raise DataError(f"an image with {array.shape[2]} channels has no PNG form: write it with --npz")
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file through a temporary neighbour, so that `path` is either whole or as it was.
+
+    Args:
+        path: where the file goes.
+        write: called with the open binary file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_png(path: Path, image: Tensor) -> None:
+    """Write one uint8 image (C, H, W) as PNG, whole or not at all."""
+    write_atomic(path, lambda file: to_pil(image).save(file, format="PNG"))
+
+
+def grid(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
+    """Lay uint8 images (N, C, H, W) out in rows, white between them: uint8 (C, H', W').
+
+    Args:
+        columns: images per row; by default the grid is about as wide as high.
+        gap: pixels between images and around them.
+    """
+    n, c, h, w = images.shape
+    columns = min(n, columns or math.ceil(math.sqrt(n * h / w)))
+    rows = math.ceil(n / columns)
+    sheet = torch.full((c, gap + rows * (h + gap), gap + columns * (w + gap)), 255, dtype=torch.uint8)
+    for i, image in enumerate(images.cpu()):
+        top, left = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
+        sheet[:, top : top + h, left : left + w] = image
+    return sheet

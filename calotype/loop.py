@@ -1,0 +1,170 @@
+"""The one loop around the trainer: it logs, saves, previews, goes back to a good checkpoint, and stops on request."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from calotype.data.batches import Batches
+from calotype.display import Display, Status
+from calotype.errors import CalotypeError, TrainingDiverged
+from calotype.images import grid, write_png
+from calotype.mirror import Mirror
+from calotype.plan import preview
+from calotype.runs import Run
+from calotype.trainer import NonFinite, Progress, Trainer
+
+RETURNS_LIMIT = 3  # to a checkpoint without reaching the next one; then the settings are wrong, not the data
+HELD_OUT_IMAGES = 256  # measured at each checkpoint: enough to rank checkpoints, a per cent or so of the time
+LOG_SECONDS = 1.0  # between log lines
+
+
+class Interrupted(CalotypeError):
+    """Training was asked to stop, and has saved where it was."""
+
+    def __init__(self, run: Path, number: int) -> None:
+        super().__init__(f"stopped and saved. Continue with: calotype train --resume {run}")
+        self.exit_status = 128 + number  # as a shell reports a process that a signal ended
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the loop works with."""
+
+    run: Run
+    trainer: Trainer
+    held_out: Batches
+    shown: Display
+    mirror: Mirror
+    stop: Callable[[], int]
+
+    def due(self, every: int) -> bool:
+        """Whether the step just done ends a stretch of `every` images, or the budget; a repeat agrees."""
+        steps = max(1, round(every / self.trainer.images_per_step))
+        return self.trainer.step % steps == 0 or self.trainer.step == self.trainer.steps
+
+
+def until_done(context: Context) -> None:
+    """Train to the end of the budget, going back to the last checkpoint where updates cannot be applied."""
+    trainer, run = context.trainer, context.run
+    while True:
+        try:
+            _loop(context)
+        except NonFinite as error:
+            returns, reached, shift = trainer.returns + 1, trainer.step + 1, trainer.shift
+            if returns > RETURNS_LIMIT:
+                raise TrainingDiverged(
+                    f"{error}, after {RETURNS_LIMIT} returns. The last good checkpoint of {run.path} is "
+                    f"intact. Start again with a lower rate: --set training.learning_rate="
+                    f"{run.config.training.learning_rate / 3:.1g}"
+                ) from error
+            run.restore(trainer, context.shown.message)
+            trainer.returns, trainer.shift = returns, shift
+            trainer.pass_over((reached - trainer.step) * trainer.draws_per_step)
+            run.log("returned", images_seen=trainer.images_seen, reason=str(error), returns=returns)
+            context.shown.message(
+                f"{error}: back to the checkpoint at {trainer.images_seen:,} images, going on with other data "
+                f"(return {returns} of {RETURNS_LIMIT})"
+            )
+            continue
+        return
+
+
+def _loop(context: Context) -> None:
+    trainer, run, config = context.trainer, context.run, context.run.config.training
+    history: deque[float] = deque(maxlen=2000)
+    pace = _Pace(trainer.images_seen)
+    held_out: float | None = None
+    micro_batch = trainer.micro_batch
+    for progress in trainer.run():
+        for player in progress.skipped:
+            run.log("skipped", images_seen=progress.images_seen, player=player)
+            context.shown.message(f"step {progress.step}: the update of {player} is not finite and was not applied")
+        if progress.micro_batch != micro_batch:
+            micro_batch = progress.micro_batch
+            run.log("micro_batch", images_seen=progress.images_seen, micro_batch=progress.micro_batch)
+            context.shown.message(f"memory is short: {progress.micro_batch} images at a time from here on")
+        if pace.due() or trainer.step == trainer.steps:
+            history.append(_log_progress(context, progress, pace))
+            rate = pace.images_per_second
+            context.shown.training(
+                Status(progress.images_seen, config.images, rate, history[-1], held_out, tuple(history))
+            )
+        if context.due(config.checkpoint_every):
+            with pace.pause():
+                held_out = _checkpoint(context) or held_out
+        if context.due(config.preview_every):
+            with pace.pause():
+                _preview(context)
+        number = context.stop()
+        if number and trainer.step < trainer.steps:
+            run.save(trainer, {})
+            raise Interrupted(run.path, number)
+
+
+def _log_progress(context: Context, progress: Progress, pace: _Pace) -> float:
+    """Write a log line; returns the sum of the players' losses."""
+    values = {name: float(value) for name, value in progress.losses.items()}
+    record = {f"loss/{name}": value for name, value in values.items()}
+    record |= {f"grad_norm/{name}": float(value) for name, value in progress.grad_norms.items()}
+    record |= {
+        "learning_rate": context.trainer.learning_rate(progress.step - 1),
+        "images_per_second": pace.measure(progress.images_seen),
+    }
+    context.run.log("progress", step=progress.step, images_seen=progress.images_seen, **record)
+    context.mirror(record, progress.images_seen)
+    return sum(value for name, value in values.items() if "/" not in name)
+
+
+def _checkpoint(context: Context) -> float | None:
+    """Measure the held-out loss and save; returns the loss, None where updates are being skipped."""
+    trainer = context.trainer
+    if trainer.bad_turns:
+        return None  # not a state to go back to
+    trainer.returns = 0
+    count = -(-min(HELD_OUT_IMAGES, len(context.held_out.indices)) // context.held_out.size)
+    losses = trainer.held_out_loss(context.held_out, count)
+    total = sum(losses.values())
+    context.run.save(trainer, {"held_out": total})
+    record = {f"held_out/{name}": value for name, value in losses.items()}
+    context.run.log("checkpoint", images_seen=trainer.images_seen, **record)
+    context.mirror(record, trainer.images_seen)
+    return total
+
+
+def _preview(context: Context) -> None:
+    folder = context.run.path / "previews"
+    folder.mkdir(exist_ok=True)
+    write_png(folder / f"{context.trainer.images_seen:012d}.png", grid(preview(context.trainer.ema)))
+
+
+class _Pace:
+    """Images per second, without the pauses for checkpoints and previews."""
+
+    def __init__(self, images_seen: int) -> None:
+        self.images_per_second = 0.0
+        self._images, self._since, self._paused = images_seen, time.perf_counter(), 0.0
+
+    def due(self) -> bool:
+        """Whether it is time for another log line."""
+        return time.perf_counter() - self._since >= LOG_SECONDS
+
+    def measure(self, images_seen: int) -> float:
+        """The speed since the last measurement, smoothed."""
+        now = time.perf_counter()
+        speed = (images_seen - self._images) / max(now - self._since - self._paused, 1e-9)
+        known = self.images_per_second
+        self.images_per_second = speed if known == 0 else 0.8 * known + 0.2 * speed
+        self._images, self._since, self._paused = images_seen, now, 0.0
+        return self.images_per_second
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave out the time that a block takes."""
+        started = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - started

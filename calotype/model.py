@@ -1,0 +1,154 @@
+"""What a generative model is: the types that data, families, trainer, sampling and evaluation share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from calotype.errors import ConfigError
+from calotype.rng import Noise
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """What data promises a model. num_classes is 0 where there are no labels."""
+
+    channels: int
+    height: int
+    width: int
+    num_classes: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "height", "width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but an image has at least 1: give a positive size")
+        if self.num_classes < 0:
+            raise ConfigError(f"num_classes is {self.num_classes}: give 0 for images without labels")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return self.channels, self.height, self.width
+
+    @property
+    def dims(self) -> int:
+        """Values per image."""
+        return self.channels * self.height * self.width
+
+
+class Batch(NamedTuple):
+    """Images as bytes, with their labels where the data has labels."""
+
+    images: Tensor  # uint8 (B, C, H, W)
+    labels: Tensor | None  # int64 (B,)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Images start..stop: a micro-batch."""
+        return Batch(self.images[start:stop], None if self.labels is None else self.labels[start:stop])
+
+
+class Loss(NamedTuple):
+    """A loss that is a mean over the images of its batch."""
+
+    value: Tensor  # scalar, differentiable
+    parts: Mapping[str, Tensor]  # detached scalars, for the log
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One optimizer step of one player; `repeats` of them in a row within a training step."""
+
+    player: str
+    loss: Callable[[Batch, Noise], Loss]
+    repeats: int = 1
+
+
+class Bits(NamedTuple):
+    """Bits per dimension of 8-bit images."""
+
+    per_image: Tensor  # float64 (B,)
+    kind: Literal["exact", "bound", "estimate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A size of a family's model, with the training settings that suit it."""
+
+    model: Any  # an instance of the family's Config
+    batch_size: int
+    learning_rate: float
+    images_wanted: int  # with fewer images seen than this a smaller preset does better in the same time
+
+
+class GenerativeModel(nn.Module, ABC):
+    """A family member: built from a spec and its Config, trained by `turns`, asked for images by `sample`."""
+
+    Config: ClassVar[type[Any]]  # frozen dataclass: what the model is
+    Options: ClassVar[type[Any]]  # frozen dataclass: how to sample from it
+    spec: ImageSpec
+
+    def __init__(self, spec: ImageSpec, config: Any) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
+
+    @classmethod
+    @abstractmethod
+    def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        """The sizes of this family's model for such images, by name, from the smallest to the largest."""
+
+    @classmethod
+    def measured(cls, config: Any, images: Tensor) -> Any:
+        """The config with its open entries filled from training images, uint8 (N, C, H, W). Default: unchanged."""
+        return config
+
+    def players(self) -> Mapping[str, nn.Module]:
+        """The modules that are optimised apart from each other, by name."""
+        return {"model": self}
+
+    @abstractmethod
+    def turns(self) -> Sequence[Turn]:
+        """The turns of one training step, in order."""
+
+    @abstractmethod
+    def sample(self, noise: Noise, labels: Tensor | None = None, options: Any = None) -> Tensor:
+        """Draw noise.n images, uint8 (n, C, H, W). Image i depends on row i of the noise and on labels[i] alone."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of what is computed with them."""
+        return next(self.parameters()).dtype
+
+    def to_channels_last(self) -> Self:
+        """This model with its convolutions in channels-last layout, the faster one; other layers do not care."""
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def to_eval(self) -> Self:
+        """This model without gradients, in evaluation mode."""
+        return self.requires_grad_(False).eval()
+
+
+@runtime_checkable
+class HasLikelihood(Protocol):
+    """A model that can say how probable an 8-bit image is."""
+
+    @abstractmethod
+    def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
+        """Negative log2-likelihood per dimension of each image."""
+
+
+@runtime_checkable
+class Encodable(Protocol):
+    """A model with a latent code for an image."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of uint8 images (B, C, H, W)."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """The uint8 images (B, C, H, W) of latents."""

@@ -1,0 +1,1 @@
+"""Networks: tensors to tensors, without knowing what they are for."""

@@ -1,0 +1,66 @@
+"""Layers that several networks share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calotype.rng import Noise
+
+
+def dropout(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
+    """Zero values with probability `rate` and scale the rest up, by `noise`; without noise, or at rate 0, return x."""
+    if noise is None or rate == 0:
+        return x
+    kept = noise.uniform(*x.shape[1:]) >= rate
+    return x * kept.to(x.dtype) / (1 - rate)
+
+
+def groups_for(channels: int) -> int:
+    """How many groups a group norm over `channels` gets: 16 channels each where that divides, at most 32 groups."""
+    return next(g for g in range(min(32, max(1, channels // 16)), 0, -1) if channels % g == 0)
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with weights and bias zero: a residual branch that ends in it starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Sines and cosines of a scalar at geometrically spaced frequencies: (B,) -> (B, features)."""
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, max_period: float = 10_000.0) -> None:
+        super().__init__()
+        half = features // 2
+        steps = torch.arange(half, dtype=torch.float32) / half
+        self.register_buffer("frequencies", torch.exp(-math.log(max_period) * steps), persistent=False)
+
+    def forward(self, value: Tensor) -> Tensor:
+        angles = value[:, None] * self.frequencies.to(value.dtype)
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the positions of a map, residual and pre-normalised: (B, C, H, W) -> the same."""
+
+    def __init__(self, channels: int, head_dim: int = 64) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head_dim)
+        self.norm = nn.GroupNorm(groups_for(channels), channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(3, 4).unbind(1)  # (B, heads, HW, d)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(attended.transpose(2, 3).reshape(b, c, h, w))

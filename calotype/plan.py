@@ -1,0 +1,200 @@
+"""From a budget to numbers: how many images to see, with which size of network, on this machine.
+
+A time budget is turned into images seen by a short probe of this machine's speed. After that the clock decides
+nothing any more: what was chosen is written to the run's config, and the run can be repeated from it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+
+from calotype import sampling
+from calotype.config import build, plain
+from calotype.data.batches import Batches
+from calotype.errors import ConfigError
+from calotype.model import GenerativeModel, ImageSpec, Preset
+from calotype.rng import seeded
+from calotype.trainer import TrainConfig, Trainer, is_out_of_memory
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+IMAGES = {"img": 1, "kimg": 1_000, "Mimg": 1_000_000}
+
+CHECKPOINTS = 20  # per run: a kill costs at most a twentieth of it
+PREVIEW_SHARE = 0.04  # of a time budget at most, for watching it improve
+PREVIEWS = range(4, 21)  # per run
+PROBE_SHARE = 0.05  # of a time budget at most, for measuring
+LONGEST_PROBE = 8.0  # seconds per size of network; more does not make it more exact
+CLOSING_SECONDS = 2.0  # loading, writing, the last grid's overhead
+MEASURED_IMAGES = 5_000  # enough to know a standard deviation to about 1 %
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long to train: in seconds or in images seen, the other is None."""
+
+    text: str
+    seconds: float | None
+    images: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """From `90s`, `30m`, `2h`, `20000img`, `500kimg`, `2Mimg`. Raises ConfigError."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|d|img|kimg|Mimg)", text.strip())
+        amount = float(match[1]) if match else 0.0
+        if not match or amount <= 0:
+            raise ConfigError(
+                f"budget {text!r} is not understood: give a time (90s, 30m, 2h) or images (20000img, 500kimg, 2Mimg)"
+            )
+        unit = match[2]
+        if unit in SECONDS:
+            return cls(text.strip(), amount * SECONDS[unit], None)
+        return cls(text.strip(), None, max(1, round(amount * IMAGES[unit])))
+
+
+class Plan(NamedTuple):
+    """What a budget came to."""
+
+    preset: str
+    model: Any  # the family's Config, nothing left open
+    training: TrainConfig
+    images_per_second: float | None  # measured, for a time budget
+
+
+class Speed(NamedTuple):
+    """What a probe of a trainer found."""
+
+    images_per_second: float
+    preview_seconds: float
+
+
+def plan(
+    family: type[GenerativeModel],
+    preset: str,
+    budget: Budget,
+    spec: ImageSpec,
+    sample_images: torch.Tensor,
+    make_batches: Callable[[TrainConfig], Batches],
+    device: torch.device,
+    overrides: Mapping[str, Mapping[str, Any]],
+    report: Callable[[str], None],
+) -> Plan:
+    """Choose the size of the network and the number of images to see.
+
+    Args:
+        preset: a name of family.presets(spec), or "auto" for the largest that the budget can train.
+        sample_images: training images to measure the data by, uint8 (N, C, H, W).
+        overrides: values that the user set, by section "model" and "training"; they are kept.
+
+    Raises:
+        ConfigError: for an unknown preset, settings that do not fit the images, or a budget too short to train in.
+    """
+    started = time.perf_counter()
+    presets = family.presets(spec)
+    if preset != "auto" and preset not in presets:
+        raise ConfigError(f"preset {preset!r} is unknown: choose one of auto, {', '.join(presets)}")
+    names = list(presets) if preset == "auto" else [preset]
+    chosen: Plan | None = None
+    for name in names:
+        candidate = _settings(family, name, presets[name], sample_images, overrides)
+        if budget.images is not None:
+            fitted, images = _fixed(candidate, budget.images), budget.images
+        else:
+            report(f"measuring the speed of this machine with the {name} network")
+            limit = min(LONGEST_PROBE, PROBE_SHARE * (budget.seconds or 0))
+            try:
+                speed = _probe(family, spec, candidate, make_batches(candidate.training), device, limit)
+            except RuntimeError as error:
+                if chosen is None or not is_out_of_memory(error):
+                    raise
+                break  # the next smaller one fitted
+            left = (budget.seconds or 0) - (time.perf_counter() - started) - CLOSING_SECONDS
+            fitted = _timed(candidate, left, speed, budget)
+            images = fitted.training.images
+        if chosen is not None and images < presets[name].images_wanted:
+            break
+        chosen = fitted
+    assert chosen is not None
+    return chosen
+
+
+def _settings(
+    family: type[GenerativeModel],
+    name: str,
+    preset: Preset,
+    images: torch.Tensor,
+    overrides: Mapping[str, Mapping[str, Any]],
+) -> Plan:
+    model = build(family.Config, plain(preset.model) | dict(overrides.get("model", {})), "model")
+    training = {"images": 1, "batch_size": preset.batch_size, "learning_rate": preset.learning_rate}
+    training |= {"threads": torch.get_num_threads()} | dict(overrides.get("training", {}))
+    return Plan(name, family.measured(model, images), build(TrainConfig, training, "training"), None)
+
+
+def _fixed(candidate: Plan, images: int) -> Plan:
+    training = candidate.training
+    every = training.checkpoint_every or max(1, images // CHECKPOINTS)
+    previews = training.preview_every or max(1, images // PREVIEWS[-1])
+    return candidate._replace(training=replace(training, images=images, checkpoint_every=every, preview_every=previews))
+
+
+def _timed(candidate: Plan, seconds: float, speed: Speed, budget: Budget) -> Plan:
+    previews = min(PREVIEWS[-1], max(PREVIEWS[0], int(PREVIEW_SHARE * seconds / speed.preview_seconds)))
+    images = int((seconds - previews * speed.preview_seconds) * speed.images_per_second)
+    if images < candidate.training.batch_size:
+        raise ConfigError(
+            f"budget {budget.text} is too short: this machine sees {speed.images_per_second:.1f} images/s with the "
+            f"{candidate.preset} network, and previews take {speed.preview_seconds:.1f} s each: give a longer one"
+        )
+    fitted = _fixed(candidate, images)
+    every = candidate.training.preview_every or max(1, images // previews)
+    return fitted._replace(
+        training=replace(fitted.training, preview_every=every), images_per_second=speed.images_per_second
+    )
+
+
+def _probe(
+    family: type[GenerativeModel],
+    spec: ImageSpec,
+    candidate: Plan,
+    batches: Batches,
+    device: torch.device,
+    limit: float,
+) -> Speed:
+    """Time training steps and one preview for about `limit` seconds. What it trains is thrown away."""
+    with seeded(0):
+        model = family(spec, candidate.model).to(device)
+    config = replace(candidate.training, images=10**12, warmup=0.0, decay=0.0)
+    trainer = Trainer(model, batches, config)
+    started = before = time.perf_counter()
+    durations: list[float] = []
+    for _ in trainer.run():
+        _wait_for(device)
+        now = time.perf_counter()
+        durations.append(now - before)
+        before = now
+        if len(durations) >= 4 and now - started > limit * 0.7:
+            break
+    del durations[0]  # the first step allocates memory and chooses kernels
+    started = time.perf_counter()
+    preview(trainer.ema)
+    _wait_for(device)
+    middle = sorted(durations)[len(durations) // 2]
+    return Speed(trainer.images_per_step / middle, time.perf_counter() - started)
+
+
+def preview(model: GenerativeModel) -> torch.Tensor:
+    """The images by which one watches a run: always the same seeds, one call's worth, uint8 (n, C, H, W)."""
+    count = sampling.batch_size(model, next(model.parameters()).device)
+    labels = sampling.cycle(range(model.spec.num_classes)) if model.spec.num_classes else None
+    return sampling.sample(model, range(count), seed=0, labels=labels)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,320 @@
+"""The run directory: plain files that say what was done, hold what came of it, and let it go on.
+
+config.toml     everything that decides the run: data, model, training; enough to repeat it without a clock
+log.jsonl       one JSON object per line, only ever appended to
+checkpoints/    the last few and the best, see `checkpoints`
+previews/       grids of the same seeds as training went on
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from calotype import __version__, checkpoints, devices, sampling
+from calotype.config import build, plain, read_toml, write_toml
+from calotype.data import DataConfig, PackedDataset
+from calotype.errors import ConfigError, RunError
+from calotype.families import FAMILIES
+from calotype.images import write_atomic
+from calotype.model import GenerativeModel, ImageSpec
+from calotype.rng import fold, seeded
+from calotype.trainer import TrainConfig, Trainer
+
+KEPT = 3  # newest checkpoints, besides the best: one may be damaged, one may be from after things went wrong
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetFacts:
+    """What a model depends on in the data it was trained on."""
+
+    channels: int
+    height: int
+    width: int
+    class_names: tuple[str, ...]
+    train: int  # images to learn from
+    held_out: int  # images never trained on
+    digest: str  # of the content
+
+    @classmethod
+    def of(cls, data: PackedDataset) -> DatasetFacts:
+        """The facts of a packed data set."""
+        spec = data.spec
+        return cls(
+            channels=spec.channels,
+            height=spec.height,
+            width=spec.width,
+            class_names=data.class_names,
+            train=len(data.train),
+            held_out=len(data.held_out),
+            digest=data.digest,
+        )
+
+    @property
+    def spec(self) -> ImageSpec:
+        """The spec of the images."""
+        return ImageSpec(self.channels, self.height, self.width, len(self.class_names))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that decides a run."""
+
+    family: str
+    preset: str
+    budget: str  # as it was asked for; training.images is what it came to
+    data: DataConfig
+    dataset: DatasetFacts
+    model: Any  # FAMILIES[family].Config
+    training: TrainConfig
+
+    def to_toml(self) -> str:
+        """The text of config.toml."""
+        top = {"calotype": __version__, "family": self.family, "preset": self.preset, "budget": self.budget}
+        tables = {name: plain(getattr(self, name)) for name in ("data", "dataset", "model", "training")}
+        return write_toml(top | tables)
+
+    @classmethod
+    def from_toml(cls, path: Path) -> RunConfig:
+        """Read a config.toml. Raises ConfigError."""
+        values = read_toml(path)
+        for name in ("family", "data", "dataset", "model", "training"):
+            if name not in values:
+                raise ConfigError(f"{path} has no {name}: it is not the config.toml of a run, or it was cut off")
+        return cls(
+            family=values["family"],
+            preset=values.get("preset", ""),
+            budget=values.get("budget", ""),
+            data=build(DataConfig, values["data"], "data"),
+            dataset=build(DatasetFacts, values["dataset"], "dataset"),
+            model=build(family(values["family"]).Config, values["model"], "model"),
+            training=build(TrainConfig, values["training"], "training"),
+        )
+
+    def new_model(self) -> GenerativeModel:
+        """The untrained model of this run; always with the same initial weights."""
+        with seeded(fold(self.training.seed, "initial weights")):
+            return family(self.family)(self.dataset.spec, self.model)
+
+
+def family(name: str) -> type[GenerativeModel]:
+    """The model class of a family's name. Raises ConfigError."""
+    if name not in FAMILIES:
+        raise ConfigError(f"family {name!r} is unknown: choose one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+class Run:
+    """A run directory with its config."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path, self.config = path, config
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> Run:
+        """Make a run directory. Raises RunError where one stands already or cannot be made."""
+        refuse_existing(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomic(path / "config.toml", lambda file: file.write(config.to_toml().encode()))
+        except OSError as error:
+            raise RunError(f"{path} cannot be made a run directory ({error}): choose another with --out") from error
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open a run directory. Raises RunError or ConfigError."""
+        if not (path / "config.toml").is_file():
+            what = "has no config.toml" if path.is_dir() else "does not exist"
+            raise RunError(f"{path} is not a run: it {what}. Give the directory that `calotype train` printed")
+        return cls(path, RunConfig.from_toml(path / "config.toml"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run against a second trainer. Raises RunError if another process holds it."""
+        lock = FileLock(self.path / ".lock", timeout=0)  # the system frees it when its process dies
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(f"{self.path} is being trained by another process: wait for it or stop it") from error
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written ({error}): mend that, or copy the run elsewhere") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # -- what training writes
+
+    def log(self, event: str, **values: Any) -> None:
+        """Append a line to log.jsonl. Raises RunError."""
+        record = {"event": event, "time": round(time.time(), 3)} | values
+        path = self.path / "log.jsonl"
+        try:
+            with path.open("ab+") as file:
+                cut_off = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read() != b"\n"
+                file.write(b"\n" * cut_off + json.dumps(record).encode() + b"\n")
+        except OSError as error:
+            raise RunError(f"{path} cannot be written ({error}): make room, then continue with --resume") from error
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The records of log.jsonl; lines cut off by a kill or a full disk are left out."""
+        path = self.path / "log.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def save(self, trainer: Trainer, facts: Mapping[str, Any]) -> Path:
+        """Write a checkpoint and remove those that are neither among the newest nor the best. Raises RunError."""
+        path = checkpoints.write(self.path / "checkpoints", trainer.images_seen, trainer.state_dict(), facts)
+        present = self.checkpoints()
+        keep = {*present[-KEPT:], self.best()}
+        for old in present:
+            if old not in keep:
+                checkpoints.remove(old)
+        return path
+
+    def restore(self, trainer: Trainer, report: Report) -> bool:
+        """Load the newest sound checkpoint into a trainer; False where there is none yet."""
+        for path in reversed(self.checkpoints()):
+            try:
+                trainer.load_state_dict(checkpoints.read(path))
+            except checkpoints.DamagedCheckpoint as error:
+                aside = path.with_name(f"damaged-{path.name}")
+                report(f"{error}; put aside as {aside.name}, using the checkpoint before it")
+                shutil.rmtree(aside, ignore_errors=True)  # the same position may have been damaged before
+                os.replace(path, aside)
+                continue
+            return True
+        return False
+
+    # -- what others read
+
+    def checkpoints(self) -> list[Path]:
+        """Finished checkpoints, oldest first."""
+        return checkpoints.found(self.path / "checkpoints")
+
+    def best(self) -> Path | None:
+        """The checkpoint with the lowest held-out loss, the newest of equals; None where none has one."""
+        scored = []
+        for path in self.checkpoints():
+            try:
+                score = checkpoints.facts(path).get("held_out")
+            except checkpoints.DamagedCheckpoint:
+                continue
+            if score is not None and math.isfinite(score):
+                scored.append((score, -int(path.name), path))
+        return min(scored)[2] if scored else None
+
+    def model(self, checkpoint: str = "last", ema: bool = True, report: Report = print) -> tuple[Path, GenerativeModel]:
+        """The checkpoint used and the trained model, ready to sample from, on the CPU.
+
+        Args:
+            checkpoint: "last", "best", or images seen, as in the names of the checkpoints.
+            ema: the averaged weights instead of the last ones.
+            report: told of checkpoints that had to be passed over.
+
+        Raises:
+            RunError: when there is no such checkpoint, or no sound one.
+        """
+        model = self.config.new_model()
+        for path in self._candidates(checkpoint):
+            try:
+                model.load_state_dict(checkpoints.read_weights(path, "ema" if ema else "model"))
+            except checkpoints.DamagedCheckpoint as error:
+                report(f"{error}; trying the checkpoint before it")
+                continue
+            return path, model.to_eval().to_channels_last()
+        raise RunError(f"{self.path} has no sound checkpoint: continue it with `calotype train --resume {self.path}`")
+
+    def _candidates(self, checkpoint: str) -> list[Path]:
+        present = self.checkpoints()
+        if checkpoint == "last":
+            return present[::-1]
+        if checkpoint == "best":
+            best = self.best()
+            return [best] if best else present[::-1]
+        chosen = [path for path in present if path.name == checkpoint.zfill(12)]
+        if not chosen:
+            names = ", ".join(str(int(path.name)) for path in present) or "none yet"
+            raise RunError(f"{self.path} has no checkpoint {checkpoint}: give last, best, or one of {names}")
+        return chosen
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise RunError where a run, or anything else, already stands at `path`."""
+    if (path / "config.toml").exists():
+        raise RunError(
+            f"{path} is already a run: continue it with `calotype train --resume {path}`, or choose another --out"
+        )
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise RunError(f"{path} exists and is not empty: choose another --out")
+
+
+class TrainedModel:
+    """A run's model at work."""
+
+    def __init__(self, run: Run, model: GenerativeModel, digest: str) -> None:
+        self.run, self.model, self.digest = run, model, digest
+        self.spec = model.spec
+        self.class_names = run.config.dataset.class_names
+
+    def sample(
+        self, n: int, *, seed: int = 0, first: int = 0, labels: Sequence[int | str] | None = None, **options: Any
+    ) -> Tensor:
+        """Draw n images, uint8 (n, C, H, W).
+
+        Args:
+            seed: image i of a seed is always the same.
+            first: the number of the first image; the others follow.
+            labels: classes by number or name, taken in turn; by default all classes in turn.
+            options: of the family, such as steps=18 for diffusion.
+
+        Raises:
+            ConfigError: for labels or options that the model does not have.
+        """
+        chosen = build(self.model.Options, options, "option")
+        return sampling.sample(self.model, range(first, first + n), seed, self.labels(labels), chosen)
+
+    def labels(self, wanted: Sequence[int | str] | None) -> Callable[[int], int] | None:
+        """The class of image i, from the classes asked for. Raises ConfigError."""
+        if not self.class_names:
+            if wanted:
+                raise ConfigError("labels were given, but the model was trained without classes: leave them out")
+            return None
+        return sampling.cycle([self._label(name) for name in wanted or range(len(self.class_names))])
+
+    def _label(self, name: int | str) -> int:
+        if isinstance(name, str) and name in self.class_names:
+            return self.class_names.index(name)
+        if str(name).isdecimal() and int(name) < len(self.class_names):
+            return int(name)
+        known = ", ".join(self.class_names[:20]) + (", ..." if len(self.class_names) > 20 else "")
+        raise ConfigError(f"class {name!r} is unknown: the model knows {known}, or 0 to {len(self.class_names) - 1}")
+
+
+def load(
+    run: str | Path | Run,
+    *,
+    checkpoint: str = "last",
+    ema: bool = True,
+    device: str = "auto",
+    report: Report = print,
+) -> TrainedModel:
+    """Load the model of a run. Arguments and errors as for `Run.model`; device as in `--device`."""
+    run = run if isinstance(run, Run) else Run.open(Path(run))
+    used, model = run.model(checkpoint, ema, report)
+    digest = checkpoints.digest(used, "ema" if ema else "model")
+    return TrainedModel(run, model.to(devices.choose(device)), digest)

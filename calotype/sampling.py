@@ -1,0 +1,89 @@
+"""Images from a model: the only caller of `model.sample`.
+
+Image i of seed s is the same in any selection and order. Its noise depends on (s, i) alone; and since floating-point
+sums may depend on the shape of a batch, every call of the model has the same shape: the last one is filled up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from calotype.errors import ConfigError
+from calotype.model import GenerativeModel
+from calotype.rng import Noise, fold
+
+# Images per call. A CPU is as fast with 16 as with more, and less is wasted on filling up; other devices want more.
+BATCH: Mapping[str, int] = {"cpu": 16}
+BATCH_ELSEWHERE = 64
+LARGEST_CALL = 16 * 3 * 256 * 256  # values; larger images go in smaller calls, to bound memory
+
+
+class Samples(NamedTuple):
+    """Some of the images asked for."""
+
+    indices: tuple[int, ...]
+    images: Tensor  # uint8 (n, C, H, W), on the CPU
+
+
+def batch_size(model: GenerativeModel, device: torch.device) -> int:
+    """Images per call of the model: a function of the image size and the kind of device alone."""
+    wanted = BATCH.get(device.type, BATCH_ELSEWHERE)
+    return max(1, min(wanted, LARGEST_CALL // model.spec.dims))
+
+
+def stream(
+    model: GenerativeModel,
+    indices: Sequence[int],
+    seed: int,
+    labels: Callable[[int], int] | None = None,
+    options: Any = None,
+) -> Iterator[Samples]:
+    """Draw the images of `indices`, some at a time, in their order.
+
+    Args:
+        model: in evaluation mode, on the device to use.
+        seed: images of the same seed and index are the same.
+        labels: the class of image i, for a model with classes.
+        options: an instance of model.Options; None for its defaults.
+
+    Raises:
+        ConfigError: for labels that the model does not have, or lacks.
+    """
+    classes = model.spec.num_classes
+    if labels is None and classes:
+        raise ConfigError(f"the model has {classes} classes, but no labels were given: say which to draw")
+    if labels is not None and not classes:
+        raise ConfigError("labels were given, but the model was trained without classes: leave them out")
+    device = next(model.parameters()).device
+    size = batch_size(model, device)
+    for start in range(0, len(indices), size):
+        wanted = tuple(indices[start : start + size])
+        filled = wanted + wanted[-1:] * (size - len(wanted))
+        chosen = None
+        if labels is not None:
+            chosen = torch.tensor([labels(i) for i in filled], device=device)
+            if int(chosen.min()) < 0 or int(chosen.max()) >= classes:
+                raise ConfigError(f"label {chosen.tolist()} is out of range: the model has classes 0 to {classes - 1}")
+        noise = Noise.per_image(fold(seed, "sample"), filled, device)
+        yield Samples(wanted, model.sample(noise, chosen, options)[: len(wanted)].cpu())
+
+
+def sample(
+    model: GenerativeModel,
+    indices: Sequence[int],
+    seed: int,
+    labels: Callable[[int], int] | None = None,
+    options: Any = None,
+) -> Tensor:
+    """Draw the images of `indices`: uint8 (len(indices), C, H, W). Arguments and errors as for `stream`."""
+    drawn = [part.images for part in stream(model, indices, seed, labels, options)]
+    return torch.cat(drawn) if drawn else torch.empty(0, *model.spec.shape, dtype=torch.uint8)
+
+
+def cycle(labels: Sequence[int]) -> Callable[[int], int]:
+    """Image i gets labels[i mod len(labels)]."""
+    return lambda i: labels[i % len(labels)]

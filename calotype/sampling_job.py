@@ -1,0 +1,62 @@
+"""`calotype sample`: a run, a seed and a place for the images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from calotype import export
+from calotype.config import build, plain, read_assignments
+from calotype.display import Display, clock
+from calotype.errors import ConfigError
+from calotype.runs import load
+
+
+def run(
+    path: Path,
+    *,
+    n: int,
+    seed: int,
+    first: int,
+    out: Path | None,
+    grid: Path | None,
+    npz: Path | None,
+    labels: Sequence[str] | None,
+    options: Sequence[str],
+    checkpoint: str,
+    ema: bool,
+    device: str,
+    display: Display,
+) -> list[Path]:
+    """Draw images of a run and write them to every place asked for; returns those places.
+
+    Raises:
+        CalotypeError: for anything the user can mend, before the first image is drawn.
+    """
+    if n < 1 or first < 0:
+        raise ConfigError(f"n is {n} and first is {first}: draw at least 1 image, numbered from 0 or more")
+    model = load(path, checkpoint=checkpoint, ema=ema, device=device, report=display.message)
+    chosen = build(model.model.Options, read_assignments(options), "option")
+    facts = {
+        "weights_sha256": model.digest,
+        "labels": list(labels) if labels else None,
+        "options": plain(chosen),
+    }
+    job = export.Job(model.model, n, seed, first, model.labels(labels), chosen, facts)
+    if out is None and grid is None and npz is None:
+        grid = path / f"samples-{seed}.png"
+    folder = out or export.parts_folder(job, grid or npz or path)
+    done = export.to_folder(job, folder, lambda done, total: display.count("images", done, total))
+    if grid is not None:
+        export.write_grid(job, folder, grid)
+    if npz is not None:
+        export.write_npz(job, folder, npz)
+    if out is None:
+        shutil.rmtree(folder)
+    places = [place for place in (out, grid, npz) if place is not None]
+    speed = done.drawn / done.seconds if done.drawn else 0.0
+    kept = f"; {done.kept} were there already" if done.kept else ""
+    display.message(f"{done.drawn} images in {clock(done.seconds)}, {speed:.1f} images/s{kept}")
+    display.message(f"images: {', '.join(map(str, places))}")
+    return places

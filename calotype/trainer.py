@@ -1,0 +1,328 @@
+"""The trainer: optimizers, precision, accumulation, clipping, the non-finite check, EMA and counters.
+
+It is final and names no family. A step is a round of turns; a turn is one optimizer step of one player. Data and
+noise are functions of (seed, draw), where draw counts the batches taken since the beginning, so the whole state is
+weights, averages, moments and a few counters, and a resumed run is the run it continues.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from calotype.data.batches import Batches
+from calotype.errors import ConfigError
+from calotype.model import Batch, GenerativeModel, Loss, Turn
+from calotype.rng import Noise, fold
+
+NONFINITE_LIMIT = 3  # one bad batch is bad luck; three in a row are a state of the weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How a model is trained. Schedules are functions of images seen, which all families count alike."""
+
+    images: int  # the budget, in images seen
+    batch_size: int = 64  # images per optimizer step; laptop budgets gain from many small steps
+    micro_batch: int = 0  # images per forward pass, less when memory is short; 0: the whole batch
+    learning_rate: float = 1e-3  # at its peak
+    warmup: float = 0.05  # share of the budget over which the rate rises from 0
+    decay: float = 0.5  # share of the budget at its end over which the rate falls linearly to 0
+    beta1: float = 0.9
+    beta2: float = 0.99  # 0.999 remembers 1000 steps, more than a short run has
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0  # gradients longer than this are scaled down to it
+    ema_std: float = 0.05  # width of the averaging window as a share of the training so far
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies it natively
+    compile: bool = False  # torch.compile: minutes at the start, up to a third faster on some machines
+    threads: int = 0  # CPU threads; 0: as torch finds the machine. Part of the config since sums depend on it
+    flips: bool = False  # mirror images left to right at random
+    balanced: bool = False  # show every class equally often
+    checkpoint_every: int = 0  # images seen between checkpoints; 0: a twentieth of the budget
+    preview_every: int = 0  # images seen between preview grids; 0: a twentieth of the budget
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}: give at least 1")
+        for name in ("micro_batch", "threads", "checkpoint_every", "preview_every", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}: give 0 or more")
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}: give a positive value")
+        for name in ("warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}: give a share of the budget, 0 to 1")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}: give a value from 0 to below 1")
+        if not 0 < self.ema_std < 0.289:  # the limit is the width of a uniform average, 1 / sqrt(12)
+            raise ConfigError(f"training.ema_std is {self.ema_std}: give a value above 0 and below 0.289")
+
+
+class Progress(NamedTuple):
+    """What one training step did."""
+
+    step: int
+    images_seen: int
+    losses: Mapping[str, Tensor]  # detached scalars: each player's loss, and its parts as player/part
+    grad_norms: Mapping[str, Tensor]  # detached scalars, before clipping
+    skipped: tuple[str, ...]  # players whose update was not applied, for a loss or gradient that is not finite
+    micro_batch: int
+
+
+class NonFinite(Exception):
+    """Updates were skipped NONFINITE_LIMIT times in a row. The weights are as before; the caller decides."""
+
+    def __init__(self, player: str, step: int, loss: float) -> None:
+        super().__init__(f"{player}: loss {loss:.4g} or its gradient is not finite at step {step}")
+        self.player, self.step = player, step
+
+
+def power_exponent(std: float) -> float:
+    """The exponent gamma whose power-function average has relative width `std`.
+
+    The average weights the parameters of time tau by tau^gamma; its relative width is
+    sqrt((gamma + 1) / ((gamma + 2)^2 (gamma + 3))).  Source: Karras et al. 2024, arXiv:2312.02696, eq. 123-126.
+    """
+    low, high = 0.0, 1e9
+    for _ in range(200):  # the width falls as gamma grows: bisect
+        middle = (low + high) / 2
+        wide = (middle + 1) ** 0.5 / ((middle + 2) * (middle + 3) ** 0.5) > std
+        low, high = (middle, high) if wide else (low, middle)
+    return low
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return "avx512_bf16" in _cpu_capabilities() or "amx_bf16" in _cpu_capabilities()
+    return False
+
+
+def _cpu_capabilities() -> set[str]:
+    return {name for name, present in torch.cpu.get_capabilities().items() if present is True}
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that memory ran out; on the CPU it does so by a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+@final
+class Trainer:
+    """Train a model on batches.
+
+    Args:
+        model: on the device to train on.
+        batches: of config.batch_size images, read by position.
+        config: how to train.
+    """
+
+    def __init__(self, model: GenerativeModel, batches: Batches, config: TrainConfig) -> None:
+        self.device = next(model.parameters()).device
+        self.model = model.to_channels_last()
+        self.batches, self.config = batches, config
+        self.turns = model.turns()
+        self.draws_per_step = sum(turn.repeats for turn in self.turns)
+        self.params = {name: list(player.parameters()) for name, player in model.players().items()}
+        self.optimizers = {name: self._optimizer(params) for name, params in self.params.items()}
+        self.ema = copy.deepcopy(model).to_eval()
+        self._ema_exponent = power_exponent(config.ema_std)
+        if config.precision == "bf16" and not native_bf16(self.device):
+            raise ConfigError(f"training.precision is bf16, but this {self.device.type} only emulates it: use auto")
+        self._bf16 = config.precision != "fp32" and native_bf16(self.device)
+        if config.compile:
+            for network in model.children():
+                network.compile()
+        self.step = 0  # completed training steps
+        self.shift = 0  # batches passed over after returns to a checkpoint
+        self.returns = 0  # how often training went back to a checkpoint
+        self.bad_turns = 0  # updates not applied, in a row
+        self.micro_batch = config.micro_batch or config.batch_size
+
+    def _optimizer(self, params: Sequence[nn.Parameter]) -> torch.optim.AdamW:
+        config = self.config
+        return torch.optim.AdamW(
+            params,
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that one training step takes from the data; a model of several turns takes several batches."""
+        return self.draws_per_step * self.config.batch_size
+
+    @property
+    def images_seen(self) -> int:
+        """Images taken from the data in completed steps."""
+        return self.step * self.images_per_step
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole budget."""
+        return -(-self.config.images // self.images_per_step)
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step: a linear rise, a plateau, a linear fall to 0 at the end of the budget."""
+        config, at = self.config, (step + 0.5) / self.steps
+        rise = min(1.0, at / config.warmup) if config.warmup else 1.0
+        fall = min(1.0, (1 - at) / config.decay) if config.decay else 1.0
+        return config.learning_rate * max(0.0, min(rise, fall))
+
+    def run(self, until: int | None = None) -> Iterator[Progress]:
+        """Train to step `until`, by default to the end of the budget; yields after each step.
+
+        Raises:
+            NonFinite: when several updates in a row could not be applied.
+        """
+        until = self.steps if until is None else until
+        self.model.train()
+        while self.step < until:
+            yield self._step()
+
+    def _step(self) -> Progress:
+        rate = self.learning_rate(self.step)
+        losses: dict[str, Tensor] = {}
+        norms: dict[str, Tensor] = {}
+        skipped: list[str] = []
+        draw = self.step * self.draws_per_step + self.shift
+        for turn in self.turns:
+            for _ in range(turn.repeats):
+                loss, norm, applied = self._turn(turn, draw, rate)
+                draw += 1
+                if not applied:
+                    skipped.append(turn.player)
+            losses |= {turn.player: loss.value} | {f"{turn.player}/{k}": v for k, v in loss.parts.items()}
+            norms[turn.player] = norm
+        self.step += 1
+        self._average()
+        return Progress(self.step, self.images_seen, losses, norms, tuple(skipped), self.micro_batch)
+
+    def _turn(self, turn: Turn, draw: int, rate: float) -> tuple[Loss, Tensor, bool]:
+        """One optimizer step of one player, unless the gradient is not finite."""
+        params, optimizer = self.params[turn.player], self.optimizers[turn.player]
+        loss = self._backward(turn, draw, params)
+        norm = nn.utils.clip_grad_norm_(params, self.config.clip_norm)
+        finite = bool(torch.isfinite(norm) & torch.isfinite(loss.value))
+        if finite:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            self.bad_turns = 0
+        optimizer.zero_grad(set_to_none=True)
+        if not finite:
+            self.bad_turns += 1
+            if self.bad_turns >= NONFINITE_LIMIT:
+                raise NonFinite(turn.player, self.step, loss.value.item())
+        return loss, norm, finite
+
+    def _backward(self, turn: Turn, draw: int, params: Sequence[nn.Parameter]) -> Loss:
+        """Fill the gradients of `params` with those of the mean loss over batch `draw`, in parts that fit in memory."""
+        batch = self.batches.at(draw)
+        batch = Batch(
+            batch.images.to(self.device, memory_format=torch.channels_last),
+            None if batch.labels is None else batch.labels.to(self.device),
+        )
+        while True:
+            try:
+                return self._accumulate(turn, batch, draw, params)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or self.micro_batch == 1:
+                    raise
+            for p in params:
+                p.grad = None
+            self.micro_batch = -(-self.micro_batch // 2)
+
+    def _accumulate(self, turn: Turn, batch: Batch, draw: int, params: Sequence[nn.Parameter]) -> Loss:
+        size = len(batch.images)
+        noise = Noise.shared(fold(self.config.seed, "train", draw), size, self.device)
+        total: Tensor = torch.zeros((), device=self.device)
+        parts: dict[str, Tensor] = {}
+        for start in range(0, size, self.micro_batch):
+            stop = min(size, start + self.micro_batch)
+            share = (stop - start) / size
+            with self._autocast():
+                loss = turn.loss(batch.rows(start, stop), noise.rows(start, stop))
+            (loss.value * share).backward(inputs=params)
+            total = total + share * loss.value.detach()
+            for name, value in loss.parts.items():
+                parts[name] = parts.get(name, 0) + share * value
+        return Loss(total, parts)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the average by the power-function profile; at the first step it becomes the weights."""
+        weight = 1 - (1 - 1 / self.step) ** (self._ema_exponent + 1)
+        torch._foreach_lerp_([*self.ema.parameters()], [*self.model.parameters()], weight)
+        for average, value in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            average.copy_(value)
+
+    def held_out_loss(self, batches: Batches, count: int) -> dict[str, float]:
+        """The loss of the averaged weights per player, over `count` batches of `batches` and always the same noise."""
+        sums: dict[str, float] = {}
+        for turn in self.ema.turns():
+            for k in range(count):
+                images, labels = batches.at(k)
+                batch = Batch(images.to(self.device), None if labels is None else labels.to(self.device))
+                noise = Noise.shared(fold(self.config.seed, "held out", turn.player, k), len(images), self.device)
+                with self._autocast():
+                    value = turn.loss(batch, noise).value.item()
+                sums[turn.player] = sums.get(turn.player, 0.0) + value / count
+        return sums
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs: counters, weights, averages and moments."""
+        return {
+            "counters": {
+                "step": self.step,
+                "shift": self.shift,
+                "returns": self.returns,
+                "bad_turns": self.bad_turns,
+                "micro_batch": self.micro_batch,
+            },
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizers": {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state_dict of a trainer with the same config."""
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        for name, optimizer in self.optimizers.items():
+            moments = {
+                i: self._like(self.params[name][i], entry) for i, entry in state["optimizers"].get(name, {}).items()
+            }
+            optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+    @staticmethod
+    def _like(param: nn.Parameter, entry: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Moments in the memory layout of their parameter: a file keeps values, the optimizer wants its strides."""
+        return {
+            key: torch.empty_like(param).copy_(value) if value.shape == param.shape else value.clone()
+            for key, value in entry.items()
+        }
+
+    def pass_over(self, draws: int) -> None:
+        """Go on with the data `draws` batches further: after a return to a checkpoint, not into the same stretch."""
+        self.shift += draws
+        self.bad_turns = 0

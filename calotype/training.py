@@ -1,0 +1,260 @@
+"""The main job: from pictures and a budget to a trained run.
+
+`train` starts a run and `resume` continues one; both end in the one loop of `loop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from calotype import devices, sampling
+from calotype.config import build, read_toml
+from calotype.curves import write_curves
+from calotype.data import DataConfig, PackedDataset, parse_size, prepare
+from calotype.data.batches import Batches
+from calotype.display import Display, PlainDisplay
+from calotype.errors import ConfigError, DataError, RunError
+from calotype.images import grid, write_png
+from calotype.loop import Context, until_done
+from calotype.mirror import Mirror, tensorboard_mirror
+from calotype.model import GenerativeModel
+from calotype.plan import MEASURED_IMAGES, Budget, plan
+from calotype.rng import fold, permutation
+from calotype.runs import DatasetFacts, Run, RunConfig, family, refuse_existing
+from calotype.signals import stop_requests
+from calotype.trainer import TrainConfig, Trainer, is_out_of_memory
+
+HELD_OUT_BATCH = 64  # images at a time
+FINAL_GRID = 64  # images in the grid at the end
+
+
+def train(
+    family_name: str,
+    data: str | Path | DataConfig,
+    *,
+    budget: str = "30m",
+    out: str | Path | None = None,
+    preset: str = "auto",
+    size: str | None = None,
+    device: str = "auto",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    recipe: str | Path | None = None,
+    tensorboard: bool = False,
+    display: Display | None = None,
+) -> Run:
+    """Train a model on pictures.
+
+    Args:
+        family_name: a key of FAMILIES, such as "diffusion".
+        data: pictures (a folder, archive, Parquet, arrays, "glyphs" or a hub name), or a DataConfig.
+        budget: a time such as "30m", or images such as "500kimg".
+        out: the run directory; by default a new one below runs/.
+        preset: the size of the network, or "auto" for the largest that the budget can train.
+        size: "32" or "48x64", width first; by default what suits the pictures.
+        device: "auto", "cpu", "cuda" or "mps".
+        settings: values for the sections "data", "model" and "training" of config.toml, by section and key.
+        recipe: a TOML file with such sections, for instance the config.toml of another run.
+        tensorboard: also log for TensorBoard, below the run directory.
+        display: where to show progress; by default plain lines.
+
+    Raises:
+        CalotypeError: for anything the user can mend; the message says how.
+    """
+    chosen = family(family_name)
+    asked = Budget.parse(budget)
+    values = _settings(family_name, recipe, settings or {})
+    data_config = _data_config(data, size, values["data"])
+    path = Path(out) if out is not None else _new_run(family_name, data_config.source)
+    refuse_existing(path)
+    torch_device = devices.choose(device)
+    _set_threads(int(values["training"].get("threads", 0)))
+
+    with display or PlainDisplay() as shown:
+        packed = _prepare(data_config, shown)
+        facts = DatasetFacts.of(packed)
+        planned = plan(
+            chosen,
+            preset,
+            asked,
+            facts.spec,
+            _some_images(packed),
+            lambda config: _training_batches(packed, config),
+            torch_device,
+            values,
+            shown.message,
+        )
+        config = RunConfig(
+            family=family_name,
+            preset=planned.preset,
+            budget=asked.text,
+            data=packed.config,
+            dataset=facts,
+            model=planned.model,
+            training=planned.training,
+        )
+        run = Run.create(path, config)
+        shown.message(_announcement(run, planned.images_per_second))
+        _train_run(run, packed, torch_device, shown, tensorboard)
+    return run
+
+
+def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False, display: Display | None = None) -> Run:
+    """Continue a run from its newest sound checkpoint, as if it had never stopped.
+
+    Raises:
+        CalotypeError: for a path that is no run, data that has changed, or anything else the user can mend.
+    """
+    run = Run.open(Path(path))
+    torch_device = devices.choose(device)
+    _set_threads(run.config.training.threads)
+    with display or PlainDisplay() as shown:
+        packed = _prepare(run.config.data, shown)
+        if packed.digest != run.config.dataset.digest:
+            raise DataError(
+                f"{run.config.data.source} has changed since {run.path} began (digest {packed.digest[:12]}, was "
+                f"{run.config.dataset.digest[:12]}): restore the pictures, or start a new run"
+            )
+        _train_run(run, packed, torch_device, shown, tensorboard)
+    return run
+
+
+# -- before training
+
+
+def sections(family_name: str) -> dict[str, type]:
+    """The settings a user may give, by section: the dataclasses that say what they are. Raises ConfigError."""
+    return {"data": DataConfig, "model": family(family_name).Config, "training": TrainConfig}
+
+
+def _settings(
+    family_name: str, recipe: str | Path | None, settings: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The settings of a recipe, overridden by those given."""
+    values = read_toml(Path(recipe)) if recipe is not None else {}
+    return {name: dict(values.get(name, {})) | dict(settings.get(name, {})) for name in sections(family_name)}
+
+
+def _data_config(data: str | Path | DataConfig, size: str | None, values: Mapping[str, Any]) -> DataConfig:
+    if not isinstance(data, DataConfig):
+        data = build(DataConfig, dict(values) | {"source": str(data)}, "data")
+    if size is None:
+        return data
+    width, height = parse_size(size)
+    return replace(data, width=width, height=height)
+
+
+def _new_run(family_name: str, source: str) -> Path:
+    stem = source.removeprefix("hub:").rstrip("/").replace(":", "-").split("/")[-1].split(".")[0] or "pictures"
+    base = Path("runs") / f"{stem}-{family_name}"
+    numbered = (base if k == 1 else base.with_name(f"{base.name}-{k}") for k in range(1, 10_000))
+    return next(path for path in numbered if not path.exists())
+
+
+def _set_threads(threads: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
+    packed = prepare(config, progress=lambda done, total: shown.count("packing", done, total))
+    if packed.skipped:
+        first = packed.skipped[0]
+        shown.message(
+            f"{len(packed.skipped)} of the files cannot be used, the first {first.name} ({first.reason}); "
+            f"`calotype check {config.source}` lists them"
+        )
+    return packed
+
+
+def _some_images(packed: PackedDataset) -> torch.Tensor:
+    """Training images to measure the data by, always the same ones: uint8 (N, C, H, W)."""
+    order = permutation(fold(0, "measure"), len(packed.train))[:MEASURED_IMAGES]
+    return packed.read(packed.train[np.sort(order)]).images
+
+
+def _training_batches(packed: PackedDataset, config: TrainConfig) -> Batches:
+    labels = None
+    if config.balanced:
+        if packed.labels is None:
+            raise ConfigError("training.balanced is set, but the pictures have no classes: leave it out")
+        labels = packed.labels[packed.train]
+    return Batches(packed, packed.train, config.batch_size, fold(config.seed, "data"), config.flips, labels)
+
+
+def _announcement(run: Run, speed: float | None) -> str:
+    config, spec = run.config, run.config.dataset.spec
+    pace = "" if speed is None else f" at about {speed:,.0f}/s"
+    classes = f", {spec.num_classes} classes" if spec.num_classes else ""
+    return (
+        f"{config.dataset.train:,} images of {spec.width}x{spec.height}, {spec.channels} channel(s){classes}; "
+        f"{config.dataset.held_out:,} held out\n"
+        f"{config.family} ({config.preset} network): {config.training.images:,} images to see{pace}\n"
+        f"run directory: {run.path}"
+    )
+
+
+# -- training
+
+
+def _train_run(run: Run, packed: PackedDataset, device: torch.device, shown: Display, tensorboard: bool) -> None:
+    config = run.config.training
+    mirror: AbstractContextManager[Mirror] = (
+        tensorboard_mirror(run.path / "tensorboard") if tensorboard else nullcontext(lambda *_: None)
+    )
+    with run.locked(), stop_requests() as stop, mirror as write:
+        devices.make_repeatable()
+        trainer = Trainer(run.config.new_model().to(device), _training_batches(packed, config), config)
+        held_out = Batches(packed, packed.held_out, _held_out_size(packed), fold(config.seed, "held out"))
+        context = Context(run, trainer, held_out, shown, write, stop)
+        if run.restore(trainer, shown.message):
+            if trainer.step >= trainer.steps:
+                shown.message(f"{run.path} has used up its budget: nothing to continue")
+                return
+            shown.message(f"continuing at {trainer.images_seen:,} of {config.images:,} images")
+            run.log("resumed", images_seen=trainer.images_seen)
+        else:
+            run.save(trainer, {})
+        try:
+            until_done(context)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RunError(
+                f"memory ran out even for one image at a time ({device.type}); the run is kept as of its last "
+                "checkpoint. Start a new one with a smaller --size or --preset"
+            ) from error
+        _finish(context)
+
+
+def _held_out_size(packed: PackedDataset) -> int:
+    return min(HELD_OUT_BATCH, len(packed.held_out))
+
+
+def _finish(context: Context) -> None:
+    run, trainer = context.run, context.trainer
+    images = final_grid(trainer.ema)
+    write_png(run.path / "samples.png", images)
+    write_curves(run.path / "curves.png", run.read_log())
+    run.log("finished", images_seen=trainer.images_seen)
+    context.shown.message(
+        f"trained on {trainer.images_seen:,} images\n"
+        f"samples: {run.path / 'samples.png'}\n"
+        f"run: {run.path}\n"
+        f"more: calotype sample {run.path} -n 64 --seed 7 --out new/"
+    )
+
+
+def final_grid(model: GenerativeModel) -> torch.Tensor:
+    """Samples of a model side by side, a row per class where there are few: uint8 (C, H, W)."""
+    classes = model.spec.num_classes
+    labels = sampling.cycle(range(classes)) if classes else None
+    columns = classes if 2 <= classes <= 16 else 8
+    rows = max(1, round(FINAL_GRID / columns))
+    return grid(sampling.sample(model, range(rows * columns), seed=0, labels=labels), columns)

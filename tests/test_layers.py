@@ -1,0 +1,97 @@
+"""The structure of the code: imports point one way, randomness is an argument, importing is cheap."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "calotype"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# Lowest first. A module may import from its own layer's package or from layers below.
+LAYERS = [
+    {"errors"},
+    {"rng", "images", "config", "display", "devices", "signals", "mirror"},
+    {"model", "curves"},
+    {"nn", "data"},
+    {"families"},
+    {"trainer", "sampling", "checkpoints"},
+    {"runs", "export"},
+    {"plan"},
+    {"loop"},
+    {"training", "sampling_job"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def part(path: Path) -> str:
+    """The module or package below calotype that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            module = node.module or ""
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "calotype" else [module]
+            found |= {name.split(".")[1] for name in names if name.startswith("calotype.")}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("calotype.")}
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "__init__.py" or p.parent != PACKAGE], ids=str)
+def test_imports_point_downward(path: Path) -> None:
+    own = part(path)
+    for other in imported(path) - {own}:
+        assert LEVEL[other] < LEVEL[own], f"{path.name} imports {other}, which is not below it"
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {part(path) for path in SOURCES} - {"__init__"} == set(LEVEL)
+
+
+def test_networks_and_trainer_name_no_family() -> None:
+    for path in SOURCES:
+        if part(path) in {"nn", "trainer", "sampling", "loop", "plan", "export", "checkpoints", "data"}:
+            assert "families" not in imported(path), path
+
+
+def test_randomness_is_an_argument() -> None:
+    forbidden = re.compile(
+        r"\b(torch\.(randn|rand|randint|randperm|bernoulli|normal|multinomial|manual_seed)(_like)?"
+        r"|np\.random\.\w+|random\.(random|randint|choice|shuffle|seed))\("
+    )
+    for path in SOURCES:
+        if path.name != "rng.py":
+            assert not forbidden.search(path.read_text(encoding="utf-8")), path
+
+
+def test_nothing_is_unpickled() -> None:
+    forbidden = re.compile(r"\b(pickle|torch\.load|allow_pickle=True|weights_only=False)\b")
+    for path in SOURCES:
+        code = re.sub(r'"""[\s\S]*?"""|#.*', "", path.read_text(encoding="utf-8"))
+        assert not forbidden.search(code), path
+
+
+def test_importing_calotype_is_cheap() -> None:
+    code = "import sys, calotype; print(sorted({'torch', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_can_be_had() -> None:
+    import calotype
+
+    for name in calotype.__all__:
+        assert getattr(calotype, name).__doc__
+    with pytest.raises(AttributeError):
+        _ = calotype.nothing_of_that_name

@@ -14,17 +14,28 @@ from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from calotype.errors import CalotypeError, ConfigError
 
+# What the help shows for options without a default of their own.
+Words = Annotated[str, arg(metavar="TEXT", help_behavior_hint="")]
+MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+MaybeNumber = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Flag = Annotated[bool, arg(help_behavior_hint="")]
+Family = Annotated[str, arg(metavar="FAMILY", help_behavior_hint="")]
+Data = Annotated[str, arg(metavar="DATA", help_behavior_hint="")]
+Size = Annotated[str, arg(metavar="SIZE", help_behavior_hint="")]
+Range = Annotated[str, arg(metavar="LO:HI", help_behavior_hint="")]
+Assignments = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="KEY=VALUE", help_behavior_hint="")]
+
 
 def check(
-    data: str,
+    data: Data,
     /,
-    size: str = "",
+    size: Size = "",
     fit: Literal["crop", "pad", "stretch"] = "crop",
-    range: str = "",
+    range: Range = "",
     channels: Literal[0, 1, 3, 4] = 0,
-    labels: bool = True,
-    strict: bool = False,
-    json: bool = False,
+    no_labels: Flag = False,
+    strict: Flag = False,
+    json: Flag = False,
 ) -> int:
     """Say what is in a source of pictures, what is wrong with it, and what size to train at.
 
@@ -34,7 +45,7 @@ def check(
         fit: how pictures of another shape are made to fit.
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
         channels: 1 gray, 3 RGB, 4 RGBA; 0 decides by what most pictures are.
-        labels: take classes from subfolders or the source's own labels.
+        no_labels: pass over classes, from subfolders or of the source.
         strict: stop at the first bad file.
         json: print for programs.
     """
@@ -42,55 +53,57 @@ def check(
 
     from calotype.data import check as check_data
 
-    report = check_data(_data_config(data, size, fit, range, channels, labels, strict))
+    report = check_data(_data_config(data, size, fit, range, channels, not no_labels, strict))
     print(dumps(report.as_dict(), indent=1) if json else report.text())
     return 0
 
 
 def train(
-    family: str = "",
-    data: str = "",
+    family: Family = "",
+    data: Data = "",
     /,
-    budget: str = "30m",
-    out: Path | None = None,
-    resume: Path | None = None,
-    preset: str = "auto",
-    size: str = "",
-    fit: Literal["crop", "pad", "stretch", ""] = "",
-    range: str = "",
+    budget: Words = "",
+    out: MaybePath = None,
+    resume: MaybePath = None,
+    preset: Words = "",
+    size: Size = "",
+    fit: Annotated[
+        Literal["crop", "pad", "stretch", ""], arg(metavar="{crop,pad,stretch}", help_behavior_hint="")
+    ] = "",
+    range: Range = "",
     channels: Literal[0, 1, 3, 4] = 0,
-    labels: bool = True,
-    strict: bool = False,
-    flips: bool = False,
-    balanced: bool = False,
-    seed: int | None = None,
+    no_labels: Flag = False,
+    strict: Flag = False,
+    flips: Flag = False,
+    balanced: Flag = False,
+    seed: MaybeNumber = None,
     device: str = "auto",
-    compile: bool = False,
-    recipe: Path | None = None,
-    set: Annotated[tuple[str, ...], UseAppendAction] = (),
-    tensorboard: bool = False,
+    compile: Flag = False,
+    recipe: MaybePath = None,
+    set: Assignments = (),
+    tensorboard: Flag = False,
 ) -> int:
     """Train a model on pictures, or continue a run with --resume.
 
     Args:
         family: diffusion.
         data: folder, zip or tar, Parquet, npz or npy, "glyphs", or a hub name.
-        budget: a time as 90s, 30m or 2h, or images as 20000img, 500kimg or 2Mimg.
+        budget: a time as 90s, 30m or 2h, or images as 20000img, 500kimg or 2Mimg; by default 30m.
         out: the run directory; by default a new one below runs/.
         resume: the run directory of a run to continue exactly; only --device and --tensorboard have a place then.
-        preset: size of the network; auto takes the largest that the budget can train.
+        preset: size of the network; by default auto, the largest that the budget can train.
         size: 32 or 48x64 (width x height); by default what suits the pictures.
         fit: how pictures of another shape are made to fit; by default crop.
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
         channels: 1 gray, 3 RGB, 4 RGBA; 0 decides by what most pictures are.
-        labels: take classes from subfolders or the source's own labels.
+        no_labels: pass over classes, from subfolders or of the source.
         strict: stop at the first bad file.
         flips: mirror images left to right at random.
         balanced: show every class equally often.
         seed: of initial weights, order and noise; by default 0.
         device: auto, cpu, cuda or mps.
         compile: use torch.compile.
-        recipe: TOML with settings, such as the config.toml of another run.
+        recipe: TOML with settings, such as the config.toml of another run, which is then repeated.
         set: SECTION.KEY=VALUE for any entry of config.toml, such as model.blocks=3; may be given several times.
         tensorboard: also log for TensorBoard, below the run directory.
     """
@@ -100,6 +113,7 @@ def train(
     from calotype import training
     from calotype.config import override
     from calotype.display import for_stream
+    from calotype.request import family_of, sections
 
     if resume is not None:
         defaults = {name: parameter.default for name, parameter in signature(train).parameters.items()}
@@ -115,19 +129,19 @@ def train(
         "data": _given(fit=fit, value_range=range, channels=channels, strict=strict),
         "training": _given(flips=flips, balanced=balanced, compile=compile),
     }
-    if not labels:
+    if no_labels:
         settings["data"]["labels"] = False
     if seed is not None:
         settings["training"]["seed"] = seed
     for assignment in set:
-        override(settings, assignment, training.sections(family))
+        override(settings, assignment, sections(family_of(family, recipe)))
     with for_stream() as display:
         training.train(
             family,
             data,
-            budget=budget,
+            budget=budget or None,
             out=out,
-            preset=preset,
+            preset=preset or None,
             size=size or None,
             device=device,
             settings=settings,
@@ -144,12 +158,12 @@ def sample(
     n: Annotated[int, arg(aliases=["-n"])] = 64,
     seed: int = 0,
     first: int = 0,
-    out: Path | None = None,
-    grid: Path | None = None,
-    npz: Path | None = None,
-    labels: str = "",
-    steps: int | None = None,
-    set: Annotated[tuple[str, ...], UseAppendAction] = (),
+    out: MaybePath = None,
+    grid: MaybePath = None,
+    npz: MaybePath = None,
+    labels: Words = "",
+    steps: MaybeNumber = None,
+    set: Assignments = (),
     checkpoint: str = "last",
     weights: Literal["ema", "raw"] = "ema",
     device: str = "auto",
@@ -193,7 +207,7 @@ def sample(
     return 0
 
 
-def demo(budget: str = "150s", out: Path | None = None) -> int:
+def demo(budget: str = "150s", out: MaybePath = None) -> int:
     """Train a small diffusion model on built-in pictures of letters, in about three minutes, and show where it is.
 
     Args:
@@ -264,6 +278,9 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     except CalotypeError as error:
         print(f"calotype: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        return 0
     except KeyboardInterrupt:
         print("calotype: stopped", file=sys.stderr)
         return 130

@@ -63,7 +63,7 @@ def build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            raise ConfigError(f"{section}.{key} is unknown{_nearest(key, list(fields))}")
+            raise ConfigError(f"{section}.{key} is unknown{nearest(key, list(fields))}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
@@ -86,11 +86,11 @@ def override(values: dict[str, Any], assignment: str, sections: Mapping[str, typ
     if not separator or not dot:
         raise ConfigError(f"--set {assignment!r} is not of the form SECTION.KEY=VALUE, such as model.blocks=3")
     if section not in sections:
-        raise ConfigError(f"--set names section {section!r}{_nearest(section, list(sections))}")
+        raise ConfigError(f"--set names section {section!r}{nearest(section, list(sections))}")
     names = [field.name for field in dataclasses.fields(sections[section])]
     key = key.replace("-", "_")
     if key not in names:
-        raise ConfigError(f"{section}.{key} is unknown{_nearest(key, names)}")
+        raise ConfigError(f"{section}.{key} is unknown{nearest(key, names)}")
     values.setdefault(section, {})[key] = _read_literal(text)
 
 
@@ -112,7 +112,8 @@ def _read_literal(text: str) -> Any:
         return text.strip()
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name: what was probably meant, or what there is."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f": did you mean {close[0]}?" if close else f": choose one of {', '.join(sorted(known))}"
 

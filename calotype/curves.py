@@ -20,7 +20,7 @@ def write_curves(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
     for prefix, style in (("loss/", {"linewidth": 0.8, "alpha": 0.7}), ("held_out/", {"marker": "."})):
         names = sorted({key for record in log for key in record if key.startswith(prefix) and key.count("/") == 1})
         for name in names:
-            points = [(record["images_seen"], record[name]) for record in log if name in record]
+            points = [(record["images_seen"], record[name]) for record in log if record.get(name) is not None]
             axes.plot(*zip(*points, strict=True), label=name.replace("_", " ").replace("/", ": "), **style)
     axes.set_xlabel("images seen")
     axes.set_ylabel("loss")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from calotype import sampling
-from calotype.config import build, plain
+from calotype.config import build, nearest, plain
 from calotype.data.batches import Batches
 from calotype.errors import ConfigError
 from calotype.model import GenerativeModel, ImageSpec, Preset
@@ -97,7 +97,7 @@ def plan(
     started = time.perf_counter()
     presets = family.presets(spec)
     if preset != "auto" and preset not in presets:
-        raise ConfigError(f"preset {preset!r} is unknown: choose one of auto, {', '.join(presets)}")
+        raise ConfigError(f"preset {preset!r} is unknown{nearest(preset, ['auto', *presets])}")
     names = list(presets) if preset == "auto" else [preset]
     chosen: Plan | None = None
     for name in names:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from calotype import __version__, checkpoints, devices, sampling
-from calotype.config import build, plain, read_toml, write_toml
+from calotype.config import build, nearest, plain, read_toml, write_toml
 from calotype.data import DataConfig, PackedDataset
 from calotype.errors import ConfigError, RunError
 from calotype.families import FAMILIES
@@ -113,7 +113,7 @@ class RunConfig:
 def family(name: str) -> type[GenerativeModel]:
     """The model class of a family's name. Raises ConfigError."""
     if name not in FAMILIES:
-        raise ConfigError(f"family {name!r} is unknown: choose one of {', '.join(FAMILIES)}")
+        raise ConfigError(f"family {name!r} is unknown{nearest(name, list(FAMILIES))}")
     return FAMILIES[name]
 
 
@@ -161,7 +161,8 @@ class Run:
 
     def log(self, event: str, **values: Any) -> None:
         """Append a line to log.jsonl. Raises RunError."""
-        record = {"event": event, "time": round(time.time(), 3)} | values
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        record = {"event": event, "time": round(time.time(), 3)} | finite  # JSON has no NaN
         path = self.path / "log.jsonl"
         try:
             with path.open("ab+") as file:

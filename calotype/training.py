@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ import numpy as np
 import torch
 
 from calotype import devices, sampling
-from calotype.config import build, read_toml
 from calotype.curves import write_curves
-from calotype.data import DataConfig, PackedDataset, parse_size, prepare
+from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
 from calotype.display import Display, PlainDisplay
 from calotype.errors import ConfigError, DataError, RunError
@@ -25,7 +23,8 @@ from calotype.images import grid, write_png
 from calotype.loop import Context, until_done
 from calotype.mirror import Mirror, tensorboard_mirror
 from calotype.model import GenerativeModel
-from calotype.plan import MEASURED_IMAGES, Budget, plan
+from calotype.plan import MEASURED_IMAGES, plan
+from calotype.request import request
 from calotype.rng import fold, permutation
 from calotype.runs import DatasetFacts, Run, RunConfig, family, refuse_existing
 from calotype.signals import stop_requests
@@ -36,12 +35,12 @@ FINAL_GRID = 64  # images in the grid at the end
 
 
 def train(
-    family_name: str,
-    data: str | Path | DataConfig,
+    family_name: str = "",
+    data: str | Path | DataConfig = "",
     *,
-    budget: str = "30m",
+    budget: str | None = None,
     out: str | Path | None = None,
-    preset: str = "auto",
+    preset: str | None = None,
     size: str | None = None,
     device: str = "auto",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -52,11 +51,13 @@ def train(
     """Train a model on pictures.
 
     Args:
-        family_name: a key of FAMILIES, such as "diffusion".
-        data: pictures (a folder, archive, Parquet, arrays, "glyphs" or a hub name), or a DataConfig.
-        budget: a time such as "30m", or images such as "500kimg".
+        family_name: a key of FAMILIES, such as "diffusion"; by default that of the recipe.
+        data: pictures (a folder, archive, Parquet, arrays, "glyphs" or a hub name), or a DataConfig; by default that
+            of the recipe.
+        budget: a time such as "30m", or images such as "500kimg"; by default that of the recipe, else "30m".
         out: the run directory; by default a new one below runs/.
-        preset: the size of the network, or "auto" for the largest that the budget can train.
+        preset: the size of the network, or "auto" for the largest that the budget can train; by default that of the
+            recipe, else "auto".
         size: "32" or "48x64", width first; by default what suits the pictures.
         device: "auto", "cpu", "cuda" or "mps".
         settings: values for the sections "data", "model" and "training" of config.toml, by section and key.
@@ -67,33 +68,30 @@ def train(
     Raises:
         CalotypeError: for anything the user can mend; the message says how.
     """
-    chosen = family(family_name)
-    asked = Budget.parse(budget)
-    values = _settings(family_name, recipe, settings or {})
-    data_config = _data_config(data, size, values["data"])
-    path = Path(out) if out is not None else _new_run(family_name, data_config.source)
+    asked = request(family_name, data, budget=budget, preset=preset, size=size, settings=settings or {}, recipe=recipe)
+    path = Path(out) if out is not None else _new_run(asked.family, asked.data.source)
     refuse_existing(path)
     torch_device = devices.choose(device)
-    _set_threads(int(values["training"].get("threads", 0)))
+    _set_threads(int(asked.settings["training"].get("threads", 0)))
 
     with display or PlainDisplay() as shown:
-        packed = _prepare(data_config, shown)
+        packed = _prepare(asked.data, shown)
         facts = DatasetFacts.of(packed)
         planned = plan(
-            chosen,
-            preset,
-            asked,
+            family(asked.family),
+            asked.preset,
+            asked.budget,
             facts.spec,
             _some_images(packed),
             lambda config: _training_batches(packed, config),
             torch_device,
-            values,
+            asked.settings,
             shown.message,
         )
         config = RunConfig(
-            family=family_name,
+            family=asked.family,
             preset=planned.preset,
-            budget=asked.text,
+            budget=asked.budget.text,
             data=packed.config,
             dataset=facts,
             model=planned.model,
@@ -126,28 +124,6 @@ def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False,
 
 
 # -- before training
-
-
-def sections(family_name: str) -> dict[str, type]:
-    """The settings a user may give, by section: the dataclasses that say what they are. Raises ConfigError."""
-    return {"data": DataConfig, "model": family(family_name).Config, "training": TrainConfig}
-
-
-def _settings(
-    family_name: str, recipe: str | Path | None, settings: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """The settings of a recipe, overridden by those given."""
-    values = read_toml(Path(recipe)) if recipe is not None else {}
-    return {name: dict(values.get(name, {})) | dict(settings.get(name, {})) for name in sections(family_name)}
-
-
-def _data_config(data: str | Path | DataConfig, size: str | None, values: Mapping[str, Any]) -> DataConfig:
-    if not isinstance(data, DataConfig):
-        data = build(DataConfig, dict(values) | {"source": str(data)}, "data")
-    if size is None:
-        return data
-    width, height = parse_size(size)
-    return replace(data, width=width, height=height)
 
 
 def _new_run(family_name: str, source: str) -> Path:

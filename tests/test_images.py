@@ -127,5 +127,11 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path, error: type[B
 def test_the_target_is_whole_while_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    write_atomic(path, lambda file: (file.write(b"new"), file.flush(), path.read_bytes() == b"old" or pytest.fail()))
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+
+    write_atomic(path, write)
     assert path.read_bytes() == b"new"

@@ -23,7 +23,7 @@ LAYERS = [
     {"trainer", "sampling", "checkpoints"},
     {"runs", "export"},
     {"plan"},
-    {"loop"},
+    {"loop", "request"},
     {"training", "sampling_job"},
     {"cli"},
 ]

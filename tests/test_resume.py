@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,15 +136,9 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(picture
 
 def test_repeating_a_recipe_repeats_the_run(picture_folder: Path, tmp_path: Path) -> None:
     first = start(picture_folder, tmp_path / "first")
-    again = training.train(
-        "diffusion",
-        picture_folder,
-        budget=BUDGET,
-        out=tmp_path / "again",
-        recipe=first.path / "config.toml",
-        display=Quiet(),
-    )
+    again = training.train(out=tmp_path / "again", recipe=first.path / "config.toml", display=Quiet())
     assert final_state(again) == final_state(first)
+    assert again.config == replace(first.config, budget="480img")
 
 
 def test_resuming_a_finished_run_changes_nothing(picture_folder: Path, tmp_path: Path) -> None:
@@ -206,9 +201,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: range, twice: bool = False) -> 
     return calls
 
 
-def test_one_bad_update_is_passed_over(
-    picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_bad_update_is_passed_over(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, range(33, 35))
     run = start(picture_folder, tmp_path / "run")
     events = [record["event"] for record in run.read_log()]

@@ -100,6 +100,10 @@ class Size:
     batch_size: int
     learning_rate: float
     images_wanted: int
+    # Of ln sigma in training. At EDM's -1.2 and 1.2 most of a short training goes to fine detail, and the shapes stay
+    # broken: on MNIST after 68,000 images a classifier reads 60 % of the samples, at 0 and 1.6 it reads 92 %.
+    noise_mean: float
+    noise_std: float
     patch: int = 2
     largest_attended: int = 64  # positions of a map; attention over more costs more than it brings
 
@@ -113,16 +117,53 @@ class Size:
             levels.append(len(levels))
         attention = [k for k in levels if -(-rows // 2**k) * -(-columns // 2**k) <= self.largest_attended]
         model = DiffusionConfig(
-            widths=self.widths[: len(levels)], blocks=self.blocks, attention=tuple(attention), patch=patch
+            widths=self.widths[: len(levels)],
+            blocks=self.blocks,
+            attention=tuple(attention),
+            patch=patch,
+            noise_mean=self.noise_mean,
+            noise_std=self.noise_std,
         )
         return Preset(model, self.batch_size, self.learning_rate, self.images_wanted)
 
 
 SIZES: Mapping[str, Size] = {
-    "tiny": Size(widths=(32, 64), blocks=1, batch_size=64, learning_rate=4e-3, images_wanted=0),
-    "small": Size(widths=(32, 64, 64), blocks=2, batch_size=64, learning_rate=3e-3, images_wanted=300_000),
-    "medium": Size(widths=(64, 128, 128), blocks=2, batch_size=64, learning_rate=2e-3, images_wanted=2_000_000),
-    "large": Size(widths=(128, 256, 256), blocks=3, batch_size=128, learning_rate=1e-3, images_wanted=20_000_000),
+    "tiny": Size(
+        widths=(32, 64),
+        blocks=1,
+        batch_size=64,
+        learning_rate=4e-3,
+        images_wanted=0,
+        noise_mean=0.0,
+        noise_std=1.6,
+    ),
+    "small": Size(
+        widths=(32, 64, 64),
+        blocks=2,
+        batch_size=64,
+        learning_rate=3e-3,
+        images_wanted=300_000,
+        noise_mean=-0.4,
+        noise_std=1.5,
+    ),
+    "medium": Size(
+        widths=(64, 128, 128),
+        blocks=2,
+        batch_size=64,
+        learning_rate=2e-3,
+        images_wanted=2_000_000,
+        noise_mean=-0.8,
+        noise_std=1.4,
+    ),
+    "large": Size(
+        widths=(128, 256, 256),
+        blocks=3,
+        batch_size=128,
+        learning_rate=1e-3,
+        images_wanted=20_000_000,
+        noise_mean=-1.2,
+        noise_std=1.2,
+    ),
 }
 
 

@@ -1,0 +1,88 @@
+"""What is asked for: the arguments of `train`, a recipe and single settings, put together and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from calotype.config import build, read_toml
+from calotype.data import DataConfig, parse_size
+from calotype.errors import ConfigError
+from calotype.plan import Budget
+from calotype.runs import family
+from calotype.trainer import TrainConfig
+
+DEFAULT_BUDGET = "30m"
+OF_THE_BUDGET = ("images", "checkpoint_every", "preview_every")  # what a budget decides in [training]
+
+
+class Request(NamedTuple):
+    """A run to make."""
+
+    family: str
+    data: DataConfig
+    budget: Budget
+    preset: str
+    settings: Mapping[str, Mapping[str, Any]]  # by section "model" and "training": what is not to be chosen
+
+
+def request(
+    family_name: str,
+    data: str | Path | DataConfig,
+    *,
+    budget: str | None,
+    preset: str | None,
+    size: str | None,
+    settings: Mapping[str, Mapping[str, Any]],
+    recipe: str | Path | None,
+) -> Request:
+    """Put a request together: arguments come before settings, settings before the recipe, the recipe before defaults.
+
+    Raises:
+        ConfigError: for what is unknown, missing or contradictory.
+    """
+    base = read_toml(Path(recipe)) if recipe is not None else {}
+    family_name = family_of(family_name, recipe)
+    kept = {name: dict(base.get(name, {})) for name in sections(family_name)}
+    if "images" in settings.get("training", {}):
+        images = settings["training"]["images"]
+        raise ConfigError(f"training.images is {images}, but the budget decides it: use --budget {images}img")
+    if budget is not None:
+        kept["training"] = {k: v for k, v in kept["training"].items() if k not in OF_THE_BUDGET}
+    elif "images" in kept["training"]:
+        budget = f"{kept['training']['images']}img"  # a run is repeated without a clock
+    values = {name: kept[name] | dict(settings.get(name, {})) for name in kept}
+    return Request(
+        family_name,
+        _data_config(data, size, values["data"]),
+        Budget.parse(budget or DEFAULT_BUDGET),
+        preset or base.get("preset", "auto"),
+        {name: values[name] for name in ("model", "training")},
+    )
+
+
+def family_of(family_name: str, recipe: str | Path | None) -> str:
+    """The family asked for, else that of the recipe. Raises ConfigError where there is neither."""
+    name = family_name or (read_toml(Path(recipe)).get("family", "") if recipe is not None else "")
+    if not name:
+        raise ConfigError("no family is named: calotype train FAMILY DATA, such as calotype train diffusion photos/")
+    return str(name)
+
+
+def sections(family_name: str) -> dict[str, type]:
+    """The settings a user may give, by section: the dataclasses that say what they are. Raises ConfigError."""
+    return {"data": DataConfig, "model": family(family_name).Config, "training": TrainConfig}
+
+
+def _data_config(data: str | Path | DataConfig, size: str | None, values: Mapping[str, Any]) -> DataConfig:
+    if not isinstance(data, DataConfig):
+        named = {"source": str(data)} if str(data) else {}
+        if not named and "source" not in values:
+            raise ConfigError("no pictures are named: give a folder, an archive, a Parquet or NumPy file, or glyphs")
+        data = build(DataConfig, dict(values) | named, "data")
+    if size is None:
+        return data
+    width, height = parse_size(size)
+    return replace(data, width=width, height=height)

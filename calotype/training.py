@@ -30,6 +30,7 @@ from calotype.runs import DatasetFacts, Run, RunConfig, family, refuse_existing
 from calotype.signals import stop_requests
 from calotype.trainer import TrainConfig, Trainer, is_out_of_memory
 
+SAMPLES = "samples.png"  # in the run directory; the last thing that training writes, after the curves
 HELD_OUT_BATCH = 64  # images at a time
 FINAL_GRID = 64  # images in the grid at the end
 
@@ -190,7 +191,7 @@ def _train_run(run: Run, packed: PackedDataset, device: torch.device, shown: Dis
         held_out = Batches(packed, packed.held_out, _held_out_size(packed), fold(config.seed, "held out"))
         context = Context(run, trainer, held_out, shown, write, stop)
         if run.restore(trainer, shown.message):
-            if trainer.step >= trainer.steps:
+            if trainer.step >= trainer.steps and (run.path / SAMPLES).exists():
                 shown.message(f"{run.path} has used up its budget: nothing to continue")
                 return
             shown.message(f"continuing at {trainer.images_seen:,} of {config.images:,} images")
@@ -216,8 +217,8 @@ def _held_out_size(packed: PackedDataset) -> int:
 def _finish(context: Context) -> None:
     run, trainer = context.run, context.trainer
     images = final_grid(trainer.ema)
-    write_png(run.path / "samples.png", images)
     write_curves(run.path / "curves.png", run.read_log())
+    write_png(run.path / SAMPLES, images)
     run.log("finished", images_seen=trainer.images_seen)
     context.shown.message(
         f"trained on {trainer.images_seen:,} images\n"

@@ -150,6 +150,14 @@ def test_resuming_a_finished_run_changes_nothing(picture_folder: Path, tmp_path:
     assert final_state(run) == expected
 
 
+def test_killed_before_the_last_grid_it_is_still_made(picture_folder: Path, tmp_path: Path) -> None:
+    run = start(picture_folder, tmp_path / "run")
+    expected = (run.path / "samples.png").read_bytes()
+    (run.path / "samples.png").unlink()
+    training.resume(run.path, display=Quiet())
+    assert (run.path / "samples.png").read_bytes() == expected
+
+
 def test_changed_pictures_are_noticed(picture_folder: Path, tmp_path: Path) -> None:
     run = start(picture_folder, tmp_path / "run")
     next(picture_folder.rglob("*.png")).unlink()

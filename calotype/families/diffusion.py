@@ -227,7 +227,8 @@ class Diffusion(GenerativeModel):
         level = sigma.reshape(-1, 1, 1, 1)
         x = y + level * noise.normal(*y.shape[1:]).to(y)
         weight = (level.square() + config.sigma_data**2) / (level * config.sigma_data).square()
-        error = self.denoise(x, sigma, batch.labels, noise.fork("dropout")) - y
+        dropping = noise.fork("dropout") if config.dropout else None
+        error = self.denoise(x, sigma, batch.labels, dropping) - y
         return Loss((weight * error.square()).mean(), {})
 
     @torch.no_grad()

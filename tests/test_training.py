@@ -1,0 +1,139 @@
+"""Starting a run: recipes and requests, what a run directory holds, TensorBoard, and compiled networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import calotype
+from calotype import training
+from calotype.data import DataConfig
+from calotype.errors import ConfigError, RunError
+from calotype.request import request
+from calotype.runs import Run, TrainedModel
+from tests.test_resume import Quiet
+
+TINY = {"model": {"widths": [16], "blocks": 1, "attention": [], "patch": 2}, "training": {"batch_size": 8}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A short run on coloured glyphs with transparency."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return training.train(
+        "diffusion", "glyphs:rgba:80", budget="160img", size="12x10", out=out, settings=TINY, display=Quiet()
+    )
+
+
+def test_a_run_directory_holds_what_it_says(run: Run) -> None:
+    names = {path.name for path in run.path.iterdir()}
+    assert names >= {"config.toml", "log.jsonl", "checkpoints", "previews", "samples.png", "curves.png"}
+    with Image.open(run.path / "samples.png") as image:
+        assert image.mode == "RGBA"
+    assert len(list((run.path / "previews").iterdir())) == 20
+    events = [json.loads(line)["event"] for line in (run.path / "log.jsonl").read_text().splitlines()]
+    assert events.count("checkpoint") == 20
+    assert events[-1] == "finished"
+    assert Run.open(run.path).config == run.config
+
+
+def test_the_held_out_images_are_not_trained_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = training.prepare(run.config.data)
+    assert set(packed.train.tolist()).isdisjoint(packed.held_out.tolist())
+    batches = training._training_batches(packed, run.config.training)
+    read: set[int] = set()
+    original = type(packed).read
+    monkeypatch.setattr(type(packed), "read", lambda self, i: (read.update(i.tolist()), original(self, i))[1])
+    for k in range(20):
+        batches.at(k)
+    assert read == set(packed.train.tolist())
+
+
+def test_loading_and_sampling_in_python(run: Run) -> None:
+    model = calotype.load(run.path)
+    images = model.sample(5, seed=7, steps=3)
+    assert images.shape == (5, 4, 10, 12)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images[2:], model.sample(3, seed=7, first=2, steps=3))
+    assert torch.equal(model.sample(2, labels=["C"], steps=2), model.sample(2, labels=[2], steps=2))
+    with pytest.raises(ConfigError, match="stepz is unknown: did you mean steps"):
+        model.sample(1, stepz=3)
+    with pytest.raises(ConfigError, match="class 'ß' is unknown"):
+        model.sample(1, labels=["ß"])
+    assert isinstance(model, TrainedModel)
+
+
+def test_raw_weights_and_earlier_checkpoints_can_be_had(run: Run) -> None:
+    names = [str(int(path.name)) for path in run.checkpoints()]
+    first, last = (calotype.load(run, checkpoint=name) for name in (names[0], "last"))
+    assert first.digest != last.digest
+    assert calotype.load(run, ema=False).digest != last.digest
+    assert calotype.load(run, checkpoint="best").digest
+    with pytest.raises(RunError, match="has no checkpoint 7"):
+        calotype.load(run, checkpoint="7")
+
+
+def test_tensorboard_mirror(tmp_path: Path) -> None:
+    made = training.train(
+        "diffusion",
+        "glyphs:gray:40",
+        budget="40img",
+        size="8",
+        out=tmp_path / "run",
+        settings=TINY,
+        tensorboard=True,
+        display=Quiet(),
+    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(made.path / "tensorboard")).Reload()
+    assert {"loss/model", "held_out/model", "learning_rate"} <= set(events.Tags()["scalars"])
+
+
+def test_a_recipe_gives_what_arguments_do_not(run: Run) -> None:
+    recipe = run.path / "config.toml"
+    asked = request("", "", budget=None, preset=None, size=None, settings={}, recipe=recipe)
+    assert (asked.family, asked.data.source, asked.budget.images) == ("diffusion", run.config.data.source, 160)
+    assert asked.settings["model"]["widths"] == [16]
+    asked = request("", "", budget="1kimg", preset="tiny", size="16", settings={"model": {"blocks": 2}}, recipe=recipe)
+    assert (asked.budget.images, asked.preset, asked.data.width) == (1000, "tiny", 16)
+    assert asked.settings["model"]["blocks"] == 2
+    assert "checkpoint_every" not in asked.settings["training"]
+
+
+def test_requests_that_cannot_be_met() -> None:
+    none = {"budget": None, "preset": None, "size": None, "recipe": None}
+    with pytest.raises(ConfigError, match="no family is named"):
+        request("", "glyphs", settings={}, **none)
+    with pytest.raises(ConfigError, match="no pictures are named"):
+        request("diffusion", "", settings={}, **none)
+    with pytest.raises(ConfigError, match="use --budget 5img"):
+        request("diffusion", "glyphs", settings={"training": {"images": 5}}, **none)
+    with pytest.raises(ConfigError, match="did you mean diffusion"):
+        request("difusion", "glyphs", settings={}, **none)
+
+
+def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="already a run"):
+        training.train("diffusion", "glyphs", budget="8img", out=run.path, display=Quiet())
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="not empty"):
+        training.train("diffusion", "glyphs", budget="8img", out=tmp_path, display=Quiet())
+
+
+def test_balanced_needs_classes(tmp_path: Path) -> None:
+    settings = {"training": {"batch_size": 4, "balanced": True}}
+    data = DataConfig(source="glyphs:gray:40", width=8, height=8, labels=False)
+    with pytest.raises(ConfigError, match="no classes"):
+        training.train("diffusion", data, budget="8img", out=tmp_path / "run", settings=settings, display=Quiet())
+
+
+def test_new_runs_get_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert training._new_run("diffusion", "/pictures/weld seams/") == Path("runs/weld seams-diffusion")
+    (tmp_path / "runs" / "glyphs-diffusion").mkdir(parents=True)
+    assert training._new_run("diffusion", "glyphs") == Path("runs/glyphs-diffusion-2")

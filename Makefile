@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/calotype demo
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -103,7 +103,10 @@ def _write_file(path: Path, folder: Path, write: Callable[[], None]) -> None:
 
 
 def _images(job: Job, folder: Path) -> torch.Tensor:
-    return torch.stack([_read(_file(folder, i)) for i in job.indices])
+    try:
+        return torch.stack([_read(_file(folder, i)) for i in job.indices])
+    except OSError as error:
+        raise RunError(f"an image in {folder} cannot be read ({error}): remove it and repeat the command") from error
 
 
 def _claim(job: Job, folder: Path) -> None:
@@ -111,6 +114,8 @@ def _claim(job: Job, folder: Path) -> None:
     manifest = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in [*folder.glob(f".{MANIFEST}.*.tmp"), *folder.glob(".[0-9]*.png.*.tmp")]:
+            left.unlink()  # half-written when a job was killed
         if manifest.exists():
             if json.loads(manifest.read_text(encoding="utf-8")) != json.loads(json.dumps(job.identity())):
                 raise RunError(f"{folder} holds samples of other settings (see its {MANIFEST}): choose another --out")

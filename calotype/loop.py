@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from calotype.data.batches import Batches
 from calotype.display import Display, Status
@@ -27,7 +28,7 @@ class Interrupted(CalotypeError):
     """Training was asked to stop, and has saved where it was."""
 
     def __init__(self, run: Path, number: int) -> None:
-        super().__init__(f"stopped and saved. Continue with: calotype train --resume {run}")
+        super().__init__(f"stopped and saved. Continue with: calotype train --resume {quote(str(run))}")
         self.exit_status = 128 + number  # as a shell reports a process that a signal ended
 
 
@@ -79,7 +80,7 @@ def _loop(context: Context) -> None:
     history: deque[float] = deque(maxlen=2000)
     pace = _Pace(trainer.images_seen)
     held_out: float | None = None
-    micro_batch = trainer.micro_batch
+    micro_batch, saved = trainer.micro_batch, trainer.step
     for progress in trainer.run():
         for player in progress.skipped:
             run.log("skipped", images_seen=progress.images_seen, player=player)
@@ -96,13 +97,14 @@ def _loop(context: Context) -> None:
             )
         if context.due(config.checkpoint_every):
             with pace.pause():
-                held_out = _checkpoint(context) or held_out
+                held_out, saved = _checkpoint(context) or held_out, trainer.step
         if context.due(config.preview_every):
             with pace.pause():
                 _preview(context)
         number = context.stop()
         if number and trainer.step < trainer.steps:
-            run.save(trainer, {})
+            if saved != trainer.step:  # else a checkpoint with its held-out loss is there
+                run.save(trainer, {})
             raise Interrupted(run.path, number)
 
 

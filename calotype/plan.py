@@ -25,6 +25,8 @@ from calotype.trainer import TrainConfig, Trainer, is_out_of_memory
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 IMAGES = {"img": 1, "kimg": 1_000, "Mimg": 1_000_000}
 
+LONGEST_BUDGET = 1e12  # of any unit; more is a slip of the finger
+
 CHECKPOINTS = 20  # per run: a kill costs at most a twentieth of it
 PREVIEW_SHARE = 0.04  # of a time budget at most, for watching it improve
 PREVIEWS = range(4, 21)  # per run
@@ -47,7 +49,7 @@ class Budget:
         """From `90s`, `30m`, `2h`, `20000img`, `500kimg`, `2Mimg`. Raises ConfigError."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|d|img|kimg|Mimg)", text.strip())
         amount = float(match[1]) if match else 0.0
-        if not match or amount <= 0:
+        if not match or not 0 < amount < LONGEST_BUDGET:
             raise ConfigError(
                 f"budget {text!r} is not understood: give a time (90s, 30m, 2h) or images (20000img, 500kimg, 2Mimg)"
             )
@@ -95,32 +97,34 @@ def plan(
         ConfigError: for an unknown preset, settings that do not fit the images, or a budget too short to train in.
     """
     started = time.perf_counter()
+
+    def left() -> float:
+        return (budget.seconds or 0.0) - (time.perf_counter() - started) - CLOSING_SECONDS
+
     presets = family.presets(spec)
     if preset != "auto" and preset not in presets:
         raise ConfigError(f"preset {preset!r} is unknown{nearest(preset, ['auto', *presets])}")
-    names = list(presets) if preset == "auto" else [preset]
-    chosen: Plan | None = None
-    for name in names:
-        candidate = _settings(family, name, presets[name], sample_images, overrides)
-        if budget.images is not None:
-            fitted, images = _fixed(candidate, budget.images), budget.images
-        else:
+    chosen: tuple[Plan, Speed | None] | None = None
+    for name in presets if preset == "auto" else [preset]:
+        candidate, speed = _settings(family, name, presets[name], sample_images, overrides), None
+        if budget.seconds is not None:
             report(f"measuring the speed of this machine with the {name} network")
-            limit = min(LONGEST_PROBE, PROBE_SHARE * (budget.seconds or 0))
+            limit = min(LONGEST_PROBE, PROBE_SHARE * budget.seconds)
             try:
                 speed = _probe(family, spec, candidate, make_batches(candidate.training), device, limit)
             except RuntimeError as error:
                 if chosen is None or not is_out_of_memory(error):
                     raise
                 break  # the next smaller one fitted
-            left = (budget.seconds or 0) - (time.perf_counter() - started) - CLOSING_SECONDS
-            fitted = _timed(candidate, left, speed, budget)
-            images = fitted.training.images
-        if chosen is not None and images < presets[name].images_wanted:
+        images = budget.images if speed is None else _images(left(), speed)
+        if chosen is not None and (images or 0) < presets[name].images_wanted:
             break
-        chosen = fitted
+        chosen = candidate, speed
     assert chosen is not None
-    return chosen
+    candidate, speed = chosen
+    if speed is None:
+        return _fixed(candidate, budget.images or 0)
+    return _timed(candidate, left(), speed, budget)
 
 
 def _settings(
@@ -144,8 +148,7 @@ def _fixed(candidate: Plan, images: int) -> Plan:
 
 
 def _timed(candidate: Plan, seconds: float, speed: Speed, budget: Budget) -> Plan:
-    previews = min(PREVIEWS[-1], max(PREVIEWS[0], int(PREVIEW_SHARE * seconds / speed.preview_seconds)))
-    images = int((seconds - previews * speed.preview_seconds) * speed.images_per_second)
+    previews, images = _previews(seconds, speed), _images(seconds, speed)
     if images < candidate.training.batch_size:
         raise ConfigError(
             f"budget {budget.text} is too short: this machine sees {speed.images_per_second:.1f} images/s with the "
@@ -156,6 +159,15 @@ def _timed(candidate: Plan, seconds: float, speed: Speed, budget: Budget) -> Pla
     return fitted._replace(
         training=replace(fitted.training, preview_every=every), images_per_second=speed.images_per_second
     )
+
+
+def _previews(seconds: float, speed: Speed) -> int:
+    return min(PREVIEWS[-1], max(PREVIEWS[0], int(PREVIEW_SHARE * seconds / speed.preview_seconds)))
+
+
+def _images(seconds: float, speed: Speed) -> int:
+    """Images that can be seen in the time that previews leave."""
+    return int((seconds - _previews(seconds, speed) * speed.preview_seconds) * speed.images_per_second)
 
 
 def _probe(

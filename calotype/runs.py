@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -189,16 +190,19 @@ class Run:
 
     def restore(self, trainer: Trainer, report: Report) -> bool:
         """Load the newest sound checkpoint into a trainer; False where there is none yet."""
-        for path in reversed(self.checkpoints()):
+        present = self.checkpoints()
+        for path in reversed(present):
             try:
                 trainer.load_state_dict(checkpoints.read(path))
             except checkpoints.DamagedCheckpoint as error:
                 aside = path.with_name(f"damaged-{path.name}")
-                report(f"{error}; put aside as {aside.name}, using the checkpoint before it")
+                report(f"{error}; put aside as {aside.name}, trying the checkpoint before it")
                 shutil.rmtree(aside, ignore_errors=True)  # the same position may have been damaged before
                 os.replace(path, aside)
                 continue
             return True
+        if present:
+            report("no sound checkpoint is left: training begins again")
         return False
 
     # -- what others read
@@ -238,7 +242,9 @@ class Run:
                 report(f"{error}; trying the checkpoint before it")
                 continue
             return path, model.to_eval().to_channels_last()
-        raise RunError(f"{self.path} has no sound checkpoint: continue it with `calotype train --resume {self.path}`")
+        raise RunError(
+            f"{self.path} has no sound checkpoint: continue it with `calotype train --resume {quote(str(self.path))}`"
+        )
 
     def _candidates(self, checkpoint: str) -> list[Path]:
         present = self.checkpoints()
@@ -258,7 +264,8 @@ def refuse_existing(path: Path) -> None:
     """Raise RunError where a run, or anything else, already stands at `path`."""
     if (path / "config.toml").exists():
         raise RunError(
-            f"{path} is already a run: continue it with `calotype train --resume {path}`, or choose another --out"
+            f"{path} is already a run: continue it with `calotype train --resume {quote(str(path))}`, or choose another "
+            "--out"
         )
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise RunError(f"{path} exists and is not empty: choose another --out")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,12 @@ def _train_run(run: Run, packed: PackedDataset, device: torch.device, shown: Dis
             run.save(trainer, {})
         try:
             until_done(context)
+            _finish(context)
+        except OSError as error:
+            raise RunError(
+                f"{run.path} cannot be written ({error}); its checkpoints are intact. Make room, then continue with: "
+                f"calotype train --resume {quote(str(run.path))}"
+            ) from error
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -207,7 +214,6 @@ def _train_run(run: Run, packed: PackedDataset, device: torch.device, shown: Dis
                 f"memory ran out even for one image at a time ({device.type}); the run is kept as of its last "
                 "checkpoint. Start a new one with a smaller --size or --preset"
             ) from error
-        _finish(context)
 
 
 def _held_out_size(packed: PackedDataset) -> int:
@@ -224,7 +230,7 @@ def _finish(context: Context) -> None:
         f"trained on {trainer.images_seen:,} images\n"
         f"samples: {run.path / 'samples.png'}\n"
         f"run: {run.path}\n"
-        f"more: calotype sample {run.path} -n 64 --seed 7 --out new/"
+        f"more: calotype sample {quote(str(run.path))} -n 64 --seed 7 --out new/"
     )
 
 

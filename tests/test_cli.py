@@ -24,7 +24,7 @@ from calotype.images import grid
 from tests.conftest import environment
 
 TINY = ["--set", "model.widths=[16]", "--set", "model.blocks=1", "--set", "model.attention=[]"]
-PATIENCE = 60  # seconds, far more than anything here takes
+PATIENCE = 180  # seconds, far more than anything here takes even on a busy machine
 
 
 def command(*arguments: str | Path, python: Sequence[str] = ()) -> list[str]:

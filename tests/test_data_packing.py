@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -98,11 +99,29 @@ def test_a_hostile_folder_gives_its_good_pictures_and_reasons_for_the_rest(hosti
     assert data.survey()["other_files"] == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_files_and_folders_are_listed(photos, cache):
-    (photos / "000.png").chmod(0)
-    (photos / "closed").mkdir(mode=0)
-    reasons = {skipped.name: skipped.reason for skipped in prepare(config(photos), cache=cache).skipped}
+@pytest.fixture
+def open_folder():
+    """A folder that an ordinary user may use: root, who may read everything, becomes one for the test."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield folder
+    if root:
+        os.seteuid(0)
+    shutil.rmtree(folder)
+
+
+def test_unreadable_files_and_folders_are_listed(open_folder):
+    pictures = open_folder / "pictures"
+    pictures.mkdir()
+    for k in range(20):
+        (pictures / f"{k:03d}.png").write_bytes(encode(smooth(k)))
+    (pictures / "000.png").chmod(0)
+    (pictures / "closed").mkdir(mode=0)
+    reasons = {s.name: s.reason for s in prepare(config(pictures), cache=open_folder / "cache").skipped}
+    (pictures / "closed").chmod(0o700)
     assert set(reasons) == {"000.png", "closed"}
     assert all("Permission denied" in reason for reason in reasons.values())
 

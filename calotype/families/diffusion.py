@@ -129,7 +129,7 @@ class Size:
 
 SIZES: Mapping[str, Size] = {
     "tiny": Size(
-        widths=(32, 64),
+        widths=(32, 64, 64),
         blocks=1,
         batch_size=64,
         learning_rate=4e-3,

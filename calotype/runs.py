@@ -264,8 +264,8 @@ def refuse_existing(path: Path) -> None:
     """Raise RunError where a run, or anything else, already stands at `path`."""
     if (path / "config.toml").exists():
         raise RunError(
-            f"{path} is already a run: continue it with `calotype train --resume {quote(str(path))}`, or choose another "
-            "--out"
+            f"{path} is already a run: continue it with `calotype train --resume {quote(str(path))}`, or choose "
+            "another --out"
         )
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise RunError(f"{path} exists and is not empty: choose another --out")

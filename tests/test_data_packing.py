@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections import namedtuple
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -99,31 +100,32 @@ def test_a_hostile_folder_gives_its_good_pictures_and_reasons_for_the_rest(hosti
     assert data.survey()["other_files"] == 1
 
 
-@pytest.fixture
-def open_folder():
-    """A folder that an ordinary user may use: root, who may read everything, becomes one for the test."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o777)
+@contextmanager
+def ordinary_user():
+    """Root may read everything, and becomes somebody else for a while; others stay who they are."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
-    yield folder
-    if root:
-        os.seteuid(0)
-    shutil.rmtree(folder)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
-def test_unreadable_files_and_folders_are_listed(open_folder):
-    pictures = open_folder / "pictures"
-    pictures.mkdir()
-    for k in range(20):
-        (pictures / f"{k:03d}.png").write_bytes(encode(smooth(k)))
-    (pictures / "000.png").chmod(0)
-    (pictures / "closed").mkdir(mode=0)
-    reasons = {s.name: s.reason for s in prepare(config(pictures), cache=open_folder / "cache").skipped}
-    (pictures / "closed").chmod(0o700)
-    assert set(reasons) == {"000.png", "closed"}
-    assert all("Permission denied" in reason for reason in reasons.values())
+def test_unreadable_files_and_folders_are_listed():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        pictures = folder_of(folder / "pictures", numbered(20))
+        prepare(config(pictures), cache=folder / "first")  # imports what it needs from where that user may not look
+        (pictures / "000.png").chmod(0)
+        (pictures / "closed").mkdir(mode=0)
+        with ordinary_user():
+            skipped = prepare(config(pictures), cache=folder / "second").skipped
+        reasons = {picture.name: picture.reason for picture in skipped}
+        assert set(reasons) == {"000.png", "closed"}
+        assert all("Permission denied" in reason for reason in reasons.values())
 
 
 def test_a_file_that_cannot_be_read_is_listed(photos, cache, monkeypatch):

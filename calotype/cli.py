@@ -39,12 +39,14 @@ def check(
 ) -> int:
     """Say what is in a source of pictures, what is wrong with it, and what size to train at.
 
+    Exits with 1 where nothing can be trained on it.
+
     Args:
         data: folder, zip or tar, Parquet, npz or npy, "glyphs", or a hub name.
         size: 32 or 48x64 (width x height); by default what suits the pictures.
         fit: how pictures of another shape are made to fit.
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
-        channels: 1 gray, 3 RGB, 4 RGBA; 0 decides by what most pictures are.
+        channels: 1 gray, 3 RGB, 4 RGBA; 0 decides: gray without colour, RGBA if most are transparent.
         no_labels: pass over classes, from subfolders or of the source.
         strict: stop at the first bad file.
         json: print for programs.
@@ -52,10 +54,17 @@ def check(
     from json import dumps
 
     from calotype.data import check as check_data
+    from calotype.display import for_stream, packing_on
 
-    report = check_data(_data_config(data, size, fit, range, channels, not no_labels, strict))
-    print(dumps(report.as_dict(), indent=1) if json else report.text())
-    return 0
+    config = _data_config(data, size, fit, range, channels, not no_labels, strict)
+    if json:
+        report = check_data(config)
+        print(dumps(report.as_dict(), indent=1))
+    else:
+        with for_stream() as display:
+            report = check_data(config, progress=packing_on(display))
+        print(report.text())
+    return 1 if report.problem else 0
 
 
 def train(
@@ -95,7 +104,7 @@ def train(
         size: 32 or 48x64 (width x height); by default what suits the pictures.
         fit: how pictures of another shape are made to fit; by default crop.
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
-        channels: 1 gray, 3 RGB, 4 RGBA; 0 decides by what most pictures are.
+        channels: 1 gray, 3 RGB, 4 RGBA; 0 decides: gray without colour, RGBA if most are transparent.
         no_labels: pass over classes, from subfolders or of the source.
         strict: stop at the first bad file.
         flips: mirror images left to right at random.
@@ -122,8 +131,7 @@ def train(
         ]
         if idle:
             raise ConfigError(f"--resume takes the settings of the run: leave out {', '.join(idle)}")
-        with for_stream() as display:
-            training.resume(resume, device=device, tensorboard=tensorboard, display=display)
+        training.resume(resume, device=device, tensorboard=tensorboard, display=for_stream())
         return 0
     settings: dict[str, dict[str, Any]] = {
         "data": _given(fit=fit, value_range=range, channels=channels, strict=strict),
@@ -135,20 +143,19 @@ def train(
         settings["training"]["seed"] = seed
     for assignment in set:
         override(settings, assignment, sections(family_of(family, recipe)))
-    with for_stream() as display:
-        training.train(
-            family,
-            data,
-            budget=budget or None,
-            out=out,
-            preset=preset or None,
-            size=size or None,
-            device=device,
-            settings=settings,
-            recipe=recipe,
-            tensorboard=tensorboard,
-            display=display,
-        )
+    training.train(
+        family,
+        data,
+        budget=budget or None,
+        out=out,
+        preset=preset or None,
+        size=size or None,
+        device=device,
+        settings=settings,
+        recipe=recipe,
+        tensorboard=tensorboard,
+        display=for_stream(),
+    )
     return 0
 
 

@@ -40,8 +40,8 @@ class Display(Protocol):
     def message(self, text: str) -> None:
         """Say something that stays."""
 
-    def count(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done."""
+    def count(self, what: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` are done; of how many is not known yet where total is None."""
 
     def training(self, status: Status) -> None:
         """Show how far training has come."""
@@ -50,6 +50,13 @@ class Display(Protocol):
 def for_stream() -> Display:
     """A live display where standard output is a terminal, else plain lines."""
     return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
+
+
+def packing_on(shown: Display) -> Callable[[int, int], None]:
+    """A progress function for `data.prepare`: pictures are looked at first, with nothing done and `total` so far."""
+    return lambda done, total: (
+        shown.count("pictures packed", done, total) if done else shown.count("pictures looked at", total, None)
+    )
 
 
 def clock(seconds: float) -> str:
@@ -107,10 +114,10 @@ class PlainDisplay:
         """Say something that stays."""
         self._write(text)
 
-    def count(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done."""
-        if done < total and self._due():
-            self._write(f"{what}: {done:,} of {total:,}")
+    def count(self, what: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` are done; of how many is not known yet where total is None."""
+        if done != total and self._due():
+            self._write(_counted(what, done, total))
 
     def training(self, status: Status) -> None:
         """Show how far training has come."""
@@ -148,15 +155,20 @@ class LiveDisplay:
         """Say something that stays."""
         self._live.console.print(self._text(text))
 
-    def count(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done."""
-        self._live.update(self._text(f"{_bar(done / max(total, 1))} {what}: {done:,} of {total:,}"))
+    def count(self, what: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` are done; of how many is not known yet where total is None."""
+        bar = "" if total is None else f"{_bar(done / max(total, 1))} "
+        self._live.update(self._text(bar + _counted(what, done, total)))
 
     def training(self, status: Status) -> None:
         """Show how far training has come."""
         course = sparkline(status.history, 40)
         bar = _bar(status.images_seen / status.images)
         self._live.update(self._text(f"{bar} {describe(status)}\nloss {course}"))
+
+
+def _counted(what: str, done: int, total: int | None) -> str:
+    return f"{what}: {done:,}" if total is None else f"{what}: {done:,} of {total:,}"
 
 
 def _bar(share: float, width: int = 24) -> str:

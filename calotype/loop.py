@@ -93,7 +93,14 @@ def _loop(context: Context) -> None:
             history.append(_log_progress(context, progress, pace))
             rate = pace.images_per_second
             context.shown.training(
-                Status(progress.images_seen, config.images, rate, history[-1], held_out, tuple(history))
+                Status(
+                    progress.images_seen,
+                    trainer.steps * trainer.images_per_step,
+                    rate,
+                    history[-1],
+                    held_out,
+                    tuple(history),
+                )
             )
         if context.due(config.checkpoint_every):
             with pace.pause():

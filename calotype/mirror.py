@@ -18,7 +18,7 @@ def tensorboard_mirror(folder: Path) -> Iterator[Mirror]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ConfigError("--tensorboard needs tensorboard: pip install 'calotype[tensorboard]'") from error
+        raise ConfigError("--tensorboard needs tensorboard: pip install tensorboard") from error
     writer = SummaryWriter(str(folder))
 
     def write(figures: Mapping[str, float], images_seen: int) -> None:

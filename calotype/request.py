@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from calotype.config import build, read_toml
+from calotype.config import build, nearest, read_toml
 from calotype.data import DataConfig, parse_size
 from calotype.errors import ConfigError
 from calotype.plan import Budget
@@ -16,6 +16,8 @@ from calotype.trainer import TrainConfig
 
 DEFAULT_BUDGET = "30m"
 OF_THE_BUDGET = ("images", "checkpoint_every", "preview_every")  # what a budget decides in [training]
+
+NOT_SETTINGS = ("calotype", "family", "preset", "budget", "dataset")  # of a config.toml, besides the sections
 
 
 class Request(NamedTuple):
@@ -45,6 +47,10 @@ def request(
     """
     base = read_toml(Path(recipe)) if recipe is not None else {}
     family_name = family_of(family_name, recipe)
+    for name in base:
+        known = [*sections(family_name), *NOT_SETTINGS]
+        if name not in known:
+            raise ConfigError(f"{recipe} has an entry {name!r}, which is unknown{nearest(name, known)}")
     kept = {name: dict(base.get(name, {})) for name in sections(family_name)}
     if "images" in settings.get("training", {}):
         images = settings["training"]["images"]

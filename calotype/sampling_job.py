@@ -38,12 +38,13 @@ def run(
         raise ConfigError(f"n is {n} and first is {first}: draw at least 1 image, numbered from 0 or more")
     model = load(path, checkpoint=checkpoint, ema=ema, device=device, report=display.message)
     chosen = build(model.model.Options, read_assignments(options), "option")
+    classes = model.labels(labels)
     facts = {
         "weights_sha256": model.digest,
-        "labels": list(labels) if labels else None,
+        "labels": None if classes is None else [classes(i) for i in range(len(labels or model.class_names))],
         "options": plain(chosen),
     }
-    job = export.Job(model.model, n, seed, first, model.labels(labels), chosen, facts)
+    job = export.Job(model.model, n, seed, first, classes, chosen, facts)
     if out is None and grid is None and npz is None:
         grid = path / f"samples-{seed}.png"
     folder = out or export.parts_folder(job, grid or npz or path)

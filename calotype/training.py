@@ -18,7 +18,7 @@ from calotype import devices, sampling
 from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
-from calotype.display import Display, PlainDisplay
+from calotype.display import Display, PlainDisplay, packing_on
 from calotype.errors import ConfigError, DataError, RunError
 from calotype.images import grid, write_png
 from calotype.loop import Context, until_done
@@ -141,7 +141,7 @@ def _set_threads(threads: int) -> None:
 
 
 def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
-    packed = prepare(config, progress=lambda done, total: shown.count("packing", done, total))
+    packed = prepare(config, progress=packing_on(shown))
     if packed.skipped:
         first = packed.skipped[0]
         shown.message(

@@ -98,12 +98,20 @@ def _labels(arrays: Any, key: str, path: Path) -> NDArray[np.int64] | None:
     if key not in arrays:
         return None
     labels = np.asarray(arrays[key])
+    if labels.ndim == 2 and labels.shape[1] > 1 and _is_one_hot(labels):
+        return labels.argmax(axis=1).astype(np.int64)
     if labels.size != len(labels) or labels.dtype.kind not in "iu":
         raise DataError(
             f"{key} in {path} has shape {labels.shape} and type {labels.dtype}, but labels are one integer "
-            "per picture: save class numbers, or ignore the labels (labels = false)"
+            "or one one-hot row per picture: save class numbers"
         )
     return labels.reshape(-1).astype(np.int64)
+
+
+def _is_one_hot(labels: NDArray[Any]) -> bool:
+    return labels.dtype.kind in "iufb" and bool(
+        ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
+    )
 
 
 def _part_records(path: Path, part: _Part) -> Iterator[Record]:

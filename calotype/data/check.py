@@ -73,14 +73,20 @@ class CheckReport:
         return "\n".join(_lines(self))
 
 
-def check(config: DataConfig, *, cache: Path | None = None, progress: Progress | None = None) -> CheckReport:
+def check(data: str | Path | DataConfig, *, cache: Path | None = None, progress: Progress | None = None) -> CheckReport:
     """Look at every picture of a source, by packing it, and report.
+
+    Args:
+        data: a source, or a DataConfig that also says how to read it.
+        cache: the directory of packs; None: as the environment says.
+        progress: called now and then with how many pictures are done and how many there are.
 
     Pictures that cannot be used are findings, not errors, and so is a lack of pictures.
 
     Raises:
         DataError: the source is not there or cannot be read at all, or config.strict is on and a picture is bad.
     """
+    config = data if isinstance(data, DataConfig) else DataConfig(source=str(data))
     try:
         pack = prepare(config, cache=cache, progress=progress)
     except TooFewPictures as error:

@@ -216,7 +216,7 @@ def _gather(contents: _Contents, fitted: _Fitted, num_classes: int) -> None:
         if fitted.label is None or not 0 <= fitted.label < num_classes:
             raise DataError(
                 f"{fitted.name} has the label {fitted.label}, but there are the classes 0 to {num_classes - 1}: "
-                "mend the label, or ignore the labels (labels = false)"
+                "mend the label, or pass over all labels with --no-labels (data.labels = false)"
             )
         contents.labels.append(fitted.label)
     contents.names.append(fitted.name)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _ROWS = 64  # rows read at a time: few enough to bound memory, many enough to hide the cost of a call
 _LABEL_COLUMNS = ("label", "labels")
-_INSTALL = "pip install 'calotype[hub]'"
+_INSTALL = "pip install datasets (it brings pyarrow along)"
 
 
 class _Table(NamedTuple):

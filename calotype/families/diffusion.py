@@ -110,12 +110,16 @@ class Size:
     def preset(self, spec: ImageSpec) -> Preset:
         """This size for such images: fewer levels for small ones, larger patches for large ones."""
         side = min(spec.height, spec.width)
-        patch = max(1, min(self.patch * max(1, side // 48), side // 8))  # 8: a finest map smaller than this blurs
+        doublings = max(0, (side // 48).bit_length() - 1)  # keeps the finest map at 24 to 48 positions a side
+        patch = max(1, min(self.patch * 2**doublings, side // 8))  # 8: a finest map smaller than this blurs
         rows, columns = -(-spec.height // patch), -(-spec.width // patch)
-        levels = [0]
-        while len(levels) < len(self.widths) and min(rows, columns) >> len(levels) >= 3:
+        positions = [-(-rows // 2**k) * -(-columns // 2**k) for k in range(len(self.widths))]
+        levels = [0]  # down to a map that attention sees whole: halving it again costs time and brings little
+        while len(levels) < len(self.widths) and positions[levels[-1]] > self.largest_attended:
+            if min(rows, columns) >> len(levels) == 0:
+                break
             levels.append(len(levels))
-        attention = [k for k in levels if -(-rows // 2**k) * -(-columns // 2**k) <= self.largest_attended]
+        attention = [k for k in levels if positions[k] <= self.largest_attended]
         model = DiffusionConfig(
             widths=self.widths[: len(levels)],
             blocks=self.blocks,

@@ -14,6 +14,9 @@ def write_curves(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    log = list(
+        {(record["event"], record.get("images_seen")): record for record in log}.values()
+    )  # a resumed stretch once
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

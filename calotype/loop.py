@@ -63,7 +63,8 @@ def until_done(context: Context) -> None:
                     f"intact. Start again with a lower rate: --set training.learning_rate="
                     f"{run.config.training.learning_rate / 3:.1g}"
                 ) from error
-            run.restore(trainer, context.shown.message)
+            if not run.restore(trainer, context.shown.message):
+                raise TrainingDiverged(f"{error}, and {run.path} has no sound checkpoint to go back to") from error
             trainer.returns, trainer.shift = returns, shift
             trainer.pass_over((reached - trainer.step) * trainer.draws_per_step)
             run.log("returned", images_seen=trainer.images_seen, reason=str(error), returns=returns)
@@ -104,7 +105,9 @@ def _loop(context: Context) -> None:
             )
         if context.due(config.checkpoint_every):
             with pace.pause():
-                held_out, saved = _checkpoint(context) or held_out, trainer.step
+                measured = _checkpoint(context)
+            if measured is not None:
+                held_out, saved = measured, trainer.step
         if context.due(config.preview_every):
             with pace.pause():
                 _preview(context)
@@ -130,9 +133,12 @@ def _log_progress(context: Context, progress: Progress, pace: _Pace) -> float:
 
 
 def _checkpoint(context: Context) -> float | None:
-    """Measure the held-out loss and save; returns the loss, None where updates are being skipped."""
+    """Measure the held-out loss and save; returns the loss, None where updates are being skipped and nothing is saved.
+
+    At the end of the budget it always saves: updates that were skipped have left the weights as they were.
+    """
     trainer = context.trainer
-    if trainer.bad_turns:
+    if any(trainer.bad_turns.values()) and trainer.step < trainer.steps:
         return None  # not a state to go back to
     trainer.returns = 0
     count = -(-min(HELD_OUT_IMAGES, len(context.held_out.indices)) // context.held_out.size)

@@ -34,6 +34,7 @@ PROBE_SHARE = 0.05  # of a time budget at most, for measuring
 LONGEST_PROBE = 8.0  # seconds per size of network; more does not make it more exact
 CLOSING_SECONDS = 2.0  # loading, writing, the last grid's overhead
 MEASURED_IMAGES = 5_000  # enough to know a standard deviation to about 1 %
+MEASURED_VALUES = 2**26  # at most, of large images fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,13 @@ def plan(
             try:
                 speed = _probe(family, spec, candidate, make_batches(candidate.training), device, limit)
             except RuntimeError as error:
-                if chosen is None or not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
+                if chosen is None:
+                    raise ConfigError(
+                        f"memory is too short for the {name} network on {spec.width}x{spec.height} images: choose a "
+                        "smaller --size or --preset"
+                    ) from error
                 break  # the next smaller one fitted
         images = budget.images if speed is None else _images(left(), speed)
         if chosen is not None and (images or 0) < presets[name].images_wanted:
@@ -181,7 +187,7 @@ def _probe(
     """Time training steps and one preview for about `limit` seconds. What it trains is thrown away."""
     with seeded(0):
         model = family(spec, candidate.model).to(device)
-    config = replace(candidate.training, images=10**12, warmup=0.0, decay=0.0)
+    config = replace(candidate.training, images=10**12, learning_rate=1e-12)  # as fast as any, and never diverges
     trainer = Trainer(model, batches, config)
     started = before = time.perf_counter()
     durations: list[float] = []

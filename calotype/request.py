@@ -17,6 +17,7 @@ from calotype.trainer import TrainConfig
 DEFAULT_BUDGET = "30m"
 OF_THE_BUDGET = ("images", "checkpoint_every", "preview_every")  # what a budget decides in [training]
 
+OF_THE_PRESET = ("batch_size", "learning_rate")  # what a preset decides there
 NOT_SETTINGS = ("calotype", "family", "preset", "budget", "dataset")  # of a config.toml, besides the sections
 
 
@@ -51,14 +52,23 @@ def request(
         known = [*sections(family_name), *NOT_SETTINGS]
         if name not in known:
             raise ConfigError(f"{recipe} has an entry {name!r}, which is unknown{nearest(name, known)}")
+        if name in sections(family_name) and not isinstance(base[name], Mapping):
+            raise ConfigError(
+                f"{recipe}: {name} is {base[name]!r}, but it is a section: write [{name}] and its entries"
+            )
     kept = {name: dict(base.get(name, {})) for name in sections(family_name)}
     if "images" in settings.get("training", {}):
         images = settings["training"]["images"]
         raise ConfigError(f"training.images is {images}, but the budget decides it: use --budget {images}img")
+    if preset is not None and preset != base.get("preset"):  # another size: the recipe's own has no say in it
+        kept["model"] = {}
+        kept["training"] = {k: v for k, v in kept["training"].items() if k not in OF_THE_PRESET}
     if budget is not None:
         kept["training"] = {k: v for k, v in kept["training"].items() if k not in OF_THE_BUDGET}
     elif "images" in kept["training"]:
         budget = f"{kept['training']['images']}img"  # a run is repeated without a clock
+    else:
+        budget = base.get("budget")
     values = {name: kept[name] | dict(settings.get(name, {})) for name in kept}
     return Request(
         family_name,

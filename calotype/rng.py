@@ -17,7 +17,8 @@ from torch import Tensor
 
 def fold(seed: int, *path: int | str) -> int:
     """Derive a child seed in [0, 2^63). Stable across processes and versions, unlike `hash`."""
-    digest = hashlib.blake2b(repr((seed, *path)).encode(), digest_size=8).digest()
+    plain = tuple(part if isinstance(part, str) else int(part) for part in (seed, *path))  # numpy's integers too
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -46,7 +46,7 @@ def run(
     }
     job = export.Job(model.model, n, seed, first, classes, chosen, facts)
     if out is None and grid is None and npz is None:
-        grid = path / f"samples-{seed}.png"
+        grid = path / (f"samples-{seed}.png" if first == 0 else f"samples-{seed}-from-{first}.png")
     folder = out or export.parts_folder(job, grid or npz or path)
     done = export.to_folder(job, folder, lambda done, total: display.count("images", done, total))
     if grid is not None:

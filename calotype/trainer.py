@@ -148,7 +148,7 @@ class Trainer:
         self.step = 0  # completed training steps
         self.shift = 0  # batches passed over after returns to a checkpoint
         self.returns = 0  # how often training went back to a checkpoint
-        self.bad_turns = 0  # updates not applied, in a row
+        self.bad_turns = dict.fromkeys(self.params, 0)  # updates of each player not applied, in a row
         self.micro_batch = config.micro_batch or config.batch_size
 
     def _optimizer(self, params: Sequence[nn.Parameter]) -> torch.optim.AdamW:
@@ -222,11 +222,11 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-            self.bad_turns = 0
+            self.bad_turns[turn.player] = 0
         optimizer.zero_grad(set_to_none=True)
         if not finite:
-            self.bad_turns += 1
-            if self.bad_turns >= NONFINITE_LIMIT:
+            self.bad_turns[turn.player] += 1
+            if self.bad_turns[turn.player] >= NONFINITE_LIMIT:
                 raise NonFinite(turn.player, self.step, loss.value.item())
         return loss, norm, finite
 
@@ -281,10 +281,13 @@ class Trainer:
             for k in range(count):
                 images, labels = batches.at(k)
                 batch = Batch(images.to(self.device), None if labels is None else labels.to(self.device))
-                noise = Noise.shared(fold(self.config.seed, "held out", turn.player, k), len(images), self.device)
-                with self._autocast():
-                    value = turn.loss(batch, noise).value.item()
-                sums[turn.player] = sums.get(turn.player, 0.0) + value / count
+                size = len(images)
+                noise = Noise.shared(fold(self.config.seed, "held out", turn.player, k), size, self.device)
+                for start in range(0, size, self.micro_batch):
+                    stop = min(size, start + self.micro_batch)
+                    with self._autocast():
+                        value = turn.loss(batch.rows(start, stop), noise.rows(start, stop)).value.item()
+                    sums[turn.player] = sums.get(turn.player, 0.0) + value * (stop - start) / size / count
         return sums
 
     def state_dict(self) -> dict[str, Any]:
@@ -294,7 +297,7 @@ class Trainer:
                 "step": self.step,
                 "shift": self.shift,
                 "returns": self.returns,
-                "bad_turns": self.bad_turns,
+                "bad_turns": dict(self.bad_turns),
                 "micro_batch": self.micro_batch,
             },
             "model": self.model.state_dict(),
@@ -325,4 +328,4 @@ class Trainer:
     def pass_over(self, draws: int) -> None:
         """Go on with the data `draws` batches further: after a return to a checkpoint, not into the same stretch."""
         self.shift += draws
-        self.bad_turns = 0
+        self.bad_turns = dict.fromkeys(self.params, 0)

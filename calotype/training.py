@@ -24,7 +24,7 @@ from calotype.images import grid, write_png
 from calotype.loop import Context, until_done
 from calotype.mirror import Mirror, tensorboard_mirror
 from calotype.model import GenerativeModel
-from calotype.plan import MEASURED_IMAGES, plan
+from calotype.plan import MEASURED_IMAGES, MEASURED_VALUES, plan
 from calotype.request import request
 from calotype.rng import fold, permutation
 from calotype.runs import DatasetFacts, Run, RunConfig, family, refuse_existing
@@ -153,7 +153,8 @@ def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
 
 def _some_images(packed: PackedDataset) -> torch.Tensor:
     """Training images to measure the data by, always the same ones: uint8 (N, C, H, W)."""
-    order = permutation(fold(0, "measure"), len(packed.train))[:MEASURED_IMAGES]
+    count = max(1, min(MEASURED_IMAGES, MEASURED_VALUES // packed.spec.dims))
+    order = permutation(fold(0, "measure"), len(packed.train))[:count]
     return packed.read(packed.train[np.sort(order)]).images
 
 

@@ -352,6 +352,14 @@ def test_one_hot_labels_are_class_numbers(tmp_path, pack):
     assert packed.labels.tolist() == classes.tolist()
 
 
+@pytest.mark.parametrize("labels", [np.full(20, 1_700_000_000), np.zeros((20, 40)), np.array(3)])
+def test_labels_that_are_no_classes_are_refused_and_can_be_passed_over(tmp_path, pack, labels):
+    np.savez(tmp_path / "a.npz", images=PICTURES, labels=labels)
+    with pytest.raises(DataError, match="--no-labels"):
+        pack(tmp_path / "a.npz")
+    assert pack(tmp_path / "a.npz", labels=False).labels is None
+
+
 def test_a_missing_extra_is_told_with_its_install_command(tmp_path, pack, monkeypatch):
     path = parquet(tmp_path / "a.parquet", range(20))
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -130,7 +130,10 @@ def test_loss_of_the_exact_denoiser_is_smaller_than_of_any_other() -> None:
 def test_sigma_data_is_measured() -> None:
     images = torch.tensor([0, 255], dtype=torch.uint8).repeat(50).reshape(4, 1, 5, 5)
     measured = Diffusion.measured(DiffusionConfig(), images)
-    assert measured.sigma_data == pytest.approx(float(to_unit(images, torch.float64).std()), abs=1e-4)
+    assert measured.sigma_data == 1  # half of the values at -1, half at 1
+    grey = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    expected = float(to_unit(grey, torch.float64).std(correction=0))
+    assert Diffusion.measured(DiffusionConfig(), grey).sigma_data == pytest.approx(expected, abs=5e-5)  # four digits
     kept = DiffusionConfig(sigma_data=0.3)
     assert Diffusion.measured(kept, images) == kept
     assert Diffusion.measured(DiffusionConfig(), torch.full((4, 1, 5, 5), 7, dtype=torch.uint8)).sigma_data == 0.01

@@ -234,7 +234,7 @@ def test_a_network_that_does_not_fit_in_memory_is_passed_over(machine: Machine) 
     machine.errors["medium"] = OUT_OF_MEMORY
     assert make_plan("100s").preset == "small"
     assert machine.measured == ["tiny", "small", "medium"]
-    with pytest.raises(RuntimeError, match="allocate memory"):
+    with pytest.raises(ConfigError, match="memory is too short for the medium network"):
         make_plan("100s", preset="medium")
 
 

@@ -249,7 +249,7 @@ def test_an_update_that_is_not_finite_is_not_applied() -> None:
     assert not trainer.optimizers["first"].state
     second = next(iter(trainer.run(2)))
     assert second.skipped == ()
-    assert trainer.bad_turns == 0
+    assert trainer.bad_turns == {"first": 0, "second": 0}
 
 
 def test_several_in_a_row_are_reported() -> None:
@@ -258,10 +258,28 @@ def test_several_in_a_row_are_reported() -> None:
     trainer = Trainer(model, Stripes().batches(8), config())
     model.second_loss = lambda batch, noise: Loss(model.second.weight.sum() * float("inf"), {})  # type: ignore[method-assign]
     trainer.turns = model.turns()
-    with pytest.raises(NonFinite, match="second"):  # two turns of the first player, then this one
+    with pytest.raises(NonFinite, match="first"):
         list(trainer.run(10))
-    assert trainer.bad_turns == NONFINITE_LIMIT
+    assert trainer.bad_turns == {"first": NONFINITE_LIMIT, "second": 1}
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+def test_a_player_that_always_fails_is_not_hidden_by_one_that_does_not() -> None:
+    model = Duel(SPEC)
+    model.second_loss = lambda batch, noise: Loss(model.second.weight.sum() * float("nan"), {})  # type: ignore[method-assign]
+    trainer = Trainer(model, Stripes().batches(8), config())
+    with pytest.raises(NonFinite, match="second"):
+        list(trainer.run(10))
+    assert trainer.step == NONFINITE_LIMIT - 1
+
+
+def test_held_out_loss_is_without_dropout_and_fits_in_micro_batches() -> None:
+    plain, dropping = (Trainer(diffusion(dropout=rate), Stripes().batches(8), config()) for rate in (0.0, 0.5))
+    held_out = Stripes(16).batches(8)
+    expected = plain.held_out_loss(held_out, 2)["model"]
+    assert dropping.held_out_loss(held_out, 2)["model"] == expected
+    plain.micro_batch = 3
+    assert plain.held_out_loss(held_out, 2)["model"] == pytest.approx(expected, rel=1e-5)  # float32 sums in parts
 
 
 def test_after_passing_over_the_data_is_other_data() -> None:

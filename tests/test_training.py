@@ -105,6 +105,21 @@ def test_a_recipe_gives_what_arguments_do_not(run: Run) -> None:
     assert "checkpoint_every" not in asked.settings["training"]
 
 
+def test_what_a_recipe_has_no_say_in(run: Run, tmp_path: Path) -> None:
+    recipe = run.path / "config.toml"
+    asked = request("", "", budget=None, preset="large", size=None, settings={}, recipe=recipe)
+    assert asked.preset == "large"
+    assert "widths" not in asked.settings["model"]
+    assert "batch_size" not in asked.settings["training"]
+    (tmp_path / "short.toml").write_text('family = "diffusion"\nbudget = "2h"\n')
+    asked = request("", "glyphs", budget=None, preset=None, size=None, settings={}, recipe=tmp_path / "short.toml")
+    assert asked.budget.seconds == 7200
+    for text, message in (("trainig = {}\n", "did you mean training"), ('data = "photos/"\n', "it is a section")):
+        (tmp_path / "bad.toml").write_text('family = "diffusion"\n' + text)
+        with pytest.raises(ConfigError, match=message):
+            request("", "glyphs", budget=None, preset=None, size=None, settings={}, recipe=tmp_path / "bad.toml")
+
+
 def test_requests_that_cannot_be_met() -> None:
     none = {"budget": None, "preset": None, "size": None, "recipe": None}
     with pytest.raises(ConfigError, match="no family is named"):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calotype.nn.layers import SinusoidalEmbedding, dropout, groups_for
+from calotype.nn.layers import SelfAttention, SinusoidalEmbedding, dropout, groups_for
 from calotype.nn.unet import UNet
 from calotype.rng import Noise, seeded
 
@@ -51,6 +51,14 @@ def test_every_parameter_gets_a_gradient() -> None:
     net(noise.normal(3, 8, 8), torch.linspace(-1, 1, 4), torch.arange(4), noise).square().mean().backward()
     without = [name for name, p in net.named_parameters() if p.grad is None or float(p.grad.abs().sum()) == 0]
     assert without == []
+
+
+@pytest.mark.parametrize("width", [16, 48, 208, 224])
+def test_attention_at_any_width(width: int) -> None:
+    x = Noise.shared(0, 2, "cpu").normal(width, 3, 3)
+    layer = SelfAttention(width)
+    assert width % layer.heads == 0
+    assert torch.equal(layer(x), x)  # starts as the identity
 
 
 def test_images_of_a_batch_do_not_mix() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype.data.decode import array_facts
-from calotype.data.records import Loaded, Record, Source, Split
+from calotype.data.records import Loaded, Record, Source, Split, check_class_count
 from calotype.errors import DataError
 
 # Names of the pictures and of their labels in an .npz file, with the split they belong to. The first line of each
@@ -59,18 +59,20 @@ def npy(path: Path) -> Source:
     return Source(records)
 
 
-def npz(path: Path) -> Source:
+def npz(path: Path, labels: bool = True) -> Source:
     """The pictures of an .npz file, with the labels beside them; the arrays are read one picture at a time."""
     try:
         with zipfile.ZipFile(path) as archive:
             keys = {name.removesuffix(".npy") for name in archive.namelist()}
-        parts = _parts(path, keys)
+        parts = _parts(path, keys, labels)
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
         raise DataError(f"{path} cannot be read as arrays ({error}): save it again with numpy.savez") from None
-    labels = [part.labels for part in parts if part.labels is not None]
+    known = [part.labels for part in parts if part.labels is not None]
     class_names: tuple[str, ...] = ()
-    if len(labels) == len(parts):
-        class_names = tuple(str(i) for i in range(1 + max(int(part.max(initial=0)) for part in labels)))
+    if len(known) == len(parts):
+        count = 1 + max(int(part.max(initial=0)) for part in known)
+        check_class_count(count)
+        class_names = tuple(str(i) for i in range(count))
 
     def records() -> Iterator[Record]:
         for part in parts:
@@ -79,7 +81,7 @@ def npz(path: Path) -> Source:
     return Source(records, class_names)
 
 
-def _parts(path: Path, keys: set[str]) -> list[_Part]:
+def _parts(path: Path, keys: set[str], wanted: bool) -> list[_Part]:
     chosen = [entry for entry in _NAMES if entry[0] in keys]
     if any(split == "train" for *_, split in chosen):
         chosen = [entry for entry in chosen if entry[2] is not None]
@@ -91,7 +93,7 @@ def _parts(path: Path, keys: set[str]) -> list[_Part]:
             "name them images and labels, or x_train, y_train, x_test and y_test"
         )
     with np.load(path, allow_pickle=False) as arrays:
-        return [_Part(images, _labels(arrays, labels, path), split) for images, labels, split in chosen]
+        return [_Part(images, _labels(arrays, key, path) if wanted else None, split) for images, key, split in chosen]
 
 
 def _labels(arrays: Any, key: str, path: Path) -> NDArray[np.int64] | None:
@@ -100,10 +102,10 @@ def _labels(arrays: Any, key: str, path: Path) -> NDArray[np.int64] | None:
     labels = np.asarray(arrays[key])
     if labels.ndim == 2 and labels.shape[1] > 1 and _is_one_hot(labels):
         return labels.argmax(axis=1).astype(np.int64)
-    if labels.size != len(labels) or labels.dtype.kind not in "iu":
+    if labels.ndim == 0 or labels.size != len(labels) or labels.dtype.kind not in "iu":
         raise DataError(
             f"{key} in {path} has shape {labels.shape} and type {labels.dtype}, but labels are one integer "
-            "or one one-hot row per picture: save class numbers"
+            "or one one-hot row per picture: save class numbers, or pass over them with --no-labels"
         )
     return labels.reshape(-1).astype(np.int64)
 

@@ -24,11 +24,13 @@ _EXAMPLES = 5  # names to show of each kind of finding; --json has all
 _COLUMN = 14  # where values begin
 _WIDTH = 80
 
-# What training holds beside the pack: PyTorch itself (0.5 GB), and for a U-Net of about 64 channels at a batch of 128
-# in float32 some 20 activations of the full resolution.
+# What training holds: PyTorch itself (0.5 GB), and of a small network at a batch of 64 in float32 some 20 activations
+# of 64 channels on its finest map, which patches keep at 48 positions a side at most, and 10 of 16 channels per pixel.
+# The pack is mapped, not held.
 _TORCH_BYTES = 500_000_000
-_ACTIVATION_BYTES = 128 * 20 * 64 * 4  # per pixel of a picture
-MEMORY_ASSUMPTION = "PyTorch, the pack, and a U-Net of 64 channels at a batch of 128 in float32"
+_MAP_BYTES = 64 * 20 * 64 * 4  # per position of the finest map
+_PIXEL_BYTES = 64 * 10 * 16 * 4  # per pixel of a picture
+MEMORY_ASSUMPTION = "PyTorch, and a small network at a batch of 64 in float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +128,18 @@ def _report(config: DataConfig, pack: PackedDataset) -> CheckReport:
         held_out=len(pack.held_out),
         split_rule=pack.split_rule,
         pack_bytes=pack.images.nbytes,
-        memory_bytes=_TORCH_BYTES + pack.images.nbytes + _ACTIVATION_BYTES * pack.spec.width * pack.spec.height,
+        memory_bytes=_memory(pack.spec.width, pack.spec.height),
         recommended_size=size,
         command=_command(config, size, value_range),
         notes=tuple(notes),
         problem="",
     )
+
+
+def _memory(width: int, height: int) -> int:
+    """Bytes that training holds, roughly."""
+    positions = min(width, 48) * min(height, 48)
+    return _TORCH_BYTES + _MAP_BYTES * positions + _PIXEL_BYTES * width * height
 
 
 def _report_too_few(config: DataConfig, error: TooFewPictures) -> CheckReport:

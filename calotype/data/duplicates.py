@@ -24,6 +24,7 @@ _FLAT = 2.0
 # Quarters that very many pictures share, such as an empty upper edge, tell little, and cost the square of their
 # number: the rarest come first, until this many comparisons are made, which takes a few seconds.
 _MAX_COMPARISONS = 100_000_000
+_LARGEST_BUCKET = 2_000  # pictures compared with each other at once; more are a series, and take gigabytes
 
 _CHUNK_VALUES = 1 << 22  # of pixels at a time, for the memory: 16 MB in floats
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -54,7 +55,8 @@ def near_duplicates(images: NDArray[np.uint8], skip: set[int]) -> NearDuplicates
     bits = (means[chosen, :, 1:] > means[chosen, :, :-1]).reshape(-1, 64)
     quarters = np.packbits(bits, axis=1).view(np.uint16)  # (N, 4)
     buckets = sorted(_buckets(quarters), key=len)
-    within = np.cumsum([len(bucket) ** 2 for bucket in buckets]) <= _MAX_COMPARISONS
+    sizes = np.array([len(bucket) for bucket in buckets], np.int64)
+    within = (np.cumsum(sizes**2) <= _MAX_COMPARISONS) & (sizes <= _LARGEST_BUCKET)
     looks = _standardised(means[chosen])
     found = [_close(bucket, quarters.view(np.uint64)[:, 0], looks) for bucket in buckets[: int(within.sum())]]
     pairs = chosen[np.unique(np.concatenate([np.empty((0, 2), np.int64), *found]), axis=0)]

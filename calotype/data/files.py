@@ -63,7 +63,8 @@ def walk(root: Path) -> Walk:
         for entry in entries:
             if is_clutter(entry.name):
                 continue
-            name = prefix + entry.name
+            # What is not UTF-8 is shown escaped; no two names become the same.
+            name = prefix + os.fsencode(entry.name).decode("utf-8", "backslashreplace")
             try:
                 status = entry.stat()
             except OSError as error:  # a link to nowhere, or to itself
@@ -72,7 +73,7 @@ def walk(root: Path) -> Walk:
             if stat.S_ISDIR(status.st_mode):
                 folders.append((Path(entry.path), name + "/"))
             elif stat.S_ISREG(status.st_mode):  # anything else, such as a pipe, would wait for ever
-                files.append(Found(name, Path(entry.path), status.st_size, status.st_mtime_ns))
+                files.append(Found(name, Path(entry.path), status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)))
     return Walk(sorted(files), tuple(sorted(skipped)))
 
 

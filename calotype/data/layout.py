@@ -44,7 +44,22 @@ SNIFF_BYTES = 16
 """How much of a file `starts_like_picture` wants to see."""
 
 _TRAIN = frozenset({"train", "training"})
-_HELD_OUT = frozenset({"test", "testing", "val", "valid", "validation", "heldout", "held-out", "held_out", "holdout"})
+_HELD_OUT = frozenset(
+    {
+        "test",
+        "testing",
+        "val",
+        "valid",
+        "validation",
+        "dev",
+        "eval",
+        "evaluation",
+        "heldout",
+        "held-out",
+        "held_out",
+        "holdout",
+    }
+)
 
 
 class Place(NamedTuple):
@@ -96,11 +111,13 @@ def arrange(names: Iterable[str]) -> Layout:
     there are at least two folders, each folder is a class.
     """
     names = list(names)
-    parts = {name: _below(name, _common(names)) for name in names}
+    depth = _common(names)
+    parts = {name: _below(name, depth) for name in names}
     splits = {part[0]: split_named(part[0]) for part in parts.values() if len(part) > 1}
     if {"train", "held_out"} <= set(splits.values()):
         outside = tuple(name for name, part in parts.items() if len(part) == 1 or splits[part[0]] is None)
-        chosen = {name: splits[part[0]] for name, part in parts.items() if name not in set(outside)}
+        left_out = set(outside)
+        chosen = {name: splits[part[0]] for name, part in parts.items() if name not in left_out}
         parts = {name: parts[name][1:] for name in chosen}
     else:
         outside, chosen = (), dict.fromkeys(names)

@@ -16,6 +16,19 @@ MAX_FILE_BYTES = 1 << 30
 """Larger files are refused unread: 100 megapixels of 16-bit RGBA, the most that is accepted, are 0.8 GB."""
 
 
+MAX_CLASSES = 10_000
+"""More than this are numbers or names of pictures, not classes."""
+
+
+def check_class_count(count: int) -> None:
+    """Raise DataError where labels are so many that they cannot be classes."""
+    if count > MAX_CLASSES:
+        raise DataError(
+            f"the labels name {count:,} classes, but at most {MAX_CLASSES:,} can be learned: they may be numbers of "
+            "something else; pass over them with --no-labels"
+        )
+
+
 class BadPicture(DataError):
     """One picture that cannot be used. The text before the first colon of the reason is its kind."""
 

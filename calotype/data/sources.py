@@ -43,10 +43,14 @@ def locate(source: str) -> Location:
         return Location("glyphs", source, repr(GlyphsConfig.parse(source)))
     if source.startswith("hub:"):
         return Location("hub", source, source)
-    path = Path(source).expanduser()
-    if not path.exists() and _HUB_NAME.fullmatch(source) and not source.startswith("."):
+    try:
+        path = Path(source).expanduser()
+        present = path.exists()
+    except (OSError, RuntimeError) as error:  # a folder one may not enter, a name too long, an unknown ~user
+        raise DataError(f"{source} cannot be looked at ({error}): check the name and its permissions") from None
+    if not present and _HUB_NAME.fullmatch(source) and not source.startswith("."):
         return Location("hub", f"hub:{source}", f"hub:{source}")
-    return Location("path", str(path.absolute()), _fingerprint(path) if path.exists() else None)
+    return Location("path", str(path.absolute()), _fingerprint(path) if present else None)
 
 
 def open_source(location: Location, config: DataConfig) -> Source:
@@ -58,13 +62,13 @@ def open_source(location: Location, config: DataConfig) -> Source:
     if location.kind == "glyphs":
         return glyphs(GlyphsConfig.parse(location.address), config.width or GLYPHS_SIZE, config.height or GLYPHS_SIZE)
     if location.kind == "hub":
-        return hub(location.address.removeprefix("hub:"))
+        return hub(location.address.removeprefix("hub:"), config.labels)
     path = Path(location.address)
     if location.fingerprint is None:
         raise DataError(f"{path} does not exist: give a folder, an archive, a Parquet or NumPy file, or user/name")
     if path.is_dir():
-        return _folder_or_parquet(path)
-    return _opener(path)(path)
+        return _folder_or_parquet(path, config.labels)
+    return _opener(path, config.labels)(path)
 
 
 def glyphs(config: GlyphsConfig, width: int, height: int) -> Source:
@@ -82,15 +86,15 @@ def glyphs(config: GlyphsConfig, width: int, height: int) -> Source:
     return Source(records, CLASS_NAMES)
 
 
-def _folder_or_parquet(path: Path) -> Source:
+def _folder_or_parquet(path: Path, labels: bool) -> Source:
     files = [file.path for file in walk(path).files]
     tables = [file for file in files if file.suffix.lower() == ".parquet"]
     if tables and not any(claims_picture(file.name) for file in files):
-        return parquet(tables)
+        return parquet(tables, labels)
     return folder(path)
 
 
-def _opener(path: Path) -> Callable[[Path], Source]:
+def _opener(path: Path, labels: bool) -> Callable[[Path], Source]:
     """The function for a file, by its first bytes."""
     try:
         with path.open("rb") as file:
@@ -98,9 +102,9 @@ def _opener(path: Path) -> Callable[[Path], Source]:
         if head.startswith(b"\x93NUMPY"):
             return npy
         if head.startswith(b"PAR1"):
-            return lambda path: parquet([path])
+            return lambda path: parquet([path], labels)
         if zipfile.is_zipfile(path):
-            return _zip_opener(path)
+            return _zip_opener(path, labels)
         if not starts_like_picture(head) and tarfile.is_tarfile(path):
             return tar_archive
     except (OSError, EOFError, zipfile.BadZipFile) as error:
@@ -109,10 +113,10 @@ def _opener(path: Path) -> Callable[[Path], Source]:
     raise DataError(f"{path} {what}: give a folder of pictures, a zip or tar of one, .parquet, .npz or .npy")
 
 
-def _zip_opener(path: Path) -> Callable[[Path], Source]:
+def _zip_opener(path: Path, labels: bool) -> Callable[[Path], Source]:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-    return npz if names and all(name.endswith(".npy") for name in names) else zip_archive
+    return partial(npz, labels=labels) if names and all(name.endswith(".npy") for name in names) else zip_archive
 
 
 def _fingerprint(path: Path) -> str:
@@ -121,6 +125,6 @@ def _fingerprint(path: Path) -> str:
         lines = [f"{file.name}\0{file.size}\0{file.mtime_ns}" for file in walk(path).files]
     else:
         status = path.stat()
-        lines = [f"{status.st_size}\0{status.st_mtime_ns}"]
+        lines = [f"{status.st_size}\0{max(status.st_mtime_ns, status.st_ctime_ns)}"]
     text = "\n".join(lines).encode(errors="surrogateescape")
     return hashlib.blake2b(text, digest_size=16).hexdigest()

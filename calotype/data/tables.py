@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calotype.data.layout import split_named
-from calotype.data.records import BadPicture, Loaded, Record, Source, Split
+from calotype.data.records import BadPicture, Loaded, Record, Source, Split, check_class_count
 from calotype.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ class _Table(NamedTuple):
     class_names: tuple[str, ...]  # empty: the labels are numbers or texts without names, or there are none
 
 
-def parquet(files: list[Path]) -> Source:
+def parquet(files: list[Path], labels: bool = True) -> Source:
     """The pictures of Parquet files with a column of struct(bytes, path), and their labels.
 
-    Splits are read off the names of files and of the folders they lie in, such as train-00000-of-00002.parquet.
+    Splits are read off the names of files and of the folders they lie in, such as train-00000-of-00002.parquet. Without
+    `labels` no column of labels is read.
     """
     try:
         import pyarrow as pa
@@ -41,7 +42,7 @@ def parquet(files: list[Path]) -> Source:
     except ModuleNotFoundError:
         raise DataError(f"{files[0]} is a Parquet file, which needs pyarrow: {_INSTALL}") from None
     try:
-        tables = {file: _table(pq.read_schema(file), file) for file in files}
+        tables = {file: _table(pq.read_schema(file), file, labels) for file in files}
         if len(set(tables.values())) > 1:
             raise DataError(
                 f"the Parquet files beside {files[0]} differ in columns or classes, so they are not one data set: "
@@ -68,7 +69,7 @@ def parquet(files: list[Path]) -> Source:
     return Source(records, class_names)
 
 
-def hub(name: str) -> Source:
+def hub(name: str, labels: bool = True) -> Source:
     """The pictures of a data set on the Hugging Face hub, downloaded by `datasets` or taken from its cache."""
     try:
         import datasets
@@ -85,7 +86,7 @@ def hub(name: str) -> Source:
             "name and the connection; offline, only data sets that were loaded before are there"
         ) from None
     parts = {split: _undecoded(part) for split, part in loaded.items()}
-    tables = {_hub_table(part, name) for part in parts.values()}
+    tables = {_hub_table(part, name, labels) for part in parts.values()}
     if len(tables) > 1:
         raise DataError(f"the splits of {name} differ in columns or classes: {sorted(map(str, tables))}")
     table = tables.pop()
@@ -103,7 +104,7 @@ def hub(name: str) -> Source:
     return Source(records, class_names)
 
 
-def _table(schema: pa.Schema, file: Path) -> _Table:
+def _table(schema: pa.Schema, file: Path, labels: bool) -> _Table:
     """The columns of a Parquet file, from Hugging Face's metadata where there are any, else from types and names."""
     import pyarrow as pa
 
@@ -118,9 +119,13 @@ def _table(schema: pa.Schema, file: Path) -> _Table:
         )
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = metadata.get("info", {}).get("features", {})
-    named = {name: tuple(f["names"]) for name, f in features.items() if f.get("_type") == "ClassLabel"}
-    label = _label_column(list(named), schema.names)
+    named = {name: tuple(f["names"]) for name, f in features.items() if _is_class_label(f)}
+    label = _label_column(list(named), schema.names) if labels else None
     return _Table(image, label, named.get(label or "", ()))
+
+
+def _is_class_label(feature: Any) -> bool:
+    return isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
 
 
 def _label_column(classes: list[str], columns: list[str]) -> str | None:
@@ -129,11 +134,22 @@ def _label_column(classes: list[str], columns: list[str]) -> str | None:
 
 
 def _names_of_values(values: list[Any]) -> tuple[str, ...]:
-    """Class names for labels that have none: of integers their digits, of texts the texts in order."""
-    known = {value for value in values if value is not None}
-    if known and all(isinstance(value, int) for value in known):
-        return tuple(str(i) for i in range(max(known) + 1))
-    return tuple(sorted(known)) if all(isinstance(value, str) for value in known) else ()
+    """Class names for labels that have none: of integers their digits, of texts the texts in order.
+
+    Raises:
+        DataError: the values are no classes.
+    """
+    present = [value for value in values if value is not None]
+    if all(isinstance(value, int) for value in present) and present:
+        check_class_count(max(present) + 1)
+        return tuple(str(i) for i in range(max(present) + 1))
+    if all(isinstance(value, str) for value in present):
+        check_class_count(len(set(present)))
+        return tuple(sorted(set(present)))
+    raise DataError(
+        f"the column of labels holds {type(present[0]).__name__} values, but a class is one integer or text per "
+        "picture: pass over it with --no-labels"
+    )
 
 
 def _column(pq: Any, file: Path, column: str | None) -> list[Any]:
@@ -189,12 +205,12 @@ def _undecoded(part: Any) -> Any:
     return part
 
 
-def _hub_table(part: Any, name: str) -> _Table:
+def _hub_table(part: Any, name: str, labels: bool) -> _Table:
     import datasets
 
     image = next((n for n, feature in part.features.items() if isinstance(feature, datasets.Image)), None)
     if image is None:
         raise DataError(f"{name} has the columns {', '.join(part.features)}, and none holds pictures")
     named = {n: tuple(f.names) for n, f in part.features.items() if isinstance(f, datasets.ClassLabel)}
-    label = _label_column(list(named), list(part.features))
+    label = _label_column(list(named), list(part.features)) if labels else None
     return _Table(image, label, named.get(label or "", ()))

@@ -87,6 +87,8 @@ class DiffusionOptions:
             raise ConfigError(f"steps is {self.steps}: give at least 1")
         if self.solver not in SOLVERS:
             raise ConfigError(f"solver {self.solver!r} is unknown: choose one of {', '.join(SOLVERS)}")
+        if not self.rho > 0:
+            raise ConfigError(f"rho is {self.rho}: give a positive value, such as 7")
         if not 0 < self.sigma_min < self.sigma_max:
             raise ConfigError(f"sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: sigma_min must be the lower")
 
@@ -100,8 +102,9 @@ class Size:
     batch_size: int
     learning_rate: float
     images_wanted: int
-    # Of ln sigma in training. At EDM's -1.2 and 1.2 most of a short training goes to fine detail, and the shapes stay
-    # broken: on MNIST after 68,000 images a classifier reads 60 % of the samples, at 0 and 1.6 it reads 92 %.
+    # Of ln sigma in training. At EDM's -1.2 and 1.2 most of a short training goes to fine detail, and shapes stay
+    # broken: of MNIST samples after 68,000 images a classifier read 60 %, at -0.7 and 1.4 it read 89 %, at 0 and 1.6
+    # 92 %. But the higher, the grainier: the small sizes stand in between.
     noise_mean: float
     noise_std: float
     patch: int = 2
@@ -138,8 +141,8 @@ SIZES: Mapping[str, Size] = {
         batch_size=64,
         learning_rate=4e-3,
         images_wanted=0,
-        noise_mean=0.0,
-        noise_std=1.6,
+        noise_mean=-0.4,
+        noise_std=1.5,
     ),
     "small": Size(
         widths=(32, 64, 64),
@@ -147,8 +150,8 @@ SIZES: Mapping[str, Size] = {
         batch_size=64,
         learning_rate=3e-3,
         images_wanted=300_000,
-        noise_mean=-0.4,
-        noise_std=1.5,
+        noise_mean=-0.6,
+        noise_std=1.4,
     ),
     "medium": Size(
         widths=(64, 128, 128),
@@ -156,8 +159,8 @@ SIZES: Mapping[str, Size] = {
         batch_size=64,
         learning_rate=2e-3,
         images_wanted=2_000_000,
-        noise_mean=-0.8,
-        noise_std=1.4,
+        noise_mean=-0.9,
+        noise_std=1.3,
     ),
     "large": Size(
         widths=(128, 256, 256),
@@ -209,7 +212,10 @@ class Diffusion(GenerativeModel):
         """Fill in sigma_data with the standard deviation of the images in [-1, 1]; uint8 (N, C, H, W)."""
         if config.sigma_data > 0:
             return config
-        deviation = float(to_unit(images, torch.float64).std())
+        counts = torch.bincount(images.flatten(), minlength=256).double()  # exact, whatever the number of images
+        values = to_unit(torch.arange(256), torch.float64)
+        mean = (counts * values).sum() / counts.sum()
+        deviation = float(((counts * (values - mean).square()).sum() / counts.sum()).sqrt())
         return replace(config, sigma_data=max(0.01, round(deviation, 4)))  # a set of one plain colour has none
 
     def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None, noise: Noise | None = None) -> Tensor:
@@ -231,7 +237,7 @@ class Diffusion(GenerativeModel):
         level = sigma.reshape(-1, 1, 1, 1)
         x = y + level * noise.normal(*y.shape[1:]).to(y)
         weight = (level.square() + config.sigma_data**2) / (level * config.sigma_data).square()
-        dropping = noise.fork("dropout") if config.dropout else None
+        dropping = noise.fork("dropout") if config.dropout and self.training else None
         error = self.denoise(x, sigma, batch.labels, dropping) - y
         return Loss((weight * error.square()).mean(), {})
 

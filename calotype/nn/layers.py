@@ -53,7 +53,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, head_dim: int = 64) -> None:
         super().__init__()
-        self.heads = max(1, channels // head_dim)
+        self.heads = next(h for h in range(max(1, channels // head_dim), 0, -1) if channels % h == 0)
         self.norm = nn.GroupNorm(groups_for(channels), channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))

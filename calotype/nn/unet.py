@@ -2,8 +2,10 @@
 
 The layout is that of Ho et al. 2020 (arXiv:2006.11239) with the adaptive normalisation of Dhariwal & Nichol 2021
 (arXiv:2105.05233): h <- norm(h) * (1 + scale) + shift, where scale and shift come from the conditioning. `patch` > 1
-folds squares of pixels into channels before the first convolution: on a CPU most of the time goes to the finest
-level, and a network on folded pixels sees several times more images in the same time.
+folds squares of pixels into channels: on a CPU most of the time goes to the finest level, and a network on folded
+pixels sees several times more images in the same time. A few channels stay at the full resolution beside it, and are
+merged with what comes back: through the folded ones alone the noise of single pixels does not pass, and samples
+come out grainy.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class UNet(nn.Module):
         attention: levels with self-attention, 0 the finest.
         patch: side of the pixel squares that are folded into channels.
         num_classes: labels 0..num_classes - 1; 0 for none.
+        detail: channels at the full resolution, where patch > 1.
         dropout_rate: within the residual blocks, only where forward is given noise.
     """
 
@@ -63,6 +66,7 @@ class UNet(nn.Module):
         patch: int = 1,
         num_classes: int = 0,
         dropout_rate: float = 0.0,
+        detail: int = 16,
     ) -> None:
         super().__init__()
         self.patch = patch
@@ -75,7 +79,13 @@ class UNet(nn.Module):
         def block(inputs: int, level: int) -> ResidualBlock:
             return ResidualBlock(inputs, widths[level], embedding, dropout_rate, level in attention)
 
-        self.first = nn.Conv2d(in_channels * patch**2, widths[0], 3, padding=1)
+        if patch > 1:
+            self.stem = nn.Conv2d(in_channels, detail, 3, padding=1)
+            self.fold = nn.Conv2d(detail * patch**2, widths[0], 1)
+            self.unfold = nn.Conv2d(widths[0], detail * patch**2, 1)
+            self.merge = ResidualBlock(2 * detail, detail, embedding, dropout_rate, attention=False)
+        else:
+            self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.down, skips, width = nn.ModuleList(), [widths[0]], widths[0]
         for level in range(len(widths)):
             if level > 0:
@@ -93,8 +103,9 @@ class UNet(nn.Module):
                 width = widths[level]
             if level > 0:
                 self.up.append(nn.Conv2d(width, width, 3, padding=1))
+        width = detail if patch > 1 else width
         self.last_norm = nn.GroupNorm(groups_for(width), width)
-        self.last = zeroed(nn.Conv2d(width, out_channels * patch**2, 3, padding=1))
+        self.last = zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, scalar: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:
         """Args: x float (B, C, H, W); scalar (B,); labels int64 (B,), required iff built with num_classes."""
@@ -107,7 +118,9 @@ class UNet(nn.Module):
         bottom, right = -height % self.patch, -width % self.patch
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        h = self.first(F.pixel_unshuffle(x, self.patch))
+        fine = h = self.stem(x)
+        if self.patch > 1:
+            h = self.fold(F.pixel_unshuffle(fine, self.patch))
         skips = [h]
         for i, layer in enumerate(self.down):
             h = layer(h) if isinstance(layer, nn.Conv2d) else layer(h, embedding, _fork(noise, f"down{i}"))
@@ -119,8 +132,10 @@ class UNet(nn.Module):
                 h = layer(F.interpolate(h, scale_factor=2.0, mode="nearest")[:, :, :rows, :columns])
             else:
                 h = layer(torch.cat([h, skips.pop()], dim=1), embedding, _fork(noise, f"up{i}"))
-        h = self.last(F.silu(self.last_norm(h)))
-        return F.pixel_shuffle(h, self.patch)[:, :, :height, :width]
+        if self.patch > 1:
+            h = torch.cat([F.pixel_shuffle(self.unfold(h), self.patch), fine], dim=1)
+            h = self.merge(h, embedding, _fork(noise, "merge"))
+        return self.last(F.silu(self.last_norm(h)))[:, :, :height, :width]
 
 
 def _fork(noise: Noise | None, name: str) -> Noise | None:

@@ -221,7 +221,8 @@ def demo(budget: str = "150s", out: MaybePath = None) -> int:
         budget: as for train.
         out: the run directory; by default a new one below runs/.
     """
-    return train("diffusion", "glyphs", budget=budget, out=out)
+    # Small letters: in the same time a CPU sees four times as many of them as at 32x32, and comes to whole letters.
+    return train("diffusion", "glyphs", budget=budget, out=out, size="16")
 
 
 COMMANDS: Mapping[str, Callable[..., int]] = {"check": check, "train": train, "sample": sample, "demo": demo}

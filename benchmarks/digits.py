@@ -13,18 +13,14 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from scoring import distance, reader_of, share_read
 
 import calotype
-from calotype.data import PackedDataset, prepare
+from calotype.data import prepare
 from calotype.images import grid, write_png
-from calotype.rng import permutation, seeded
 
-SAMPLES = 1_000
-EPOCHS = 2
+SAMPLES = 2_000
 
 
 def main() -> None:
@@ -48,7 +44,7 @@ def main() -> None:
     write_png(options.out / "grid.png", grid(model.sample(100, seed=7), 10))
 
     packed = prepare(run.config.data)
-    reader = train_reader(packed)
+    reader = reader_of(packed, options.out.with_name("digits-reader.safetensors"))
     held_out = packed.read(packed.held_out)
     assert held_out.labels is not None
     samples = model.sample(SAMPLES, seed=8)
@@ -60,6 +56,10 @@ def main() -> None:
                 "value": share_read(reader, samples, asked),
                 "unit": f"share of {SAMPLES} samples read as the class asked for",
                 "held_out": share_read(reader, held_out.images, held_out.labels),
+                "distance": distance(reader, samples, held_out.images),
+                "distance_of_training_images": distance(
+                    reader, packed.read(packed.train[:SAMPLES]).images, held_out.images
+                ),
                 "preset": run.config.preset,
                 "images_seen": run.config.training.images,
                 "seconds_with_packing": round(seconds, 1),
@@ -67,39 +67,6 @@ def main() -> None:
             }
         )
     )
-
-
-def train_reader(packed: PackedDataset) -> nn.Module:
-    """A small convolutional classifier of the training images."""
-    spec = packed.spec
-    with seeded(0):
-        reader = nn.Sequential(
-            nn.Conv2d(spec.channels, 16, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(32 * (spec.height // 4) * (spec.width // 4), 64),
-            nn.ReLU(),
-            nn.Linear(64, spec.num_classes),
-        )
-    optimizer = torch.optim.Adam(reader.parameters(), 1e-3)
-    for epoch in range(EPOCHS):
-        for indices in np.array_split(packed.train[permutation(epoch, len(packed.train))], len(packed.train) // 128):
-            images, labels = packed.read(indices)
-            assert labels is not None
-            F.cross_entropy(reader(images.float() / 255), labels).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    return reader
-
-
-@torch.no_grad()
-def share_read(reader: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of images that the classifier reads as their label."""
-    return round((reader(images.float() / 255).argmax(1) == labels).double().mean().item(), 4)
 
 
 if __name__ == "__main__":

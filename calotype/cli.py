@@ -17,6 +17,7 @@ from calotype.errors import CalotypeError, ConfigError
 # What the help shows for options without a default of their own.
 Words = Annotated[str, arg(metavar="TEXT", help_behavior_hint="")]
 MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+MaybeReal = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
 MaybeNumber = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 Family = Annotated[str, arg(metavar="FAMILY", help_behavior_hint="")]
@@ -170,6 +171,8 @@ def sample(
     npz: MaybePath = None,
     labels: Words = "",
     steps: MaybeNumber = None,
+    solver: Words = "",
+    guidance: MaybeReal = None,
     set: Assignments = (),
     checkpoint: str = "last",
     weights: Literal["ema", "raw"] = "ema",
@@ -187,7 +190,9 @@ def sample(
         npz: a file with all images as one array.
         labels: classes by name or number, separated by commas, taken in turn; by default all classes.
         steps: of the solver; more is slower and finer.
-        set: KEY=VALUE for any other option of the family, such as solver=euler; may be given several times.
+        solver: of diffusion: ddpm, ddim, euler, heun, dpm2m or unipc.
+        guidance: of a diffusion model with classes; above 1, such as 2, images more typical of their class.
+        set: KEY=VALUE for any other option of the family, such as spacing=time; may be given several times.
         checkpoint: last, best, or images seen.
         weights: averaged, or as of the last step.
         device: auto, cpu, cuda or mps.
@@ -205,7 +210,7 @@ def sample(
             grid=grid,
             npz=npz,
             labels=[name.strip() for name in labels.split(",")] if labels else None,
-            options=([] if steps is None else [f"steps={steps}"]) + list(set),
+            options=[*_assignments(steps=steps, solver=solver or None, guidance=guidance), *set],
             checkpoint=checkpoint,
             ema=weights == "ema",
             device=device,
@@ -230,6 +235,10 @@ COMMANDS: Mapping[str, Callable[..., int]] = {"check": check, "train": train, "s
 
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
+
+
+def _assignments(**values: Any) -> list[str]:
+    return [f"{name}={value}" for name, value in values.items() if value is not None]
 
 
 def _data_config(*values: Any) -> Any:

@@ -88,6 +88,21 @@ class Noise:
         """Uniform values in [0, 1), float32 (n, *shape)."""
         return self._draw(torch.rand, shape)
 
+    def spread(self) -> Tensor:
+        """Uniform values in [0, 1), float32 (n,), that lie evenly over a shared batch instead of by chance.
+
+        Each is uniform, so means over them are unbiased, and they vary less than those over independent values.
+        Streams of single images stay independent.
+        Source: Kingma et al. 2021, arXiv:2107.00630, appendix I.1.
+        """
+        if len(self._seeds) > 1:
+            return self.uniform()
+        whole = Noise(self._seeds, self._total, range(self._total), self.device)
+        whole._draws, self._draws = self._draws, self._draws + 1
+        first = whole.uniform()[:1]
+        places = torch.arange(self._rows.start, self._rows.stop, device=self.device) / self._total
+        return (first + places) % 1
+
     def _draw(self, fn: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
         seeds = [fold(s, "draw", self._draws) for s in self._seeds]
         self._draws += 1

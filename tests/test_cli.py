@@ -217,7 +217,7 @@ MISTAKES = [
     ("sample {run} -n 0", "n is 0"),
     ("sample {run} --checkpoint 7", "no checkpoint 7: give last, best, or one of .*512"),
     ("sample {run} --steps 0", "steps is 0"),
-    ("sample {run} --set solver=eular", "'eular' is unknown: choose one of euler, heun"),
+    ("sample {run} --set solver=eular", "solver is 'eular': did you mean euler"),
     ("sample {run} --set stepz=3", "stepz is unknown: did you mean steps"),
     ("sample {run} --out {photos}", "not empty .*choose another --out"),
 ]

@@ -1,81 +1,20 @@
-"""Diffusion against closed forms: for Gaussian data the denoiser and the solution of the ODE are known."""
+"""The diffusion model: its loss, its settings, guidance and what it does when sampled."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 
 from calotype.errors import ConfigError
 from calotype.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
-from calotype.families.solvers import SOLVERS, Solver, karras_sigmas
+from calotype.families.diffusion.predictions import PREDICTIONS
+from calotype.families.diffusion.schedules import SCHEDULES, Discrete
+from calotype.families.diffusion.solvers import SOLVERS
 from calotype.images import to_unit
 from calotype.model import Batch, ImageSpec
 from calotype.rng import Noise, seeded
-
-VARIANCES = torch.tensor([4.0, 1.0, 0.25, 0.01], dtype=torch.float64).reshape(1, 4, 1, 1)
-MEAN = torch.tensor([0.3, -0.2, 0.0, 0.9], dtype=torch.float64).reshape(1, 4, 1, 1)
-
-
-def exact_denoise(x: Tensor, sigma: Tensor) -> Tensor:
-    """The posterior mean for data N(MEAN, VARIANCES): mu + S (S + sigma^2)^-1 (x - mu)."""
-    return MEAN + VARIANCES / (VARIANCES + sigma**2) * (x - MEAN)
-
-
-def exact_solution(x: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """The probability-flow ODE for that data: each direction scales by sqrt((l + end^2) / (l + start^2))."""
-    return MEAN + ((VARIANCES + end**2) / (VARIANCES + start**2)).sqrt() * (x - MEAN)
-
-
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
-def test_order_of_convergence(solver: str, order: int) -> None:
-    x = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4, 1, 1) * 10
-    steps, errors = [32, 64, 128, 256, 512], []
-    for count in steps:
-        sigmas = karras_sigmas(count + 1, 0.05, 10.0, 7.0)[:-1]  # ends above 0: the last step to 0 is first order
-        result = SOLVERS[solver](exact_denoise, x, sigmas)
-        errors.append(float((result - exact_solution(x, sigmas[0], sigmas[-1])).abs().max()))
-    slope = math.log(errors[0] / errors[-1]) / math.log(steps[-1] / steps[0])
-    assert abs(slope - order) < 0.15
-
-
-@pytest.mark.parametrize(("solver", "calls"), [("euler", 9), ("heun", 17)])
-def test_network_calls(solver: str, calls: int) -> None:
-    counted = 0
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        nonlocal counted
-        counted += 1
-        return exact_denoise(x, sigma)
-
-    SOLVERS[solver](denoise, torch.ones(1, 4, 1, 1, dtype=torch.float64), karras_sigmas(9, 0.002, 80.0, 7.0))
-    assert counted == calls
-
-
-@pytest.mark.parametrize("solver", SOLVERS.values())
-def test_sampling_gaussian_data_gives_its_moments(solver: Solver) -> None:
-    n = 20_000
-    start = Noise.shared(0, n, "cpu").normal(4, 1, 1).double() * 80
-    images = solver(exact_denoise, start, karras_sigmas(200, 0.002, 80.0, 7.0))
-    # The mean of n values has standard deviation sqrt(l / n), their variance l * sqrt(2 / n); five of them, plus what
-    # a first-order rule leaves after 200 steps (1 %).
-    assert bool(((images.mean(0) - MEAN[0]).abs() < 5 * (VARIANCES[0] / n).sqrt() + 0.01).all())
-    assert bool(((images.var(0) / VARIANCES[0] - 1).abs() < 5 * math.sqrt(2 / n) + 0.05).all())
-
-
-def test_sigmas_follow_the_formula() -> None:
-    sigmas = karras_sigmas(18, 0.002, 80.0, 7.0)
-    assert sigmas.shape == (19,)
-    assert sigmas[0] == pytest.approx(80, rel=1e-12)
-    assert sigmas[17] == pytest.approx(0.002, rel=1e-12)
-    assert sigmas[18] == 0
-    assert sigmas[5] == pytest.approx((80 ** (1 / 7) + 5 / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7, rel=1e-12)
-    assert bool((sigmas[1:] < sigmas[:-1]).all())
-    assert karras_sigmas(1, 0.002, 80.0, 7.0).tolist() == pytest.approx([80, 0])
-
 
 SPEC = ImageSpec(1, 8, 8)
 
@@ -84,18 +23,6 @@ def make(spec: ImageSpec = SPEC, seed: int = 0, **settings: object) -> Diffusion
     config = DiffusionConfig(**{"widths": (16, 16), "blocks": 1, "sigma_data": 0.5} | settings)  # type: ignore[arg-type]
     with seeded(seed):
         return Diffusion(spec, config)
-
-
-def test_preconditioning_has_unit_scales() -> None:
-    """EDM asks that the network's input and its effective target have variance 1 at every noise level."""
-    sd, n = 0.5, 200_000
-    noise = Noise.shared(1, n, "cpu")
-    y, e = sd * noise.normal().double(), noise.normal().double()
-    for sigma in (0.01, 0.3, 1.0, 40.0):
-        c_skip, c_out = sd**2 / (sigma**2 + sd**2), sigma * sd / math.hypot(sigma, sd)
-        x = y + sigma * e
-        assert float((x / math.hypot(sigma, sd)).var()) == pytest.approx(1, abs=0.02)  # 6 * sqrt(2 / n)
-        assert float(((y - c_skip * x) / c_out).var()) == pytest.approx(1, abs=0.02)
 
 
 def test_an_untrained_model_returns_the_preconditioned_input() -> None:
@@ -162,6 +89,12 @@ def test_labels_matter_and_dropout_needs_noise() -> None:
         ({"dropout": 1.0}, "dropout"),
         ({"sigma_data": -1.0}, "sigma_data"),
         ({"noise_std": 0.0}, "noise_std"),
+        ({"base": 24}, "multiples of 16: use 32"),
+        ({"label_dropout": -0.1}, "label_dropout"),
+        ({"prediction": "epsilon"}, "did you mean eps"),
+        ({"loss": "mse"}, "model.loss"),
+        ({"schedule": "cosin"}, "did you mean cosine"),
+        ({"design": "dit"}, "model.design"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], words: str) -> None:
@@ -174,7 +107,154 @@ def test_too_many_levels_are_refused_with_the_number_that_fits() -> None:
         make(ImageSpec(1, 9, 12), widths=(16, 16, 16, 16), patch=2)
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"solver": "magic"}, {"sigma_min": 90.0}])
-def test_bad_options_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"solver": "dpm2"}, "did you mean dpm2m"),
+        ({"sigma_min": 90.0, "sigma_max": 80.0}, "sigma_min must be the lower"),
+        ({"guidance": -1.0}, "guidance is -1"),
+        ({"guidance_interval": (5.0, 0.2)}, "the lower first"),
+        ({"guidance_interval": (5.0,)}, "two noise levels"),
+        ({"stochasticity": 0.5, "solver": "unipc"}, "no meaning for unipc"),
+        ({"stochasticity": 2.0, "solver": "ddim"}, "0 to 1"),
+        ({"stochasticity": -1.0}, "0 or more"),
+        ({"rho": 0.0}, "rho"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
         DiffusionOptions(**options)  # type: ignore[arg-type]
+
+
+def test_options_that_do_not_fit_the_model_are_refused() -> None:
+    noise = Noise.per_image(0, range(2), "cpu")
+    with pytest.raises(ConfigError, match="sigma_min 100 and sigma_max 80"):
+        make().sample(noise, None, DiffusionOptions(sigma_min=100.0))
+    with pytest.raises(ConfigError, match="has no classes"):
+        make().sample(noise, None, DiffusionOptions(guidance=2.0))
+    with pytest.raises(ConfigError, match="label_dropout 0"):
+        make(ImageSpec(1, 8, 8, 3), label_dropout=0.0).sample(noise, torch.tensor([0, 1]), DiffusionOptions(guidance=2))
+
+
+def disturbed(model: Diffusion) -> Diffusion:
+    """Zero-initialised layers hide what is behind them: move all weights off zero."""
+    with torch.no_grad():
+        for k, p in enumerate(model.parameters()):
+            p.add_(0.1 * Noise.shared(k, 1, "cpu").normal(*p.shape)[0])
+    return model
+
+
+def test_the_textbook_loss_of_ddpm() -> None:
+    """L = E|n - eps(x_t, t)|^2, written out: t uniform, x_t = sqrt(abar) y + sqrt(1 - abar) n."""
+    model = disturbed(make(prediction="eps", schedule="linear"))
+    images = (torch.arange(4 * 64) % 251).reshape(4, 1, 8, 8).to(torch.uint8)
+    value = model.loss(Batch(images, None), Noise.shared(3, 4, "cpu")).value
+
+    same = Noise.shared(3, 4, "cpu")
+    t, n = (same.spread() * 1000).long(), same.normal(1, 8, 8)
+    assert isinstance(model.schedule, Discrete)
+    kept = (1 / (1 + model.schedule.table[t] ** 2)).float().reshape(-1, 1, 1, 1)
+    predicted = model.network(kept.sqrt() * to_unit(images) + (1 - kept).sqrt() * n, t.float())
+    torch.testing.assert_close(value, (n - predicted).square().mean(), rtol=1e-4, atol=0)
+
+
+def test_the_textbook_loss_of_flow_matching() -> None:
+    """E|v(x_t, t) - (n - y)|^2 with x_t = (1 - t) y + t n and t uniform."""
+    model = disturbed(make(prediction="velocity", schedule="flow", noise_std=0.0))
+    images = (torch.arange(4 * 64) % 251).reshape(4, 1, 8, 8).to(torch.uint8)
+    value = model.loss(Batch(images, None), Noise.shared(3, 4, "cpu")).value
+
+    same = Noise.shared(3, 4, "cpu")
+    t, n = same.spread(), same.normal(1, 8, 8)
+    y, share = to_unit(images), t.reshape(-1, 1, 1, 1)
+    predicted = model.network((1 - share) * y + share * n, 1000 * t)
+    torch.testing.assert_close(value, (n - y - predicted).square().mean(), rtol=1e-4, atol=0)
+
+
+def test_the_loss_can_be_measured_in_another_space() -> None:
+    """x0-prediction with the loss of v is v's loss for the same clean image: a weight of 1 + 1 / sigma^2."""
+    images = (torch.arange(64) % 251).reshape(1, 1, 8, 8).to(torch.uint8)
+    plain, as_v = disturbed(make(prediction="x0")), disturbed(make(prediction="x0", loss="v"))
+    a, b = (m.loss(Batch(images, None), Noise.shared(3, 1, "cpu")).value.item() for m in (plain, as_v))
+    sigma = float(plain.schedule.draw(Noise.shared(3, 1, "cpu").spread())[0])
+    assert b / a == pytest.approx(1 + 1 / sigma**2, rel=1e-4)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_prediction_learns_on_every_schedule(prediction: str, schedule: str) -> None:
+    model = disturbed(make(prediction=prediction, schedule=schedule))
+    batch = Batch((torch.arange(8 * 64) % 251).reshape(8, 1, 8, 8).to(torch.uint8), None)
+    model.loss(batch, Noise.shared(0, 8, "cpu")).value.backward()
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+    images = model.to_eval().sample(Noise.per_image(0, range(2), "cpu"), None, DiffusionOptions(steps=4))
+    assert images.shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_image_of_a_stochastic_solver_is_its_own_too(solver: str) -> None:
+    model = disturbed(make()).to_eval()
+    options = DiffusionOptions(solver=solver, steps=5, stochasticity={"ddim": 0.7, "heun": 10.0}.get(solver, 0.0))
+    both = model.sample(Noise.per_image(0, [3, 8], "cpu"), None, options)
+    alone = model.sample(Noise.per_image(0, [8, 8], "cpu"), None, options)
+    assert torch.equal(both[1], alone[0])
+    assert not torch.equal(both[0], both[1])
+
+
+def test_a_share_of_the_labels_is_hidden_in_training_only() -> None:
+    model = make(ImageSpec(1, 8, 8, 3), label_dropout=0.25)
+    n = 4000
+    labels = torch.arange(n) % 3
+    hidden = model.train()._hidden(labels, Noise.shared(0, n, "cpu"))
+    assert hidden is not None
+    share = float((hidden == 3).double().mean())
+    assert share == pytest.approx(0.25, abs=5 * (0.25 * 0.75 / n) ** 0.5)
+    assert torch.equal(hidden[hidden != 3], labels[hidden != 3])
+    assert model.eval()._hidden(labels, Noise.shared(0, n, "cpu")) is labels
+
+
+def test_guidance_mixes_the_class_with_no_class() -> None:
+    model = disturbed(make(ImageSpec(1, 8, 8, 3))).to_eval()
+    x, sigma, labels = torch.ones(2, 1, 8, 8), torch.tensor(1.0), torch.tensor([0, 2])
+    of_class, none = (model.denoise(x, sigma, wanted) for wanted in (labels, torch.tensor([3, 3])))
+    assert not torch.allclose(of_class, none)
+    for weight in (0.0, 1.0, 3.0):
+        mixed = model.denoiser(labels, DiffusionOptions(guidance=weight))(x, sigma)
+        torch.testing.assert_close(mixed, none + weight * (of_class - none), rtol=1e-4, atol=1e-5)
+    outside = DiffusionOptions(guidance=3.0, guidance_interval=(2.0, 5.0))
+    torch.testing.assert_close(model.denoiser(labels, outside)(x, sigma), of_class)
+
+
+def test_the_noise_levels_of_sampling() -> None:
+    karras, even, own = (
+        make(schedule="cosine").levels(DiffusionOptions(steps=10, spacing=spacing))  # type: ignore[arg-type]
+        for spacing in ("karras", "logsnr", "time")
+    )
+    schedule = SCHEDULES["cosine"](0, 1, 0.5)
+    for levels in (karras, even, own):
+        assert levels.shape == (11,)
+        assert float(levels[0]) == pytest.approx(schedule.largest, rel=1e-9)
+        assert float(levels[-2]) == pytest.approx(schedule.smallest, rel=1e-6)
+        assert float(levels[-1]) == 0
+    ratios = even[1:-1] / even[:-2]
+    torch.testing.assert_close(ratios, ratios[:1].expand(9))
+    # A thousand steps of its own time are the steps of DDPM.
+    assert isinstance(schedule, Discrete)
+    thousand = make(schedule="cosine").levels(DiffusionOptions(steps=1000, spacing="time", solver="ddpm"))
+    torch.testing.assert_close(thousand[:-1], schedule.table.flip(0))
+
+
+def test_the_bound_of_an_untrained_model_is_a_bound_of_what_it_is() -> None:
+    """The untrained EDM denoiser is that of N(0, sigma_data^2), so for such pixels the bound is near their entropy."""
+    n, sd = 8, 0.3
+    images = ((Noise.shared(0, n, "cpu").normal(1, 12, 12) * sd + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    model = make(ImageSpec(1, 12, 12), sigma_data=sd).to_eval()
+    bits = model.bits_per_dim(Batch(images, None), Noise.shared(1, n, "cpu"))
+    y = to_unit(images, torch.float64).flatten(1)
+    density = torch.distributions.Normal(0.0, sd)
+    exact = -(density.log_prob(y.float()).double() + torch.tensor(2 / 255).log()).mean(1) / torch.tensor(2.0).log()
+    gap = bits.per_image - exact
+    assert bits.kind == "bound"
+    error = float(gap.std()) / n**0.5
+    assert -3 * error < float(gap.mean()) < 0.1 + 3 * error  # the choice of a way costs 0.036 here

@@ -93,3 +93,25 @@ def test_seeded_restores_the_global_generator() -> None:
     with seeded(9):
         assert torch.equal(torch.rand(2), inside)
     assert isinstance(permutation(0, 3), np.ndarray)
+
+
+def test_spread_values_lie_evenly_and_each_is_uniform() -> None:
+    n = 64
+    values = Noise.shared(3, n, "cpu").spread()
+    assert values.shape == (n,)
+    assert bool(((values >= 0) & (values < 1)).all())
+    gaps = values.sort().values.diff()
+    torch.testing.assert_close(gaps, torch.full((n - 1,), 1 / n), rtol=0, atol=1e-6)
+    firsts = torch.stack([Noise.shared(seed, n, "cpu").spread()[5] for seed in range(400)])
+    assert float(firsts.mean()) == pytest.approx(0.5, abs=5 * (1 / 12 / 400) ** 0.5)
+
+
+def test_a_share_of_spread_values_is_cut_from_the_whole() -> None:
+    whole, share = Noise.shared(3, 10, "cpu"), Noise.shared(3, 10, "cpu").rows(4, 7)
+    assert torch.equal(whole.spread()[4:7], share.spread())
+    assert torch.equal(whole.normal(2)[4:7], share.normal(2))  # both have drawn once
+
+
+def test_streams_of_single_images_spread_nothing() -> None:
+    both = Noise.per_image(0, [4, 9], "cpu").spread()
+    assert float(Noise.per_image(0, [9, 1], "cpu").spread()[0]) == float(both[1])

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calotype.families.diffusion import Diffusion
+from calotype.model import ImageSpec
 from calotype.nn.layers import SelfAttention, SinusoidalEmbedding, dropout, groups_for
-from calotype.nn.unet import UNet
+from calotype.nn.unet import DESIGNS, UNet
 from calotype.rng import Noise, seeded
 
 
@@ -92,3 +97,43 @@ def test_sinusoidal_embedding() -> None:
     value = torch.tensor([0.7])
     expected = [torch.cos(value), torch.cos(value * 0.1), torch.sin(value), torch.sin(value * 0.1)]
     torch.testing.assert_close(embedding(value)[0], torch.cat(expected))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parameters"),
+    [
+        # Ho et al. 2020, CIFAR-10: 35.7 M.
+        ({"widths": (128, 256, 256, 256), "blocks": 2, "attention": (1,), "design": "ddpm"}, 35_746_307),
+        # Karras et al. 2022, CIFAR-10: 55.7 M, of which 1,152 are for augmentation, which is not here.
+        ({"widths": (256,) * 3, "blocks": 4, "attention": (1,), "base": 128, "design": "ddpm++"}, 55_733_891 - 1_152),
+        # Dhariwal & Nichol 2021, ImageNet-64: 295.9 M as counted by Karras et al. 2022; 768 more are for no class.
+        (
+            {"widths": (192, 384, 576, 768), "blocks": 3, "attention": (1, 2, 3), "design": "adm", "num_classes": 1000},
+            295_899_267 + 768,
+        ),
+    ],
+    ids=["ddpm", "ddpm++", "adm"],
+)
+def test_published_networks_have_their_number_of_parameters(arguments: dict[str, Any], parameters: int) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in UNet(3, 3, **arguments).parameters()) == parameters
+
+
+def test_the_published_preset_is_the_published_network() -> None:
+    spec = ImageSpec(3, 32, 32)
+    config = replace(Diffusion.presets(spec)["ddpm++"].model, sigma_data=0.5)
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Diffusion(spec, config).parameters()) == 55_732_739
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 6)])
+def test_every_design_uses_all_of_its_parameters(design: str, height: int, width: int) -> None:
+    with seeded(0):
+        net = _disturbed(UNet(2, 2, (16, 32), 1, (1,), num_classes=2, base=16, design=design))
+    noise = Noise.shared(0, 3, "cpu")
+    out = net(noise.normal(2, height, width), torch.linspace(-1, 1, 3), torch.arange(3))  # 2 is no class
+    assert out.shape == (3, 2, height, width)
+    out.square().mean().backward()
+    without = [name for name, p in net.named_parameters() if p.grad is None or float(p.grad.abs().sum()) == 0]
+    assert without == []

@@ -49,11 +49,19 @@ class SinusoidalEmbedding(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the positions of a map, residual and pre-normalised: (B, C, H, W) -> the same."""
+    """Multi-head self-attention over the positions of a map, residual and pre-normalised: (B, C, H, W) -> the same.
 
-    def __init__(self, channels: int, head_dim: int = 64) -> None:
+    Args:
+        channels: C.
+        head_width: channels per head, about; 0: one head.
+        skip_scale: factor on the sum of the input and what attention adds.
+    """
+
+    def __init__(self, channels: int, head_width: int = 64, skip_scale: float = 1.0) -> None:
         super().__init__()
-        self.heads = next(h for h in range(max(1, channels // head_dim), 0, -1) if channels % h == 0)
+        wanted = max(1, channels // head_width) if head_width else 1
+        self.heads = next(h for h in range(wanted, 0, -1) if channels % h == 0)
+        self.skip_scale = skip_scale
         self.norm = nn.GroupNorm(groups_for(channels), channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
@@ -63,4 +71,5 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
         q, k, v = qkv.transpose(3, 4).unbind(1)  # (B, heads, HW, d)
         attended = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(attended.transpose(2, 3).reshape(b, c, h, w))
+        summed = x + self.out(attended.transpose(2, 3).reshape(b, c, h, w))
+        return summed if self.skip_scale == 1 else summed * self.skip_scale

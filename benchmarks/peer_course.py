@@ -1,0 +1,140 @@
+"""The class-conditional U-Net of the diffusers course on MNIST, as the course trains it: the peer of `networks.py`.
+
+    python benchmarks/peer_course.py train --data ../shared/data/mnist --images 78000 --out runs/course
+
+Needs `diffusers` (0.42 was used) in an environment of one's own; it is no dependency of Calotype. Network, noise
+schedule, loss, optimizer and batch are the course's (unit 2, class-conditioned diffusion): `UNet2DModel` of widths 32,
+64, 64 with attention at the two lower levels, the class as four more input channels, epsilon-prediction on 1,000 steps
+of the cosine schedule, Adam at 1e-3, batches of 128. The course keeps no averaged weights; an average is kept beside
+the raw ones here, so that both can be judged. Prints one JSON line: images per second and what was seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from calotype.data import DataConfig, prepare
+from calotype.data.batches import Batches
+from calotype.images import to_unit
+from calotype.rng import Noise, fold, seeded
+
+BATCH = 128
+STEPS = 1000
+CLASS_CHANNELS = 4
+AVERAGE = 0.999
+
+
+class CourseUNet(nn.Module):
+    """UNet2DModel with the class as further input channels; (x, t, labels) -> the noise in x."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__()
+        from diffusers import UNet2DModel
+
+        self.classes = nn.Embedding(10, CLASS_CHANNELS)
+        settings = {
+            "sample_size": 28,
+            "in_channels": 1 + CLASS_CHANNELS,
+            "out_channels": 1,
+            "layers_per_block": 2,
+            "block_out_channels": (32, 64, 64),
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        }
+        self.model = UNet2DModel(**settings | changes)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """The noise in x."""
+        rows, columns = x.shape[2:]
+        maps = self.classes(labels)[:, :, None, None].expand(-1, -1, rows, columns)
+        return self.model(torch.cat([x, maps], 1), t).sample
+
+
+def schedule() -> Tensor:
+    """Cumulative alphas of the cosine schedule, as diffusers makes them: (1000,)."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(num_train_timesteps=STEPS, beta_schedule="squaredcos_cap_v2").alphas_cumprod
+
+
+def load_course(path: Path, average: bool = True) -> CourseUNet:
+    """A trained course network."""
+    model = CourseUNet()
+    model.load_state_dict(load_file(path / ("average.safetensors" if average else "raw.safetensors")))
+    return model.requires_grad_(False).eval()
+
+
+def course_denoiser(model: CourseUNet) -> Any:
+    """(x, sigma, labels) -> the estimate of the clean image, at the nearest step of its schedule."""
+    kept = schedule().double()
+    sigmas = ((1 - kept) / kept).sqrt()
+
+    def denoise(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        t = (sigmas.log() - sigma.double().log().reshape(-1, 1)).abs().argmin(1)
+        level = sigma.reshape(-1, 1, 1, 1)
+        noise = model(x / (1 + level**2).sqrt(), t.expand(len(x)), labels)
+        return x - level * noise
+
+    return denoise
+
+
+def main() -> None:
+    """Train and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["train"])
+    parser.add_argument("--data", default="../shared/data/mnist")
+    parser.add_argument("--images", type=int, default=78_000)
+    parser.add_argument("--marks", type=int, nargs="*", default=[], help="images seen at which to save as well")
+    parser.add_argument("--out", type=Path, default=Path("runs/course"))
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    packed = prepare(DataConfig(source=options.data))
+    batches = Batches(packed, packed.train, BATCH, seed=0)
+    kept = schedule()
+    with seeded(0):
+        model = CourseUNet()
+        average = CourseUNet()
+    average.load_state_dict(model.state_dict())
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    marks = sorted({-(-m // BATCH) for m in [*options.marks, options.images]})
+    started = time.process_time()
+    for step in range(marks[-1]):
+        batch, noise = batches.at(step), Noise.shared(fold(0, "course", step), BATCH, "cpu")
+        assert batch.labels is not None
+        x, t, n = to_unit(batch.images), (noise.uniform() * STEPS).long(), noise.normal(*batch.images.shape[1:])
+        share = kept[t].reshape(-1, 1, 1, 1)
+        loss = F.mse_loss(model(share.sqrt() * x + (1 - share).sqrt() * n, t, batch.labels), n)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        decay = min(AVERAGE, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        if step + 1 in marks:
+            place = options.out / str((step + 1) * BATCH)
+            place.mkdir(parents=True, exist_ok=True)
+            save_file(model.state_dict(), place / "raw.safetensors")
+            save_file(average.state_dict(), place / "average.safetensors")
+            figures = {
+                "benchmark": "peer/course",
+                "images_seen": (step + 1) * BATCH,
+                "cpu_seconds": round(time.process_time() - started, 1),
+                "loss": round(loss.item(), 4),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "threads": options.threads,
+            }
+            print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The variational bound on the likelihood of 8-bit images, of any denoiser.
+
+Seen as a hierarchical model, diffusion draws z at the largest noise level s from N(0, s^2 I), carries it down to a
+small one r, and there draws each pixel. With y the image in [-1, 1] and n standard normal noise,
+
+    -ln p(image) <=  |y|^2 / (2 s^2)                                              z at level s against N(0, s^2 I)
+                   + integral over ln sigma from ln r to ln s of E|y - D(y + sigma n; sigma)|^2 / sigma^2
+                   + E[-ln P(image | y + r n)]
+
+Source: Kingma et al. 2021, arXiv:2107.00630, eq. 11 to 15, unscaled, in continuous time.
+
+The integral is estimated by stratified draws, without bias. The pixels are drawn apart from each other, each from the
+256 grey levels v_k,
+
+    P(k | z) ~ h_k exp(-(v_k - m)^2 / (2 d^2)),
+
+where m is the noisy pixel itself, with d = r, or its denoised value, with d a share of r; and h is flat, or the
+histogram of the image as far as it can be told from all its m, found by expectation maximisation: pictures with much
+of one colour gain much by it. The level r and this choice are part of the code of an image: one of J ways, which costs
+ln J nats, is chosen per image by draws that the estimate does not use. So what is returned is a bound, for each image,
+in expectation over the noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby, pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from calotype.families.diffusion.solvers import Denoise
+from calotype.images import to_unit
+from calotype.rng import Noise
+
+LEVELS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)  # where pixels may be drawn; a grey level is 0.0078
+SHARES = (0.35, 0.6)  # of the noise that may be left after denoising
+DRAWS_BETWEEN = 2  # of the integral between successive levels, and of the rest:
+REST = ((3.0, 12), (math.inf, 4))  # up to these noise levels, so many draws: most of it lies below 3
+ITERATIONS = 20  # of expectation maximisation; more sharpen the histogram, and gain little
+LARGEST = 2**24  # values held at once
+FLOOR = 1e-3  # share of a flat histogram in the one found, so that no grey level is impossible
+
+
+class Way(NamedTuple):
+    """One way to draw the pixels."""
+
+    level: float  # r
+    share: float  # d / r; 1: m is the noisy pixel, below: the denoised one
+    found: bool  # whether h is found or flat
+
+
+WAYS = [Way(r, share, found) for r in LEVELS for share in (1.0, *SHARES) for found in (False, True)]
+
+
+def variational_bits(denoise: Denoise, images: Tensor, noise: Noise, largest: float) -> Tensor:
+    """The bound, in bits per dimension of each image: float64 (B,).
+
+    Args:
+        denoise: of float64 images, with a noise level per image, (B,).
+        images: uint8 (B, C, H, W).
+        noise: of these images.
+        largest: the noise level that sampling starts from.
+    """
+    y = to_unit(images, torch.float64)
+    tried = _between(denoise, y, noise) + torch.stack(
+        [pixel_nats(*seen, images, way.found) for way, seen in _seen(denoise, y, noise, WAYS)]
+    )
+    chosen = tried.argmin(0)  # (B,), by draws that are not used again
+
+    nats = _between(denoise, y, noise).gather(0, chosen[None])[0]
+    for way, (seen, deviation) in _seen(denoise, y, noise, [WAYS[k] for k in chosen.unique().tolist()]):
+        mine = chosen == WAYS.index(way)
+        nats[mine] += pixel_nats(seen[mine], deviation, images[mine], way.found)
+    start = LEVELS[-1]
+    for end, draws in REST:
+        if start < largest:
+            nats += path(denoise, y, noise, start, min(end, largest), draws)
+        start = end
+    nats += y.square().flatten(1).sum(1) / (2 * largest**2) + math.log(len(WAYS))
+    return nats / (images[0].numel() * math.log(2))
+
+
+def path(denoise: Denoise, y: Tensor, noise: Noise, low: float, high: float, draws: int) -> Tensor:
+    """The integral over ln sigma of E|y - D|^2 / sigma^2 from low to high, in nats: (B,). Unbiased."""
+    width = math.log(high / low) / draws
+    total = y.new_zeros(len(y))
+    for k in range(draws):
+        sigma = low * (width * (k + noise.uniform().to(y))).exp()
+        level = sigma.reshape(-1, 1, 1, 1)
+        error = denoise(y + level * noise.normal(*y.shape[1:]).to(y), sigma) - y
+        total = total + width * (error / level).square().flatten(1).sum(1)
+    return total
+
+
+def _between(denoise: Denoise, y: Tensor, noise: Noise) -> Tensor:
+    """What each way adds for the path from its level to the last of LEVELS, in nats: (WAYS, B)."""
+    parts = [path(denoise, y, noise, *ends, DRAWS_BETWEEN) for ends in pairwise(LEVELS)]
+    sums = torch.stack([*parts, y.new_zeros(len(y))]).flip(0).cumsum(0).flip(0)
+    return sums.repeat_interleave(len(WAYS) // len(LEVELS), 0)
+
+
+def _seen(denoise: Denoise, y: Tensor, noise: Noise, ways: Sequence[Way]) -> Iterator[tuple[Way, tuple[Tensor, float]]]:
+    """For each way, the values by which the pixels are known and the deviation of their noise."""
+    for level, of_level in groupby(ways, key=lambda way: way.level):
+        z = y + level * noise.normal(*y.shape[1:]).to(y)
+        clean = denoise(z, z.new_full((len(z),), level))
+        for way in of_level:
+            yield way, (z if way.share == 1 else clean, level * way.share)
+
+
+def pixel_nats(seen: Tensor, deviation: float, images: Tensor, found: bool) -> Tensor:
+    """-ln P(image) in nats, (B,), where pixels are known by `seen` up to normal noise.
+
+    Args:
+        seen: float64 (B, C, H, W), in [-1, 1] and noise.
+        deviation: of that noise.
+        images: uint8 (B, C, H, W), what is to be said.
+        found: whether the grey levels are weighted by their histogram, per image and channel, found from `seen` alone.
+    """
+    maps, wanted = seen.flatten(0, 1).flatten(1), images.flatten(0, 1).flatten(1).long()  # (B C, H W)
+    at_once = max(1, LARGEST // (maps.shape[1] * 256))
+    parts = zip(maps.split(at_once), wanted.split(at_once), strict=True)
+    nats = torch.cat([_maps_nats(m, deviation, w, found) for m, w in parts])
+    return nats.reshape(len(images), -1).sum(1)
+
+
+def _maps_nats(maps: Tensor, deviation: float, wanted: Tensor, found: bool) -> Tensor:
+    """-ln P of each map, float64 (M,): maps (M, pixels), the grey levels wanted likewise."""
+    greys = to_unit(torch.arange(256, device=maps.device), torch.float64)
+    distance = ((maps[:, :, None] - greys) / deviation).square() / 2  # (M, pixels, 256)
+    likeness = (distance.min(2, keepdim=True).values - distance).exp()
+    weights = torch.full_like(likeness[:, 0], 1 / len(greys))  # (M, 256)
+    for _ in range(ITERATIONS if found else 0):
+        shares = torch.bmm(likeness, weights[:, :, None]).reciprocal()  # (M, pixels, 1)
+        weights = weights * torch.bmm(likeness.transpose(1, 2), shares)[:, :, 0] / maps.shape[1]
+        weights = (1 - FLOOR) * weights + FLOOR / len(greys)
+    total = torch.bmm(likeness, weights[:, :, None])[:, :, 0]
+    mass = likeness.gather(2, wanted[:, :, None])[:, :, 0] * weights.gather(1, wanted)
+    return (total.log() - mass.clamp(min=torch.finfo(mass.dtype).tiny).log()).sum(1)

@@ -1,0 +1,103 @@
+"""What a diffusion model is, and how to sample from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from calotype.config import nearest
+from calotype.errors import ConfigError
+from calotype.families.diffusion.predictions import PREDICTIONS
+from calotype.families.diffusion.schedules import SCHEDULES
+from calotype.families.diffusion.solvers import SOLVERS
+from calotype.nn.unet import DESIGNS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffusionConfig:
+    """What a diffusion model is."""
+
+    widths: tuple[int, ...] = (32, 64)  # channels per level, finest first; multiples of 16 keep the CPU's vectors full
+    blocks: int = 2  # residual blocks per level
+    attention: tuple[int, ...] = (1,)  # levels with self-attention, 0 the finest: it pays on small maps only
+    patch: int = 2  # side of the pixel squares folded into channels before the first convolution
+    base: int = 0  # channels of the first convolution; 0: those of the first level
+    design: str = "light"  # of the U-Net: light, or as published: ddpm, ddpm++, adm
+    dropout: float = 0.0  # within the residual blocks; small data sets may want 0.1
+    label_dropout: float = 0.1  # share of training images shown without their class, which guidance needs
+    prediction: str = "edm"  # what the network predicts: edm, eps, x0, v, velocity
+    loss: str = ""  # in which of these the error is measured; "": in that of the prediction
+    schedule: str = "lognormal"  # the noise levels of training: lognormal, linear, cosine, flow
+    noise_mean: float = -1.2  # of ln sigma in training; EDM's values for images at this range
+    noise_std: float = 1.2  # 0, for the schedule flow: t uniform. linear and cosine use neither
+    sigma_data: float = 0.0  # standard deviation of the data in [-1, 1]; 0: measured from the training images
+
+    def __post_init__(self) -> None:
+        if not self.widths:
+            raise ConfigError("model.widths is empty: give the channels of at least one level, such as [32, 64]")
+        for width in (*self.widths, *([self.base] if self.base else [])):
+            if width < 16 or width % 16:
+                near = max(16, round(width / 16) * 16)
+                raise ConfigError(f"model.widths and base contain {width}, but widths are multiples of 16: use {near}")
+        for name in ("blocks", "patch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
+        for level in self.attention:
+            if not 0 <= level < len(self.widths):
+                raise ConfigError(
+                    f"model.attention names level {level}, but levels are 0 to {len(self.widths) - 1}: remove it"
+                )
+        for name in ("dropout", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give a probability from 0 to below 1")
+        _check_choice("model.design", self.design, DESIGNS)
+        _check_choice("model.prediction", self.prediction, PREDICTIONS)
+        _check_choice("model.loss", self.loss, ["", *PREDICTIONS])
+        _check_choice("model.schedule", self.schedule, SCHEDULES)
+        if self.sigma_data < 0:
+            raise ConfigError(f"model.sigma_data is {self.sigma_data}: give a positive value, or 0 to have it measured")
+        if self.noise_std < 0 or (self.noise_std == 0 and self.schedule == "lognormal"):
+            raise ConfigError(f"model.noise_std is {self.noise_std}: give a positive value")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffusionOptions:
+    """How to sample from a diffusion model."""
+
+    steps: int = 18  # network calls: 2 * steps - 1 with heun, steps with the other solvers
+    solver: str = "heun"  # ddpm, ddim, euler, heun, dpm2m, unipc
+    guidance: float = 1.0  # 1: none; more: pictures more typical of their class and less varied; 0: of no class
+    guidance_interval: tuple[float, ...] = (0.0, 1e9)  # noise levels between which guidance acts
+    stochasticity: float = 0.0  # eta of ddim, 0 to 1; churn of euler and heun, 0 and up
+    spacing: Literal["karras", "time", "logsnr"] = "karras"  # of the noise levels; time: the schedule's own
+    sigma_max: float = 0.0  # the noise level that sampling starts from; 0: the schedule's largest
+    sigma_min: float = 0.0  # the last noise level before 0; 0: the schedule's smallest
+    rho: float = 7.0  # of karras: larger spends more steps at small noise levels
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"steps is {self.steps}: give at least 1")
+        _check_choice("solver", self.solver, SOLVERS)
+        if self.guidance < 0:
+            raise ConfigError(f"guidance is {self.guidance}: give 0 (no class), 1 (as trained) or more, such as 2")
+        if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
+            raise ConfigError(
+                f"guidance_interval is {list(self.guidance_interval)}: give two noise levels, the lower first, such as "
+                "[0.2, 5]"
+            )
+        if self.stochasticity < 0:
+            raise ConfigError(f"stochasticity is {self.stochasticity}: give 0 or more")
+        if self.stochasticity and self.solver in ("ddpm", "dpm2m", "unipc"):
+            raise ConfigError(f"stochasticity has no meaning for {self.solver}: leave it out, or use ddim or heun")
+        if self.stochasticity > 1 and self.solver == "ddim":
+            raise ConfigError(f"stochasticity is {self.stochasticity}, but eta of ddim is from 0 to 1")
+        if not self.rho > 0:
+            raise ConfigError(f"rho is {self.rho}: give a positive value, such as 7")
+        if self.sigma_min < 0 or self.sigma_max < 0 or 0 < self.sigma_max <= self.sigma_min:
+            raise ConfigError(f"sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: sigma_min must be the lower")
+
+
+def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{name} is {value!r}{nearest(value, list(known))}")

@@ -1,0 +1,164 @@
+"""Diffusion: a denoiser trained at all noise levels, and images by integrating its probability-flow ODE.
+
+Data y is seen through noise, x = y + sigma * n with n ~ N(0, I). The denoiser is a network F between known factors,
+
+    D(x; sigma) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x; c_noise(sigma)),
+
+where c_skip and c_out say what F predicts (`predictions`), and c_in and c_noise how it is told (`schedules`). It is
+trained to give the clean image,
+
+    L = E_{y, n, sigma} |D(y + sigma n; sigma) - y|^2 / (dims c_out(sigma)^2),
+
+sigma drawn by the schedule; so the loss is the mean square error of F. By default F is that of EDM (Karras et al. 2022,
+arXiv:2206.00364); with `prediction` eps and `schedule` linear it is DDPM as published (Ho et al. 2020,
+arXiv:2006.11239), with velocity and flow it is flow matching (Lipman et al. 2023, arXiv:2210.02747). Sampling
+integrates the probability-flow ODE of `solvers` from the largest noise level to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from calotype.errors import ConfigError
+from calotype.families.diffusion.bound import variational_bits
+from calotype.families.diffusion.config import DiffusionConfig, DiffusionOptions
+from calotype.families.diffusion.guidance import guided
+from calotype.families.diffusion.predictions import PREDICTIONS
+from calotype.families.diffusion.presets import presets
+from calotype.families.diffusion.schedules import SCHEDULES
+from calotype.families.diffusion.solvers import SOLVERS, Denoise, karras
+from calotype.images import to_bytes, to_unit
+from calotype.model import Batch, Bits, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
+from calotype.nn.unet import UNet
+from calotype.rng import Noise
+
+
+class Diffusion(GenerativeModel, HasLikelihood):
+    """A denoiser trained at all noise levels, and images by integrating its probability-flow ODE."""
+
+    Config = DiffusionConfig
+    Options = DiffusionOptions
+
+    def __init__(self, spec: ImageSpec, config: DiffusionConfig) -> None:
+        super().__init__(spec, config)
+        halvings = len(config.widths) - 1
+        possible = (-(-min(spec.height, spec.width) // config.patch)).bit_length() - 1
+        if halvings > possible:
+            raise ConfigError(
+                f"model.widths has {len(config.widths)} levels, but {spec.width}x{spec.height} images with patch "
+                f"{config.patch} allow at most {possible + 1}: remove {halvings - possible}"
+            )
+        if config.sigma_data == 0:
+            raise ConfigError("model.sigma_data is 0, to be measured: use Diffusion.measured(config, images)")
+        self.network = UNet(
+            spec.channels,
+            spec.channels,
+            config.widths,
+            config.blocks,
+            config.attention,
+            config.patch,
+            spec.num_classes,
+            config.dropout,
+            config.base,
+            config.design,
+        )
+        self.prediction = PREDICTIONS[config.prediction]
+        self.schedule = SCHEDULES[config.schedule](config.noise_mean, config.noise_std, config.sigma_data)
+
+    @classmethod
+    def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        return presets(spec)
+
+    @classmethod
+    def measured(cls, config: DiffusionConfig, images: Tensor) -> DiffusionConfig:
+        """Fill in sigma_data with the standard deviation of the images in [-1, 1]; uint8 (N, C, H, W)."""
+        if config.sigma_data > 0:
+            return config
+        counts = torch.bincount(images.flatten(), minlength=256).double()  # exact, whatever the number of images
+        values = to_unit(torch.arange(256), torch.float64)
+        mean = (counts * values).sum() / counts.sum()
+        deviation = float(((counts * (values - mean).square()).sum() / counts.sum()).sqrt())
+        return replace(config, sigma_data=max(0.01, round(deviation, 4)))  # a set of one plain colour has none
+
+    def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None, noise: Noise | None = None) -> Tensor:
+        """D(x; sigma): x float (B, C, H, W), sigma (B,) or scalar. With noise, dropout is on.
+
+        Labels are 0 to num_classes - 1, and num_classes for an image of no class.
+        """
+        sigma = sigma.to(x).expand(len(x))
+        level = sigma.reshape(-1, 1, 1, 1)
+        predicted = self.network(self.schedule.scale(level) * x, self.schedule.condition(sigma), labels, noise)
+        return self.prediction(level, self.config.sigma_data).clean(x, predicted.to(x.dtype))
+
+    def turns(self) -> Sequence[Turn]:
+        return (Turn("model", self.loss),)
+
+    def loss(self, batch: Batch, noise: Noise) -> Loss:
+        """The denoising loss, the mean square error of what the network predicts (or of `config.loss`)."""
+        config, y = self.config, to_unit(batch.images, self.dtype)
+        sigma = self.schedule.draw(noise.spread().to(y))
+        level = sigma.reshape(-1, 1, 1, 1)
+        x = y + level * noise.normal(*y.shape[1:]).to(y)
+        dropping = noise.fork("dropout") if config.dropout and self.training else None
+        error = self.denoise(x, sigma, self._hidden(batch.labels, noise), dropping) - y
+        space = PREDICTIONS[config.loss] if config.loss else self.prediction
+        return Loss((error / space(level, config.sigma_data).out).square().mean(), {})
+
+    def _hidden(self, labels: Tensor | None, noise: Noise) -> Tensor | None:
+        """The labels, a share of them replaced by that of no class."""
+        if labels is None or self.config.label_dropout == 0 or not self.training:
+            return labels
+        dropped = noise.fork("labels").uniform() < self.config.label_dropout
+        return torch.where(dropped, self.spec.num_classes, labels)
+
+    @torch.no_grad()
+    def sample(self, noise: Noise, labels: Tensor | None = None, options: DiffusionOptions | None = None) -> Tensor:
+        options = options or DiffusionOptions()
+        sigmas = self.levels(options).to(self.dtype).to(noise.device)
+        x = noise.normal(*self.spec.shape).to(sigmas) * sigmas[0]
+        solve = SOLVERS[options.solver]
+        return to_bytes(solve(self.denoiser(labels, options), x, sigmas, noise, options.stochasticity))
+
+    def levels(self, options: DiffusionOptions) -> Tensor:
+        """The noise levels of sampling, from the largest to 0: float64 (steps + 1,). Raises ConfigError."""
+        low, high = options.sigma_min or self.schedule.smallest, options.sigma_max or self.schedule.largest
+        if low >= high:
+            raise ConfigError(f"sigma_min {low:g} and sigma_max {high:g}: sigma_min must be the lower")
+        ramp = torch.linspace(1, 0, options.steps, dtype=torch.float64)
+        if options.spacing == "karras":
+            levels = karras(options.steps, low, high, options.rho)
+        elif options.spacing == "logsnr":
+            levels = low * (high / low) ** ramp
+        else:
+            levels = self.schedule.levels(ramp)
+        return torch.cat([levels, levels.new_zeros(1)])
+
+    def denoiser(self, labels: Tensor | None, options: DiffusionOptions) -> Denoise:
+        """The denoiser of sampling: of the labels, guided as the options say. Raises ConfigError."""
+        if options.guidance == 1:
+            return lambda x, sigma: self.denoise(x, sigma, labels)
+        if labels is None or self.config.label_dropout == 0:
+            why = "has no classes" if labels is None else "was trained with model.label_dropout 0"
+            raise ConfigError(f"guidance is {options.guidance}, but the model {why}: leave guidance out")
+        none = torch.full_like(labels, self.spec.num_classes)
+
+        def both(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+            out = self.denoise(torch.cat([x, x]), sigma, torch.cat([none, labels]))
+            return out[: len(x)], out[len(x) :]
+
+        return guided(
+            both, lambda x, sigma: self.denoise(x, sigma, labels), options.guidance, options.guidance_interval
+        )
+
+    @torch.no_grad()
+    def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
+        """The variational bound on each 8-bit image, see `bound`."""
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return self.denoise(x.to(self.dtype), sigma, batch.labels).double()
+
+        return Bits(variational_bits(denoise, batch.images, noise, self.schedule.largest), "bound")

@@ -1,0 +1,147 @@
+"""At which noise levels a diffusion model is trained, and how the network is told of them.
+
+Noise levels are sigma in x = y + sigma * n. A schedule says how often each is met in training (as the quantile function
+of that distribution), at which scale x is handed to the network (c_in), by which number the network knows the level
+(c_noise), and between which levels samples are drawn.
+
+    lognormal  ln sigma ~ N(noise_mean, noise_std^2);  c_in = 1 / sqrt(sigma^2 + sigma_data^2), c_noise = ln(sigma) / 4
+               Source: Karras et al. 2022, arXiv:2206.00364, table 1.
+    linear     t uniform in 1..1000, beta_t rising linearly from 1e-4 to 0.02, abar_t = prod(1 - beta),
+               sigma_t = sqrt((1 - abar_t) / abar_t);  c_in = sqrt(abar_t) = 1 / sqrt(1 + sigma^2), c_noise = t - 1
+               Source: Ho et al. 2020, arXiv:2006.11239, section 4.
+    cosine     the same with abar_t = f(t) / f(0), f(t) = cos((t / 1000 + 0.008) / 1.008 * pi / 2)^2, beta_t <= 0.999
+               Source: Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17.
+    flow       x_t = (1 - t) y + t n, so sigma = t / (1 - t);  t uniform in (0, 1), or where noise_std > 0
+               logit(t) = ln sigma ~ N(noise_mean, noise_std^2);  c_in = 1 - t, c_noise = 1000 t
+               Source: Lipman et al. 2023, arXiv:2210.02747; Esser et al. 2024, arXiv:2403.03206, eq. 19.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+STEPS = 1000  # of the discrete schedules, as published
+
+
+class Schedule(ABC):
+    """Noise levels of training and sampling; all methods work in the dtype and on the device of their argument."""
+
+    smallest: float  # the noise levels between which samples are drawn
+    largest: float
+
+    @abstractmethod
+    def draw(self, u: Tensor) -> Tensor:
+        """The noise level below which a share u of those met in training lies; u in [0, 1)."""
+
+    @abstractmethod
+    def scale(self, sigma: Tensor) -> Tensor:
+        """c_in, the factor on x before the network."""
+
+    @abstractmethod
+    def condition(self, sigma: Tensor) -> Tensor:
+        """c_noise, the number by which the network knows the noise level."""
+
+    @abstractmethod
+    def levels(self, times: Tensor) -> Tensor:
+        """Noise levels by the schedule's own time: 1 is `largest`, 0 is `smallest`."""
+
+
+class LogNormal(Schedule):
+    """EDM's distribution. Its own time is ln sigma."""
+
+    def __init__(self, mean: float, std: float, sigma_data: float) -> None:
+        self.mean, self.std, self.sigma_data = mean, std, sigma_data
+        self.smallest = 0.002  # below half a grey level (1/255 of the range)
+        self.largest = 80.0  # far above sigma_data: what is left of the image there is invisible
+
+    def draw(self, u: Tensor) -> Tensor:
+        edge = torch.finfo(u.dtype).eps
+        return (self.mean + self.std * torch.special.ndtri(u.clamp(edge, 1 - edge))).exp()
+
+    def scale(self, sigma: Tensor) -> Tensor:
+        return (sigma.square() + self.sigma_data**2).rsqrt()
+
+    def condition(self, sigma: Tensor) -> Tensor:
+        return sigma.log() / 4
+
+    def levels(self, times: Tensor) -> Tensor:
+        return self.smallest * (self.largest / self.smallest) ** times
+
+
+class Discrete(Schedule):
+    """A thousand steps of a variance-preserving process; between the steps ln sigma is interpolated."""
+
+    def __init__(self, betas: Tensor) -> None:
+        kept = (1 - betas.double()).cumprod(0)
+        self.table = ((1 - kept) / kept).sqrt()  # rises with t
+        self.smallest, self.largest = float(self.table[0]), float(self.table[-1])
+
+    def draw(self, u: Tensor) -> Tensor:
+        index = (u * len(self.table)).long().clamp(max=len(self.table) - 1)
+        return self.table.to(u.device)[index].to(u.dtype)
+
+    def scale(self, sigma: Tensor) -> Tensor:
+        return (1 + sigma.square()).rsqrt()
+
+    def condition(self, sigma: Tensor) -> Tensor:
+        known = self.table.log().to(sigma.device)
+        wanted = sigma.double().log()
+        upper = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
+        low, high = known[upper - 1], known[upper]
+        return (upper - 1 + ((wanted - low) / (high - low)).clamp(0, 1)).to(sigma.dtype)
+
+    def levels(self, times: Tensor) -> Tensor:
+        known = self.table.log().to(times.device)
+        place = times.double() * (len(known) - 1)
+        lower = place.floor().long().clamp(0, len(known) - 2)
+        return (known[lower] + (place - lower) * (known[lower + 1] - known[lower])).exp().to(times.dtype)
+
+
+class Flow(Schedule):
+    """Straight paths from image to noise. Its own time is t."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        self.mean, self.std = mean, std
+        self.smallest, self.largest = 1e-3, 999.0  # t = 0.001 and 0.999: sigma has no end at t = 1
+
+    def draw(self, u: Tensor) -> Tensor:
+        t = u.clamp(self.smallest / (1 + self.smallest), self.largest / (1 + self.largest))
+        if self.std == 0:
+            return t / (1 - t)
+        return (self.mean + self.std * torch.special.ndtri(t)).exp()
+
+    def scale(self, sigma: Tensor) -> Tensor:
+        return 1 / (1 + sigma)
+
+    def condition(self, sigma: Tensor) -> Tensor:
+        return STEPS * sigma / (1 + sigma)
+
+    def levels(self, times: Tensor) -> Tensor:
+        low, high = self.smallest / (1 + self.smallest), self.largest / (1 + self.largest)
+        t = low + times * (high - low)
+        return t / (1 - t)
+
+
+def linear_betas() -> Tensor:
+    """The variances added per step, rising linearly: float64 (1000,)."""
+    return torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
+
+
+def cosine_betas() -> Tensor:
+    """The variances added per step of the cosine schedule: float64 (1000,)."""
+    t = torch.arange(STEPS + 1, dtype=torch.float64) / STEPS
+    f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2).square()
+    return (1 - f[1:] / f[:-1]).clamp(max=0.999)
+
+
+SCHEDULES: Mapping[str, Callable[[float, float, float], Schedule]] = {
+    "lognormal": LogNormal,
+    "linear": lambda mean, std, sigma_data: Discrete(linear_betas()),
+    "cosine": lambda mean, std, sigma_data: Discrete(cosine_betas()),
+    "flow": lambda mean, std, sigma_data: Flow(mean, std),
+}
+"""name -> (noise_mean, noise_std, sigma_data) -> the schedule."""

@@ -12,7 +12,7 @@ help:
 	@echo 'make demo    install into $(VENV), and train a small diffusion model on built-in data'
 	@echo 'make test    install for development, and run all tests; ARGS="-k glyphs" chooses some'
 	@echo 'make check   lint, formatting and types'
-	@echo 'make bench   run the benchmarks, one JSON line per figure'
+	@echo 'make bench   run the short benchmarks, one JSON line per figure; benchmarks/README.md has the others'
 	@echo 'make clean   remove caches and build outputs, and install anew next time; runs/ stays'
 	@echo 'PYTHON=python3.12 chooses the Python that $(VENV) is made with (3.11 or newer).'
 
@@ -28,10 +28,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	@set -e; for file in benchmarks/*.py; do \
-		if [ ! -e "$$file" ]; then echo 'There are no benchmarks yet.' >&2; exit 0; fi; \
-		echo "$$file" >&2; $(BIN)/python "$$file"; \
-	done
+	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/trainer.py
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/.installed $(VENV)/.installed-dev

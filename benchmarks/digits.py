@@ -46,6 +46,7 @@ def main() -> None:
     packed = prepare(run.config.data)
     reader = reader_of(packed, options.out.with_name("digits-reader.safetensors"))
     held_out = packed.read(packed.held_out)
+    known = packed.read(packed.train[:SAMPLES])
     assert held_out.labels is not None
     samples = model.sample(SAMPLES, seed=8)
     asked = torch.arange(SAMPLES) % model.spec.num_classes
@@ -57,9 +58,7 @@ def main() -> None:
                 "unit": f"share of {SAMPLES} samples read as the class asked for",
                 "held_out": share_read(reader, held_out.images, held_out.labels),
                 "distance": distance(reader, samples, held_out.images),
-                "distance_of_training_images": distance(
-                    reader, packed.read(packed.train[:SAMPLES]).images, held_out.images
-                ),
+                "distance_of_training_images": distance(reader, known.images, held_out.images),
                 "preset": run.config.preset,
                 "images_seen": run.config.training.images,
                 "seconds_with_packing": round(seconds, 1),

@@ -1,12 +1,13 @@
 """The class-conditional U-Net of the diffusers course on MNIST, as the course trains it: the peer of `networks.py`.
 
     python benchmarks/peer_course.py train --data ../shared/data/mnist --images 78000 --out runs/course
+    python benchmarks/peer_course.py judge --data ../shared/data/mnist --out runs/course/78080
 
 Needs `diffusers` (0.42 was used) in an environment of one's own; it is no dependency of Calotype. Network, noise
 schedule, loss, optimizer and batch are the course's (unit 2, class-conditioned diffusion): `UNet2DModel` of widths 32,
 64, 64 with attention at the two lower levels, the class as four more input channels, epsilon-prediction on 1,000 steps
 of the cosine schedule, Adam at 1e-3, batches of 128. The course keeps no averaged weights; an average is kept beside
-the raw ones here, so that both can be judged. Prints one JSON line: images per second and what was seen.
+the raw ones here, so that both can be judged, by the samplers, samples and measures of `networks.py`. Prints JSON lines.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from networks import OPTIONS, SAMPLES
 from safetensors.torch import load_file, save_file
+from scoring import distance, errors, reader_of, share_read
 from torch import Tensor, nn
 
-from calotype.data import DataConfig, prepare
+from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
-from calotype.images import to_unit
+from calotype.families.diffusion.solvers import SOLVERS, karras
+from calotype.images import grid, to_bytes, to_unit, write_png
+from calotype.model import Batch
 from calotype.rng import Noise, fold, seeded
 
 BATCH = 128
@@ -87,18 +92,52 @@ def course_denoiser(model: CourseUNet) -> Any:
     return denoise
 
 
+@torch.no_grad()
+def judge(packed: PackedDataset, place: Path, reader: nn.Sequential) -> None:
+    """Print how good the raw and the averaged weights are."""
+    held_out = packed.read(packed.held_out)
+    assert held_out.labels is not None
+    some = Batch(held_out.images[:512], held_out.labels[:512])
+    asked = torch.arange(SAMPLES) % 10
+    sigmas = torch.cat([karras(OPTIONS.steps, OPTIONS.sigma_min, 80.0, OPTIONS.rho), torch.zeros(1)]).float()
+    for average in (False, True):
+        denoise = course_denoiser(load_course(place, average))
+        drawn = []
+        for start in range(0, SAMPLES, 100):
+            noise, labels = Noise.per_image(fold(7, "sample"), range(start, start + 100), "cpu"), asked[start:][:100]
+            x = noise.normal(*packed.spec.shape) * sigmas[0]
+            solve = SOLVERS[OPTIONS.solver]
+            drawn.append(to_bytes(solve(lambda x, s, labels=labels: denoise(x, s, labels), x, sigmas, noise, 0.0)))
+        samples = torch.cat(drawn)
+        name = "average" if average else "raw"
+        write_png(place / f"{name}.png", grid(samples[:100], 10))
+        figures = {
+            "benchmark": f"peer/course/{name}",
+            "value": distance(reader, samples, held_out.images),
+            "unit": f"Fréchet distance of {SAMPLES} samples in the reader's features",
+            "read": share_read(reader, samples, asked),
+            "errors": errors(denoise, some),
+            "images_seen": int(place.name),
+        }
+        print(json.dumps(figures), flush=True)
+
+
 def main() -> None:
-    """Train and print."""
+    """Train or judge, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["train"])
+    parser.add_argument("command", choices=["train", "judge"])
     parser.add_argument("--data", default="../shared/data/mnist")
     parser.add_argument("--images", type=int, default=78_000)
     parser.add_argument("--marks", type=int, nargs="*", default=[], help="images seen at which to save as well")
     parser.add_argument("--out", type=Path, default=Path("runs/course"))
+    parser.add_argument("--reader", type=Path, default=Path("runs/networks/reader.safetensors"))
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     packed = prepare(DataConfig(source=options.data))
+    if options.command == "judge":
+        judge(packed, options.out, reader_of(packed, options.reader))
+        return
     batches = Batches(packed, packed.train, BATCH, seed=0)
     kept = schedule()
     with seeded(0):

@@ -1,0 +1,162 @@
+"""Which network makes a CPU worth training on? Several, trained on MNIST for equal time. One JSON line per network.
+
+    python benchmarks/networks.py --data ../shared/data/mnist --seconds 150
+
+First the speeds of all are measured in turn, interleaved, with a matrix product for scale; then each is trained on the
+number of images that it sees in the given seconds at that speed, so that what else the machine does while it trains
+has no say in the result. Each is judged by 2,000 samples: the share that a classifier of the training images reads as
+the class asked for, and the Fréchet distance to the held-out images in that classifier's features; and by its error at
+fixed noise levels on held-out images. What is trained is kept in --out, and a repeated command goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from scoring import distance, errors, reader_of, share_read
+from torch.utils.flop_counter import FlopCounterMode
+
+from calotype import sampling
+from calotype.config import build, plain
+from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.data.batches import Batches
+from calotype.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
+from calotype.images import grid, write_png
+from calotype.model import Batch
+from calotype.rng import seeded
+from calotype.trainer import TrainConfig, Trainer
+
+SAMPLES = 2_000
+OPTIONS = DiffusionOptions(solver="dpm2m", steps=14, sigma_min=0.02)
+GEMM = 1024
+ROUNDS = 7
+
+# Each is the preset tiny with these changes of [model] and [training].
+NETWORKS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "attention": {"attention": (1,)},
+    "no attention": {"attention": ()},
+    "patch 1": {"patch": 1, "widths": (16, 32, 64), "attention": ()},
+    "patch 4": {"patch": 4, "widths": (64, 128), "attention": (0, 1)},
+    "one level": {"widths": (64,), "attention": ()},
+    "wider below": {"widths": (32, 96)},
+    "two blocks": {"blocks": 2},
+    "wider": {"widths": (64, 64)},
+    "v": {"prediction": "v"},
+    "x0": {"prediction": "x0", "loss": "v"},
+    "eps cosine": {"prediction": "eps", "schedule": "cosine"},
+    "velocity": {"prediction": "velocity", "schedule": "flow"},
+    "batch 32": {"batch_size": 32, "learning_rate": 3e-3},
+    "batch 128": {"batch_size": 128, "learning_rate": 6e-3},
+}
+
+
+def trainer_of(packed: PackedDataset, name: str, images: int, threads: int) -> Trainer:
+    """The trainer of a row of the table."""
+    preset = Diffusion.presets(packed.spec)["tiny"]
+    model = plain(preset.model)
+    training = {"batch_size": preset.batch_size, "learning_rate": preset.learning_rate, "threads": threads}
+    for key, value in NETWORKS[name].items():
+        (training if key in TrainConfig.__dataclass_fields__ else model)[key] = value
+    config = Diffusion.measured(build(DiffusionConfig, model, "model"), packed.read(packed.train[:5_000]).images)
+    chosen = build(TrainConfig, training | {"images": images}, "training")
+    with seeded(0):
+        network = Diffusion(packed.spec, config)
+    return Trainer(network, Batches(packed, packed.train, chosen.batch_size, seed=0), chosen)
+
+
+def speeds(packed: PackedDataset, names: list[str], threads: int) -> dict[str, dict[str, float]]:
+    """Images/s and share of the matrix product's speed, per name."""
+    sides: dict[str, Callable[[], object]] = {}
+    work: dict[str, float] = {}
+    batch: dict[str, int] = {}
+    matrix = torch.randn(GEMM, GEMM)
+    for name in names:
+        trainer = trainer_of(packed, name, 10**9, threads)
+        batch[name], steps = trainer.config.batch_size, trainer.run()
+        sides[name] = lambda steps=steps: next(steps)
+        with FlopCounterMode(display=False) as counter:
+            sides[name]()
+        work[name] = counter.get_total_flops()
+    sides["gemm"], work["gemm"] = lambda: [matrix @ matrix for _ in range(5)], 5 * 2 * GEMM**3
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for k in range(ROUNDS + 1):
+        for name, step in sides.items():
+            started = time.perf_counter()
+            step()
+            if k:  # the first warms up
+                seconds[name].append(time.perf_counter() - started)
+    rate = {name: work[name] / statistics.median(seconds[name]) for name in sides}
+    return {
+        name: {
+            "images_per_second": round(batch[name] / statistics.median(seconds[name]), 1),
+            "mflop_per_image": round(work[name] / batch[name] / 1e6),
+            "share_of_gemm": round(rate[name] / rate["gemm"], 3),
+        }
+        for name in names
+    }
+
+
+def main() -> None:
+    """Measure, train, judge, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data/mnist")
+    parser.add_argument("--seconds", type=float, default=150)
+    parser.add_argument("--names", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--out", type=Path, default=Path("runs/networks"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--training-threads", type=int, default=0, help="if other than those the speed is measured with"
+    )
+    options = parser.parse_args()
+    packed = prepare(DataConfig(source=options.data))
+    options.out.mkdir(parents=True, exist_ok=True)
+    known = options.out / "speeds.json"
+    measured = json.loads(known.read_text()) if known.exists() else {}
+    missing = [name for name in options.names if name not in measured]
+    if missing:
+        torch.set_num_threads(options.threads)
+        measured |= speeds(packed, missing, options.threads)
+        known.write_text(json.dumps(measured, indent=1))
+    threads = options.training_threads or options.threads
+    torch.set_num_threads(threads)
+    reader = reader_of(packed, options.out / "reader.safetensors")
+    held_out = packed.read(packed.held_out)
+    assert held_out.labels is not None
+    some = Batch(held_out.images[:512], held_out.labels[:512])
+    for name in options.names:
+        images = int(measured[name]["images_per_second"] * options.seconds)
+        trainer = trainer_of(packed, name, images, threads)
+        place = options.out / f"{name.replace(' ', '-')}-{images}.safetensors"
+        if place.exists():
+            trainer.ema.load_state_dict(load_file(place))
+        else:
+            for _ in trainer.run():
+                pass
+            save_file({key: value.contiguous() for key, value in trainer.ema.state_dict().items()}, place)
+        labels = sampling.cycle(range(packed.spec.num_classes))
+        samples = sampling.sample(trainer.ema, range(SAMPLES), 7, labels, OPTIONS)
+        write_png(place.with_suffix(".png"), grid(samples[:100], 10))
+        figures = {
+            "benchmark": f"networks/{name}",
+            "value": distance(reader, samples, held_out.images),
+            "unit": f"Fréchet distance of {SAMPLES} samples in the reader's features",
+            "read": share_read(reader, samples, torch.arange(SAMPLES) % packed.spec.num_classes),
+            "errors": errors(trainer.ema.denoise, some),
+            "parameters": sum(p.numel() for p in trainer.ema.parameters()),
+            "images_seen": images,
+            "seconds": options.seconds,
+        }
+        print(json.dumps(figures | measured[name]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,25 +2,30 @@
 
     python benchmarks/peer_course.py train --data ../shared/data/mnist --images 78000 --out runs/course
     python benchmarks/peer_course.py judge --data ../shared/data/mnist --out runs/course/78080
+    python benchmarks/peer_course.py speed --data ../shared/data/mnist
 
 Needs `diffusers` (0.42 was used) in an environment of one's own; it is no dependency of Calotype. Network, noise
 schedule, loss, optimizer and batch are the course's (unit 2, class-conditioned diffusion): `UNet2DModel` of widths 32,
 64, 64 with attention at the two lower levels, the class as four more input channels, epsilon-prediction on 1,000 steps
 of the cosine schedule, Adam at 1e-3, batches of 128. The course keeps no averaged weights; an average is kept beside
-the raw ones here, so that both can be judged, by the samplers, samples and measures of `networks.py`. Prints JSON lines.
+the raw ones here, so that both can be judged, by the sampler and the measures of `networks.py`. `speed` times
+its training step and that of the preset tiny in turn. Prints JSON lines.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from networks import OPTIONS, SAMPLES
+from networks import OPTIONS, SAMPLES, trainer_of
 from safetensors.torch import load_file, save_file
 from scoring import distance, errors, reader_of, share_read
 from torch import Tensor, nn
@@ -92,6 +97,54 @@ def course_denoiser(model: CourseUNet) -> Any:
     return denoise
 
 
+def course_step(model: CourseUNet, batches: Batches) -> Callable[[int], Tensor]:
+    """The course's training step, by its number; returns the loss."""
+    optimizer, kept = torch.optim.Adam(model.parameters(), lr=1e-3), schedule()
+
+    def take(step: int) -> Tensor:
+        batch, noise = batches.at(step), Noise.shared(fold(0, "course", step), BATCH, "cpu")
+        assert batch.labels is not None
+        x, t, n = to_unit(batch.images), (noise.uniform() * STEPS).long(), noise.normal(*batch.images.shape[1:])
+        share = kept[t].reshape(-1, 1, 1, 1)
+        loss = F.mse_loss(model(share.sqrt() * x + (1 - share).sqrt() * n, t, batch.labels), n)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return take
+
+
+def speed(packed: PackedDataset, threads: int) -> None:
+    """Print the images/s of the preset tiny as a multiple of the course's."""
+    with seeded(0):
+        theirs = course_step(CourseUNet(), Batches(packed, packed.train, BATCH, seed=0))
+    trainer = trainer_of(packed, "tiny", 10**9, threads)
+    steps, per_step = trainer.run(), trainer.config.batch_size
+    ratios, rates = [], []
+    for k in range(6):
+        started = time.perf_counter()
+        theirs(k)
+        middle = time.perf_counter()
+        for _ in range(4):
+            next(steps)
+        ended = time.perf_counter()
+        if k:  # the first warms up
+            rates.append((BATCH / (middle - started), 4 * per_step / (ended - middle)))
+            ratios.append(rates[-1][1] / rates[-1][0])
+    figures = {
+        "benchmark": "peer/course/speed",
+        "value": round(statistics.median(ratios), 2),
+        "unit": "times the images/s of the course's network in training",
+        "target": 8,
+        "repeats": [round(r, 2) for r in ratios],
+        "course_images_per_second": round(statistics.median(r for r, _ in rates), 1),
+        "images_per_second": round(statistics.median(r for _, r in rates), 1),
+        "threads": threads,
+    }
+    print(json.dumps(figures), flush=True)
+
+
 @torch.no_grad()
 def judge(packed: PackedDataset, place: Path, reader: nn.Sequential) -> None:
     """Print how good the raw and the averaged weights are."""
@@ -107,7 +160,7 @@ def judge(packed: PackedDataset, place: Path, reader: nn.Sequential) -> None:
             noise, labels = Noise.per_image(fold(7, "sample"), range(start, start + 100), "cpu"), asked[start:][:100]
             x = noise.normal(*packed.spec.shape) * sigmas[0]
             solve = SOLVERS[OPTIONS.solver]
-            drawn.append(to_bytes(solve(lambda x, s, labels=labels: denoise(x, s, labels), x, sigmas, noise, 0.0)))
+            drawn.append(to_bytes(solve(partial(denoise, labels=labels), x, sigmas, noise, 0.0)))
         samples = torch.cat(drawn)
         name = "average" if average else "raw"
         write_png(place / f"{name}.png", grid(samples[:100], 10))
@@ -123,9 +176,9 @@ def judge(packed: PackedDataset, place: Path, reader: nn.Sequential) -> None:
 
 
 def main() -> None:
-    """Train or judge, and print."""
+    """Train, judge or time, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["train", "judge"])
+    parser.add_argument("command", choices=["train", "judge", "speed"])
     parser.add_argument("--data", default="../shared/data/mnist")
     parser.add_argument("--images", type=int, default=78_000)
     parser.add_argument("--marks", type=int, nargs="*", default=[], help="images seen at which to save as well")
@@ -138,24 +191,18 @@ def main() -> None:
     if options.command == "judge":
         judge(packed, options.out, reader_of(packed, options.reader))
         return
-    batches = Batches(packed, packed.train, BATCH, seed=0)
-    kept = schedule()
+    if options.command == "speed":
+        speed(packed, options.threads)
+        return
     with seeded(0):
         model = CourseUNet()
         average = CourseUNet()
     average.load_state_dict(model.state_dict())
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    step_of = course_step(model, Batches(packed, packed.train, BATCH, seed=0))
     marks = sorted({-(-m // BATCH) for m in [*options.marks, options.images]})
     started = time.process_time()
     for step in range(marks[-1]):
-        batch, noise = batches.at(step), Noise.shared(fold(0, "course", step), BATCH, "cpu")
-        assert batch.labels is not None
-        x, t, n = to_unit(batch.images), (noise.uniform() * STEPS).long(), noise.normal(*batch.images.shape[1:])
-        share = kept[t].reshape(-1, 1, 1, 1)
-        loss = F.mse_loss(model(share.sqrt() * x + (1 - share).sqrt() * n, t, batch.labels), n)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        loss = step_of(step)
         decay = min(AVERAGE, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)

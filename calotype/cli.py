@@ -112,7 +112,7 @@ def train(
         balanced: show every class equally often.
         seed: of initial weights, order and noise; by default 0.
         device: auto, cpu, cuda or mps.
-        compile: use torch.compile.
+        compile: use torch.compile: minutes at the first start, then somewhat faster.
         recipe: TOML with settings, such as the config.toml of another run, which is then repeated.
         set: SECTION.KEY=VALUE for any entry of config.toml, such as model.blocks=3; may be given several times.
         tensorboard: also log for TensorBoard, below the run directory.

@@ -155,3 +155,39 @@ def test_levels_follow_the_formula() -> None:
 
 def test_every_solver_is_tested_for_its_order_or_its_moments() -> None:
     assert set(SOLVERS) == {*ODE, *(name for name, _ in STOCHASTIC)}
+
+
+def repaint(known: float, correlation: float, repeats: int, n: int) -> Tensor:
+    """Complete the second of two normal values from the first: RePaint, made of one solver and nothing else.
+
+    Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1.
+    """
+    covariance = torch.tensor([[1.0, correlation], [correlation, 1.0]], dtype=torch.float64)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        gain = covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(2, dtype=torch.float64))
+        return (x[:, :, 0, 0] @ gain.T)[:, :, None, None]
+
+    sigmas, draws = to_zero(karras(40, 0.01, 20.0, 7.0)), noise(n)
+    x = draws.normal(2, 1, 1).double() * 20
+    for i in range(len(sigmas) - 1):
+        for k in range(repeats):
+            x[:, :1] = known + sigmas[i] * draws.normal(1, 1, 1).double()
+            x = SOLVERS["ddpm"](denoise, x, sigmas[i : i + 2], draws, 0.0)
+            if k + 1 < repeats:
+                x = x + (sigmas[i] ** 2 - sigmas[i + 1] ** 2).sqrt() * draws.normal(2, 1, 1).double()
+    x[:, :1] = known
+    return x[:, :, 0, 0]
+
+
+def test_completion_needs_no_second_sampler() -> None:
+    """Known values stay, and the others approach the conditional as resampling grows, which plain replacement lacks."""
+    known, correlation, n = 1.5, 0.9, 4000
+    conditional = known * correlation
+    plain, some, more = (repaint(known, correlation, repeats, n) for repeats in (1, 4, 12))
+    assert bool((more[:, 0] == known).all())
+    off = [abs(float(x[:, 1].mean()) - conditional) for x in (plain, some, more)]
+    error = math.sqrt((1 - correlation**2) / n)
+    assert off[0] > 5 * error
+    assert off[2] < off[1] + 4 * error < off[0]
+    assert off[2] < off[0] / 3

@@ -25,7 +25,8 @@ class Size:
     noise_mean: float
     noise_std: float
     patch: int = 2
-    largest_attended: int = 64  # positions of a map; attention over more costs more than it brings
+    coarsest: int = 64  # positions of a map that is not halved any more: that costs time and brings little
+    attends: bool = True  # to the lowest map, whole; over more positions it costs more than it brings
 
     def preset(self, spec: ImageSpec) -> Preset:
         """This size for such images: fewer levels for small ones, larger patches for large ones."""
@@ -34,12 +35,12 @@ class Size:
         patch = max(1, min(self.patch * 2**doublings, side // 8))  # 8: a finest map smaller than this blurs
         rows, columns = -(-spec.height // patch), -(-spec.width // patch)
         positions = [-(-rows // 2**k) * -(-columns // 2**k) for k in range(len(self.widths))]
-        levels = [0]  # down to a map that attention sees whole: halving it again costs time and brings little
-        while len(levels) < len(self.widths) and positions[levels[-1]] > self.largest_attended:
+        levels = [0]
+        while len(levels) < len(self.widths) and positions[levels[-1]] > self.coarsest:
             if min(rows, columns) >> len(levels) == 0:
                 break
             levels.append(len(levels))
-        attention = [k for k in levels if positions[k] <= self.largest_attended]
+        attention = [k for k in levels if self.attends and positions[k] <= self.coarsest]
         model = DiffusionConfig(
             widths=self.widths[: len(levels)],
             blocks=self.blocks,
@@ -60,6 +61,7 @@ SIZES: Mapping[str, Size] = {
         images_wanted=0,
         noise_mean=-0.4,
         noise_std=1.5,
+        attends=False,
     ),
     "small": Size(
         widths=(32, 64, 64),

@@ -128,12 +128,12 @@ class Flow(Schedule):
 
 def linear_betas() -> Tensor:
     """The variances added per step, rising linearly: float64 (1000,)."""
-    return torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
+    return torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64, device="cpu")
 
 
 def cosine_betas() -> Tensor:
     """The variances added per step of the cosine schedule: float64 (1000,)."""
-    t = torch.arange(STEPS + 1, dtype=torch.float64) / STEPS
+    t = torch.arange(STEPS + 1, dtype=torch.float64, device="cpu") / STEPS
     f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2).square()
     return (1 - f[1:] / f[:-1]).clamp(max=0.999)
 

@@ -1,0 +1,34 @@
+"""The recipes that come with calotype can be followed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from calotype.config import build, plain
+from calotype.families import FAMILIES
+from calotype.model import ImageSpec
+from calotype.request import request
+from calotype.trainer import TrainConfig
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+PARAMETERS = {"cifar10-ddpm": 35_746_307, "cifar10-edm": 55_732_739}
+
+
+def test_every_recipe_states_its_size() -> None:
+    assert {path.stem for path in RECIPES} == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_makes_the_published_model(path: Path) -> None:
+    asked = request("", "photos/", budget=None, preset=None, size="32", settings={}, recipe=path)
+    family = FAMILIES[asked.family]
+    spec = ImageSpec(3, 32, 32)
+    preset = family.presets(spec)[asked.preset if asked.preset != "auto" else "tiny"]
+    config = build(family.Config, plain(preset.model) | {"sigma_data": 0.5} | dict(asked.settings["model"]), "model")
+    with torch.device("meta"):
+        assert sum(p.numel() for p in family(spec, config).parameters()) == PARAMETERS[path.stem]
+    build(TrainConfig, {"images": asked.budget.images} | dict(asked.settings["training"]), "training")
+    assert asked.data.labels is False

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from calotype.families.diffusion.solvers import Denoise
-from calotype.images import to_unit
+from calotype.images import to_bytes, to_unit
 from calotype.rng import Noise
 
 LEVELS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)  # where pixels may be drawn; a grey level is 0.0078
@@ -40,19 +40,19 @@ SHARES = (0.35, 0.6)  # of the noise that may be left after denoising
 DRAWS_BETWEEN = 2  # of the integral between successive levels, and of the rest:
 REST = ((3.0, 12), (math.inf, 4))  # up to these noise levels, so many draws: most of it lies below 3
 ITERATIONS = 20  # of expectation maximisation; more sharpen the histogram, and gain little
-LARGEST = 2**24  # values held at once
+LARGEST = 2**22  # values held at once: what the caches of a CPU hold, about
 FLOOR = 1e-3  # share of a flat histogram in the one found, so that no grey level is impossible
 
 
 class Way(NamedTuple):
-    """One way to draw the pixels."""
+    """One way to know the pixels, from which h is flat or found."""
 
     level: float  # r
     share: float  # d / r; 1: m is the noisy pixel, below: the denoised one
-    found: bool  # whether h is found or flat
 
 
-WAYS = [Way(r, share, found) for r in LEVELS for share in (1.0, *SHARES) for found in (False, True)]
+WAYS = [Way(r, share) for r in LEVELS for share in (1.0, *SHARES)]
+CHOICES = 2 * len(WAYS)  # J
 
 
 def variational_bits(denoise: Denoise, images: Tensor, noise: Noise, largest: float) -> Tensor:
@@ -65,21 +65,19 @@ def variational_bits(denoise: Denoise, images: Tensor, noise: Noise, largest: fl
         largest: the noise level that sampling starts from.
     """
     y = to_unit(images, torch.float64)
-    tried = _between(denoise, y, noise) + torch.stack(
-        [pixel_nats(*seen, images, way.found) for way, seen in _seen(denoise, y, noise, WAYS)]
-    )
-    chosen = tried.argmin(0)  # (B,), by draws that are not used again
+    tried = torch.cat([pixel_nats(*seen, images) for _, seen in _seen(denoise, y, noise, WAYS)])
+    chosen = (_between(denoise, y, noise) + tried).argmin(0)  # (B,), by draws that are not used again
 
     nats = _between(denoise, y, noise).gather(0, chosen[None])[0]
-    for way, (seen, deviation) in _seen(denoise, y, noise, [WAYS[k] for k in chosen.unique().tolist()]):
-        mine = chosen == WAYS.index(way)
-        nats[mine] += pixel_nats(seen[mine], deviation, images[mine], way.found)
+    for way, (seen, deviation) in _seen(denoise, y, noise, [WAYS[k] for k in (chosen // 2).unique().tolist()]):
+        mine = chosen // 2 == WAYS.index(way)
+        nats[mine] += pixel_nats(seen[mine], deviation, images[mine]).gather(0, chosen[None, mine] % 2)[0]
     start = LEVELS[-1]
     for end, draws in REST:
         if start < largest:
             nats += path(denoise, y, noise, start, min(end, largest), draws)
         start = end
-    nats += y.square().flatten(1).sum(1) / (2 * largest**2) + math.log(len(WAYS))
+    nats += y.square().flatten(1).sum(1) / (2 * largest**2) + math.log(CHOICES)
     return nats / (images[0].numel() * math.log(2))
 
 
@@ -96,10 +94,10 @@ def path(denoise: Denoise, y: Tensor, noise: Noise, low: float, high: float, dra
 
 
 def _between(denoise: Denoise, y: Tensor, noise: Noise) -> Tensor:
-    """What each way adds for the path from its level to the last of LEVELS, in nats: (WAYS, B)."""
+    """What each choice adds for the path from its level to the last of LEVELS, in nats: (CHOICES, B)."""
     parts = [path(denoise, y, noise, *ends, DRAWS_BETWEEN) for ends in pairwise(LEVELS)]
     sums = torch.stack([*parts, y.new_zeros(len(y))]).flip(0).cumsum(0).flip(0)
-    return sums.repeat_interleave(len(WAYS) // len(LEVELS), 0)
+    return sums.repeat_interleave(CHOICES // len(LEVELS), 0)
 
 
 def _seen(denoise: Denoise, y: Tensor, noise: Noise, ways: Sequence[Way]) -> Iterator[tuple[Way, tuple[Tensor, float]]]:
@@ -111,32 +109,36 @@ def _seen(denoise: Denoise, y: Tensor, noise: Noise, ways: Sequence[Way]) -> Ite
             yield way, (z if way.share == 1 else clean, level * way.share)
 
 
-def pixel_nats(seen: Tensor, deviation: float, images: Tensor, found: bool) -> Tensor:
-    """-ln P(image) in nats, (B,), where pixels are known by `seen` up to normal noise.
+def pixel_nats(seen: Tensor, deviation: float, images: Tensor) -> Tensor:
+    """-ln P(image) in nats, where pixels are known by `seen` up to normal noise: float64 (2, B).
+
+    First with all grey levels alike, then weighted by their histogram, per image and channel, found from `seen` alone.
 
     Args:
         seen: float64 (B, C, H, W), in [-1, 1] and noise.
         deviation: of that noise.
         images: uint8 (B, C, H, W), what is to be said.
-        found: whether the grey levels are weighted by their histogram, per image and channel, found from `seen` alone.
     """
     maps, wanted = seen.flatten(0, 1).flatten(1), images.flatten(0, 1).flatten(1).long()  # (B C, H W)
     at_once = max(1, LARGEST // (maps.shape[1] * 256))
     parts = zip(maps.split(at_once), wanted.split(at_once), strict=True)
-    nats = torch.cat([_maps_nats(m, deviation, w, found) for m, w in parts])
-    return nats.reshape(len(images), -1).sum(1)
+    nats = torch.cat([_maps_nats(m, deviation, w) for m, w in parts], 1)
+    return nats.reshape(2, len(images), -1).sum(2)
 
 
-def _maps_nats(maps: Tensor, deviation: float, wanted: Tensor, found: bool) -> Tensor:
-    """-ln P of each map, float64 (M,): maps (M, pixels), the grey levels wanted likewise."""
-    greys = to_unit(torch.arange(256, device=maps.device), torch.float64)
-    distance = ((maps[:, :, None] - greys) / deviation).square() / 2  # (M, pixels, 256)
-    likeness = (distance.min(2, keepdim=True).values - distance).exp()
-    weights = torch.full_like(likeness[:, 0], 1 / len(greys))  # (M, 256)
-    for _ in range(ITERATIONS if found else 0):
-        shares = torch.bmm(likeness, weights[:, :, None]).reciprocal()  # (M, pixels, 1)
-        weights = weights * torch.bmm(likeness.transpose(1, 2), shares)[:, :, 0] / maps.shape[1]
-        weights = (1 - FLOOR) * weights + FLOOR / len(greys)
-    total = torch.bmm(likeness, weights[:, :, None])[:, :, 0]
-    mass = likeness.gather(2, wanted[:, :, None])[:, :, 0] * weights.gather(1, wanted)
-    return (total.log() - mass.clamp(min=torch.finfo(mass.dtype).tiny).log()).sum(1)
+def _maps_nats(maps: Tensor, deviation: float, wanted: Tensor) -> Tensor:
+    """-ln P of each map, float64 (2, M): maps (M, pixels), the grey levels wanted likewise."""
+    # In float32: P sums to 1 whatever the error of a likeness, and a sum of 256 values stays good to six digits.
+    greys = to_unit(torch.arange(256, device=maps.device))
+    nearest = maps - to_unit(to_bytes(maps), torch.float64)
+    distance = ((maps.float()[:, :, None] - greys) / deviation).square_()  # (M, pixels, 256)
+    likeness = ((nearest / deviation).square().float()[:, :, None] - distance).mul_(0.5).exp_()
+    flat = torch.full_like(likeness[:, 0], 1 / len(greys))  # (M, 256)
+    found = flat
+    for _ in range(ITERATIONS):
+        shares = torch.bmm(likeness, found[:, :, None]).reciprocal()  # (M, pixels, 1)
+        found = found * torch.bmm(shares.transpose(1, 2), likeness)[:, 0] / maps.shape[1]
+        found = (1 - FLOOR) * found + FLOOR / len(greys)
+    total = torch.bmm(likeness, torch.stack([flat, found], 2)).double()  # (M, pixels, 2)
+    own = likeness.gather(2, wanted[:, :, None]) * torch.stack([flat.gather(1, wanted), found.gather(1, wanted)], 2)
+    return (total.log() - own.double().clamp(min=torch.finfo(own.dtype).tiny).log()).sum(1).T

@@ -83,6 +83,7 @@ class Preset:
     batch_size: int
     learning_rate: float
     images_wanted: int  # with fewer images seen than this a smaller preset does better in the same time
+    optimizer: str = "adamw"  # or muon
 
 
 class GenerativeModel(nn.Module, ABC):

@@ -27,6 +27,8 @@ IMAGES = {"img": 1, "kimg": 1_000, "Mimg": 1_000_000}
 
 LONGEST_BUDGET = 1e12  # of any unit; more is a slip of the finger
 
+OF_THE_PRESET = ("batch_size", "optimizer", "learning_rate")  # what a preset decides in [training]
+
 CHECKPOINTS = 20  # per run: a kill costs at most a twentieth of it
 PREVIEW_SHARE = 0.04  # of a time budget at most, for watching it improve
 PREVIEWS = range(4, 21)  # per run
@@ -141,8 +143,8 @@ def _settings(
     overrides: Mapping[str, Mapping[str, Any]],
 ) -> Plan:
     model = build(family.Config, plain(preset.model) | dict(overrides.get("model", {})), "model")
-    training = {"images": 1, "batch_size": preset.batch_size, "learning_rate": preset.learning_rate}
-    training |= {"threads": torch.get_num_threads()} | dict(overrides.get("training", {}))
+    training = {name: getattr(preset, name) for name in OF_THE_PRESET}
+    training |= {"images": 1, "threads": torch.get_num_threads()} | dict(overrides.get("training", {}))
     return Plan(name, family.measured(model, images), build(TrainConfig, training, "training"), None)
 
 

@@ -10,14 +10,12 @@ from typing import Any, NamedTuple
 from calotype.config import build, nearest, read_toml
 from calotype.data import DataConfig, parse_size
 from calotype.errors import ConfigError
-from calotype.plan import Budget
+from calotype.plan import OF_THE_PRESET, Budget
 from calotype.runs import family
 from calotype.trainer import TrainConfig
 
 DEFAULT_BUDGET = "30m"
 OF_THE_BUDGET = ("images", "checkpoint_every", "preview_every")  # what a budget decides in [training]
-
-OF_THE_PRESET = ("batch_size", "learning_rate")  # what a preset decides there
 NOT_SETTINGS = ("calotype", "family", "preset", "budget", "dataset")  # of a config.toml, besides the sections
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from calotype.data.batches import Batches
 from calotype.errors import ConfigError
 from calotype.model import Batch, GenerativeModel, Loss, Turn
+from calotype.optimizers import OPTIMIZERS
 from calotype.rng import Noise, fold
 
 NONFINITE_LIMIT = 3  # one bad batch is bad luck; three in a row are a state of the weights
@@ -31,6 +32,7 @@ class TrainConfig:
     images: int  # the budget, in images seen
     batch_size: int = 64  # images per optimizer step; laptop budgets gain from many small steps
     micro_batch: int = 0  # images per forward pass, less when memory is short; 0: the whole batch
+    optimizer: str = "adamw"  # adamw, or muon: for matrices and convolutions, with adamw for the rest
     learning_rate: float = 1e-3  # at its peak
     warmup: float = 0.05  # share of the budget over which the rate rises from 0
     decay: float = 0.5  # share of the budget at its end over which the rate falls linearly to 0
@@ -55,6 +57,8 @@ class TrainConfig:
         for name in ("micro_batch", "threads", "checkpoint_every", "preview_every", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}: give 0 or more")
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"training.optimizer is {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}: give a positive value")
@@ -136,7 +140,7 @@ class Trainer:
         self.turns = model.turns()
         self.draws_per_step = sum(turn.repeats for turn in self.turns)
         self.params = {name: list(player.parameters()) for name, player in model.players().items()}
-        self.optimizers = {name: self._optimizer(params) for name, params in self.params.items()}
+        self.optimizers = {name: OPTIMIZERS[config.optimizer](p, config) for name, p in model.players().items()}
         self.ema = copy.deepcopy(model).to_eval()
         self._ema_exponent = power_exponent(config.ema_std)
         if config.precision == "bf16" and not native_bf16(self.device):
@@ -150,16 +154,6 @@ class Trainer:
         self.returns = 0  # how often training went back to a checkpoint
         self.bad_turns = dict.fromkeys(self.params, 0)  # updates of each player not applied, in a row
         self.micro_batch = config.micro_batch or config.batch_size
-
-    def _optimizer(self, params: Sequence[nn.Parameter]) -> torch.optim.AdamW:
-        config = self.config
-        return torch.optim.AdamW(
-            params,
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
 
     @property
     def images_per_step(self) -> int:
@@ -214,16 +208,18 @@ class Trainer:
 
     def _turn(self, turn: Turn, draw: int, rate: float) -> tuple[Loss, Tensor, bool]:
         """One optimizer step of one player, unless the gradient is not finite."""
-        params, optimizer = self.params[turn.player], self.optimizers[turn.player]
+        params = self.params[turn.player]
         loss = self._backward(turn, draw, params)
         norm = nn.utils.clip_grad_norm_(params, self.config.clip_norm)
         finite = bool(torch.isfinite(norm) & torch.isfinite(loss.value))
         if finite:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
+            for optimizer in self.optimizers[turn.player]:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
             self.bad_turns[turn.player] = 0
-        optimizer.zero_grad(set_to_none=True)
+        for p in params:
+            p.grad = None
         if not finite:
             self.bad_turns[turn.player] += 1
             if self.bad_turns[turn.player] >= NONFINITE_LIMIT:
@@ -302,7 +298,7 @@ class Trainer:
             },
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizers": {name: optimizer.state_dict()["state"] for name, optimizer in self.optimizers.items()},
+            "optimizers": {name: self._moments(name) for name in self.params},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -311,11 +307,19 @@ class Trainer:
             setattr(self, name, value)
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
-        for name, optimizer in self.optimizers.items():
-            moments = {
-                i: self._like(self.params[name][i], entry) for i, entry in state["optimizers"].get(name, {}).items()
-            }
-            optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        for name, params in self.params.items():
+            for optimizer in self.optimizers[name]:
+                owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+                optimizer.state.clear()
+                for i, entry in state["optimizers"].get(name, {}).items():
+                    if id(params[i]) in owned:
+                        optimizer.state[params[i]] = self._like(params[i], entry)
+
+    def _moments(self, player: str) -> dict[int, Mapping[str, Tensor]]:
+        """What the optimizers of a player remember, by the place of the parameter among the player's."""
+        known = [optimizer.state for optimizer in self.optimizers[player]]
+        places = enumerate(self.params[player])
+        return {i: state[p] for i, p in places for state in known if state.get(p)}
 
     @staticmethod
     def _like(param: nn.Parameter, entry: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -102,7 +102,7 @@ def test_only_the_player_of_a_turn_gets_gradients(monkeypatch: pytest.MonkeyPatc
     model = Duel(SPEC)
     trainer = Trainer(model, Stripes().batches(8), config())
     seen: list[tuple[bool, bool]] = []
-    for name, optimizer in trainer.optimizers.items():
+    for name, (optimizer,) in trainer.optimizers.items():
         original = optimizer.step
 
         def step(*args: Any, original: Any = original, name: str = name) -> Any:
@@ -213,7 +213,7 @@ def test_learning_rate_schedule() -> None:
 def test_gradients_are_clipped() -> None:
     trainer = Trainer(Duel(SPEC), Stripes().batches(8), config(clip_norm=1e-3))
     norms: list[float] = []
-    optimizer = trainer.optimizers["first"]
+    (optimizer,) = trainer.optimizers["first"]
     original = optimizer.step
 
     def step(*args: Any) -> Any:
@@ -246,7 +246,7 @@ def test_an_update_that_is_not_finite_is_not_applied() -> None:
     first = next(iter(trainer.run(1)))
     assert first.skipped == ("first", "first")
     assert all(torch.equal(before[k], v) for k, v in model.first.state_dict().items())
-    assert not trainer.optimizers["first"].state
+    assert not trainer.optimizers["first"][0].state
     second = next(iter(trainer.run(2)))
     assert second.skipped == ()
     assert trainer.bad_turns == {"first": 0, "second": 0}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from calotype.data.batches import Batches
 from calotype.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
 from calotype.images import grid, write_png
 from calotype.model import Batch
+from calotype.plan import OF_THE_PRESET
 from calotype.rng import seeded
 from calotype.trainer import TrainConfig, Trainer
 
@@ -42,20 +44,20 @@ ROUNDS = 7
 # Each is the preset tiny with these changes of [model] and [training].
 NETWORKS: dict[str, dict[str, Any]] = {
     "tiny": {},
+    "AdamW": {"optimizer": "adamw"},
+    "AdamW, batch 64": {"optimizer": "adamw", "batch_size": 64},
+    "batch 64": {"batch_size": 64},
     "attention": {"attention": (1,)},
-    "no attention": {"attention": ()},
-    "patch 1": {"patch": 1, "widths": (16, 32, 64), "attention": ()},
-    "patch 4": {"patch": 4, "widths": (64, 128), "attention": (0, 1)},
-    "one level": {"widths": (64,), "attention": ()},
-    "wider below": {"widths": (32, 96)},
     "two blocks": {"blocks": 2},
+    "wider below": {"widths": (32, 96)},
     "wider": {"widths": (64, 64)},
+    "one level": {"widths": (64,)},
+    "patch 1": {"patch": 1, "widths": (16, 32, 64)},
+    "patch 4": {"patch": 4, "widths": (64, 128)},
     "v": {"prediction": "v"},
     "x0": {"prediction": "x0", "loss": "v"},
-    "eps cosine": {"prediction": "eps", "schedule": "cosine"},
-    "velocity": {"prediction": "velocity", "schedule": "flow"},
-    "batch 32": {"batch_size": 32, "learning_rate": 3e-3},
-    "batch 128": {"batch_size": 128, "learning_rate": 6e-3},
+    "eps, cosine": {"prediction": "eps", "schedule": "cosine"},
+    "velocity, flow": {"prediction": "velocity", "schedule": "flow"},
 }
 
 
@@ -63,7 +65,7 @@ def trainer_of(packed: PackedDataset, name: str, images: int, threads: int) -> T
     """The trainer of a row of the table."""
     preset = Diffusion.presets(packed.spec)["tiny"]
     model = plain(preset.model)
-    training = {"batch_size": preset.batch_size, "learning_rate": preset.learning_rate, "threads": threads}
+    training = {name: getattr(preset, name) for name in OF_THE_PRESET} | {"threads": threads}
     for key, value in NETWORKS[name].items():
         (training if key in TrainConfig.__dataclass_fields__ else model)[key] = value
     config = Diffusion.measured(build(DiffusionConfig, model, "model"), packed.read(packed.train[:5_000]).images)
@@ -135,7 +137,7 @@ def main() -> None:
     for name in options.names:
         images = int(measured[name]["images_per_second"] * options.seconds)
         trainer = trainer_of(packed, name, images, threads)
-        place = options.out / f"{name.replace(' ', '-')}-{images}.safetensors"
+        place = options.out / f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{images}.safetensors"
         if place.exists():
             trainer.ema.load_state_dict(load_file(place))
         else:

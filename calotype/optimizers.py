@@ -1,7 +1,8 @@
 """The optimizers of the trainer: AdamW, and Muon for the matrices of a network with AdamW for the rest of it.
 
 Muon moves a matrix along its momentum made orthogonal, so that every direction of the matrix moves alike, instead of
-mostly the few that dominate its gradient. A convolution is the matrix of its output channels against all it sees.
+mostly the few that dominate its gradient. A convolution is the matrix of its output channels against all it sees; the
+order of those columns does not matter, so they stand as in memory.
 
     b <- b + (1 - momentum) (g - b)                              g the gradient, b the momentum
     u  = g + momentum (b - g)                                    Nesterov's look ahead
@@ -28,16 +29,32 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix, float (rows, columns), with its singular vectors kept and its singular values about 1."""
+def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Matrices, float (rows, columns), with their singular vectors kept and their singular values about 1.
+
+    A round takes X to P X, where P = a + b A + c A^2 and A = X X^T. As P commutes with A, the next A is P^2 A: all
+    but the first and the last product are of small square matrices, and those of one size are done together.
+    """
+    wide = [m if m.shape[0] <= m.shape[1] else m.T for m in matrices]
+    xs = [m / m.norm().clamp(min=1e-12) for m in wide]
+    done: list[Tensor] = [*xs]
+    for rows in {x.shape[0] for x in xs}:
+        places = [i for i, x in enumerate(xs) if x.shape[0] == rows]
+        factors = _factors(torch.stack([xs[i] @ xs[i].T for i in places]))
+        for i, factor in zip(places, factors, strict=True):
+            done[i] = factor @ xs[i]
+    return [x if m.shape[0] <= m.shape[1] else x.T for m, x in zip(matrices, done, strict=True)]
+
+
+def _factors(grams: Tensor) -> Tensor:
+    """The products of P over all rounds, (N, rows, rows), for the A that the first begins with."""
     a, b, c = QUINTIC
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / x.norm().clamp(min=1e-12)
+    total = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device).expand_as(grams)
     for _ in range(ROUNDS):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x if wide else x.T
+        p = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
+        p.diagonal(dim1=1, dim2=2).add_(a)
+        total, grams = torch.bmm(p, total), torch.bmm(p, torch.bmm(p, grams))
+    return total
 
 
 class Muon(torch.optim.Optimizer):
@@ -50,18 +67,24 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-                update = orthogonalised(p.grad.lerp(state["momentum"], MOMENTUM).flatten(1))
+            params = [p for p in group["params"] if p.grad is not None]
+            updates = []
+            for p in params:
+                assert p.grad is not None
+                momentum = self._momentum(p)
+                momentum.lerp_(p.grad, 1 - MOMENTUM)
+                updates.append(p.grad.lerp(momentum, MOMENTUM).movedim(1, -1).flatten(1))
+            for p, update in zip(params, orthogonalised(updates), strict=True):
                 size = SHARE * max(update.shape) ** 0.5
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.sub_(update.reshape(p.shape), alpha=group["lr"] * size)
+                if group["weight_decay"]:
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_(update.unflatten(1, (*p.shape[2:], p.shape[1])).movedim(-1, 1), alpha=group["lr"] * size)
         return None
+
+    def _momentum(self, p: nn.Parameter) -> Tensor:
+        if not self.state[p]:
+            self.state[p]["momentum"] = torch.zeros_like(p)
+        return self.state[p]["momentum"]
 
 
 def adamw(player: nn.Module, config: Any) -> Sequence[torch.optim.Optimizer]:

@@ -19,7 +19,7 @@ from tests.conftest import Stripes
 def test_singular_vectors_stay_and_values_become_about_one(shape: tuple[int, int]) -> None:
     matrix = Noise.shared(0, shape[0], "cpu").normal(shape[1]).double() * 7
     u, before, v = torch.linalg.svd(matrix, full_matrices=False)
-    after = u.T @ orthogonalised(matrix) @ v.T
+    after = u.T @ orthogonalised([matrix])[0] @ v.T
     values = after.diagonal()
     # Those below a hundredth of the norm would need more rounds: there is none here but in the square matrix.
     large = before > 0.01 * before.norm()
@@ -32,10 +32,22 @@ def test_the_first_step_is_the_published_one() -> None:
     gradient = Noise.shared(1, 32, "cpu").normal(4, 3, 3)
     weight.grad = gradient.clone()
     Muon([weight], lr=0.1).step()
-    expected = -0.1 * SHARE * 36**0.5 * orthogonalised(gradient.flatten(1)).reshape(gradient.shape)
+    expected = -0.1 * SHARE * 36**0.5 * orthogonalised([gradient.flatten(1)])[0].reshape(gradient.shape)
     torch.testing.assert_close(weight.detach(), expected, rtol=1e-4, atol=1e-6)
     # As large as a step of AdamW: 32 values of about 1 on the diagonal of a 32 x 36 matrix.
     assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.1 * SHARE, rel=0.2)
+
+
+def test_parameters_move_as_each_would_alone_and_in_any_layout() -> None:
+    gradients = [Noise.shared(k, 32, "cpu").normal(32, 3, 3) for k in range(3)]
+    together = [nn.Parameter(torch.zeros(32, 32, 3, 3)) for _ in gradients]
+    alone = [nn.Parameter(torch.zeros(32, 32, 3, 3).to(memory_format=torch.channels_last)) for _ in gradients]
+    for p, q, gradient in zip(together, alone, gradients, strict=True):
+        p.grad, q.grad = gradient.clone(), gradient.clone()
+        Muon([q], lr=0.1).step()
+    Muon(together, lr=0.1).step()
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_momentum_and_decay() -> None:
@@ -48,7 +60,7 @@ def test_momentum_and_decay() -> None:
         optimizer.step()
     momentum = 0.95 * 0.05 * first + 0.05 * second
     update = 0.05 * second + 0.95 * momentum
-    expected = before * (1 - 0.1 * 0.5) - 0.1 * SHARE * 32**0.5 * orthogonalised(update)
+    expected = before * (1 - 0.1 * 0.5) - 0.1 * SHARE * 32**0.5 * orthogonalised([update])[0]
     torch.testing.assert_close(weight.detach(), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -24,6 +24,7 @@ class Size:
     # in between.
     noise_mean: float
     noise_std: float
+    optimizer: str = "adamw"
     patch: int = 2
     coarsest: int = 64  # positions of a map that is not halved any more: that costs time and brings little
     attends: bool = True  # to the lowest map, whole; over more positions it costs more than it brings
@@ -49,18 +50,19 @@ class Size:
             noise_mean=self.noise_mean,
             noise_std=self.noise_std,
         )
-        return Preset(model, self.batch_size, self.learning_rate, self.images_wanted)
+        return Preset(model, self.batch_size, self.learning_rate, self.images_wanted, self.optimizer)
 
 
 SIZES: Mapping[str, Size] = {
     "tiny": Size(
         widths=(32, 64, 64),
         blocks=1,
-        batch_size=64,
+        batch_size=32,
         learning_rate=4e-3,
         images_wanted=0,
         noise_mean=-0.4,
         noise_std=1.5,
+        optimizer="muon",
         attends=False,
     ),
     "small": Size(

@@ -25,8 +25,9 @@ LEVELS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # noise levels at which den
 
 
 def reader_of(packed: PackedDataset, kept: Path) -> nn.Sequential:
-    """A small convolutional classifier of the training images; read from the file `kept`, or trained and kept there."""
+    """A small convolutional classifier of the training images; read from a file beside `kept`, or trained and kept."""
     spec = packed.spec
+    kept = kept.with_stem(f"{kept.stem}-{packed.digest[:8]}")
     with seeded(0):
         reader = nn.Sequential(
             nn.Conv2d(spec.channels, 16, 3, padding=1),

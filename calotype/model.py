@@ -119,6 +119,9 @@ class GenerativeModel(nn.Module, ABC):
     def sample(self, noise: Noise, labels: Tensor | None = None, options: Any = None) -> Tensor:
         """Draw noise.n images, uint8 (n, C, H, W). Image i depends on row i of the noise and on labels[i] alone."""
 
+    def check_options(self, options: Any) -> None:
+        """Raise ConfigError for sampling options that this model cannot follow. Default: it follows all."""
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights, and so of what is computed with them."""

@@ -15,7 +15,6 @@ factor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,29 +86,24 @@ class Muon(torch.optim.Optimizer):
         return self.state[p]["momentum"]
 
 
-def adamw(player: nn.Module, config: Any) -> Sequence[torch.optim.Optimizer]:
+Betas = tuple[float, float]
+Make = Callable[[nn.Module, float, Betas, float], Sequence[torch.optim.Optimizer]]
+"""(player, learning rate, betas of AdamW, weight decay) -> the optimizers that share the player's parameters."""
+
+
+def adamw(player: nn.Module, rate: float, betas: Betas, decay: float) -> Sequence[torch.optim.Optimizer]:
     """AdamW for everything."""
-    return [_adamw(player.parameters(), config)]
+    return [torch.optim.AdamW(player.parameters(), rate, betas, weight_decay=decay, fused=True)]
 
 
-def muon(player: nn.Module, config: Any) -> Sequence[torch.optim.Optimizer]:
+def muon(player: nn.Module, rate: float, betas: Betas, decay: float) -> Sequence[torch.optim.Optimizer]:
     """Muon for matrices and convolutions, AdamW for embeddings, biases, norms, and first and last layers."""
     tables = {id(module.weight) for module in player.modules() if isinstance(module, nn.Embedding)}
     large = [p for p in player.parameters() if p.ndim > 1 and min(p.shape[0], p[0].numel()) >= SMALLEST]
-    chosen = [p for p in large if id(p) not in tables]
-    rest = [p for p in player.parameters() if not any(p is q for q in chosen)]
-    parts = [Muon(chosen, config.learning_rate, config.weight_decay)] if chosen else []
-    return [*parts, *([_adamw(rest, config)] if rest else [])]
+    chosen = {id(p): p for p in large if id(p) not in tables}
+    rest = [p for p in player.parameters() if id(p) not in chosen]
+    parts: list[torch.optim.Optimizer] = [Muon(chosen.values(), rate, decay)] if chosen else []
+    return [*parts, torch.optim.AdamW(rest, rate, betas, weight_decay=decay, fused=True)] if rest else parts
 
 
-def _adamw(params: Iterable[nn.Parameter], config: Any) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        params,
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-
-
-OPTIMIZERS: Mapping[str, Callable[[nn.Module, Any], Sequence[torch.optim.Optimizer]]] = {"adamw": adamw, "muon": muon}
+OPTIMIZERS: Mapping[str, Make] = {"adamw": adamw, "muon": muon}

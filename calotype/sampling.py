@@ -35,6 +35,17 @@ def batch_size(model: GenerativeModel, device: torch.device) -> int:
     return max(1, min(wanted, LARGEST_CALL // model.spec.dims))
 
 
+def check(model: GenerativeModel, labels: Callable[[int], int] | None, options: Any) -> None:
+    """Raise ConfigError where a model cannot follow what is asked of it: before any image is drawn, or place taken."""
+    classes = model.spec.num_classes
+    if labels is None and classes:
+        raise ConfigError(f"the model has {classes} classes, but no labels were given: say which to draw")
+    if labels is not None and not classes:
+        raise ConfigError("labels were given, but the model was trained without classes: leave them out")
+    if options is not None:
+        model.check_options(options)
+
+
 def stream(
     model: GenerativeModel,
     indices: Sequence[int],
@@ -53,11 +64,8 @@ def stream(
     Raises:
         ConfigError: for labels that the model does not have, or lacks.
     """
+    check(model, labels, options)
     classes = model.spec.num_classes
-    if labels is None and classes:
-        raise ConfigError(f"the model has {classes} classes, but no labels were given: say which to draw")
-    if labels is not None and not classes:
-        raise ConfigError("labels were given, but the model was trained without classes: leave them out")
     device = next(model.parameters()).device
     size = batch_size(model, device)
     for start in range(0, len(indices), size):

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from calotype import export
+from calotype import export, sampling
 from calotype.config import build, plain, read_assignments
 from calotype.display import Display, clock
 from calotype.errors import ConfigError
@@ -39,6 +39,7 @@ def run(
     model = load(path, checkpoint=checkpoint, ema=ema, device=device, report=display.message)
     chosen = build(model.model.Options, read_assignments(options), "option")
     classes = model.labels(labels)
+    sampling.check(model.model, classes, chosen)
     facts = {
         "weights_sha256": model.digest,
         "labels": None if classes is None else [classes(i) for i in range(len(labels or model.class_names))],

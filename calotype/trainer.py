@@ -38,7 +38,7 @@ class TrainConfig:
     decay: float = 0.5  # share of the budget at its end over which the rate falls linearly to 0
     beta1: float = 0.9
     beta2: float = 0.99  # 0.999 remembers 1000 steps, more than a short run has
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # decoupled, of AdamW and Muon
     clip_norm: float = 1.0  # gradients longer than this are scaled down to it
     ema_std: float = 0.05  # width of the averaging window as a share of the training so far
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies it natively
@@ -140,7 +140,11 @@ class Trainer:
         self.turns = model.turns()
         self.draws_per_step = sum(turn.repeats for turn in self.turns)
         self.params = {name: list(player.parameters()) for name, player in model.players().items()}
-        self.optimizers = {name: OPTIMIZERS[config.optimizer](p, config) for name, p in model.players().items()}
+        make, betas = OPTIMIZERS[config.optimizer], (config.beta1, config.beta2)
+        self.optimizers = {
+            name: make(player, config.learning_rate, betas, config.weight_decay)
+            for name, player in model.players().items()
+        }
         self.ema = copy.deepcopy(model).to_eval()
         self._ema_exponent = power_exponent(config.ema_std)
         if config.precision == "bf16" and not native_bf16(self.device):
@@ -323,11 +327,12 @@ class Trainer:
 
     @staticmethod
     def _like(param: nn.Parameter, entry: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Moments in the memory layout of their parameter: a file keeps values, the optimizer wants its strides."""
-        return {
-            key: torch.empty_like(param).copy_(value) if value.shape == param.shape else value.clone()
-            for key, value in entry.items()
-        }
+        """Moments on the device and in the memory layout of their parameter: a file keeps values alone."""
+        moments = {}
+        for key, value in entry.items():  # a counter of steps has no shape, but has to be on the device too
+            shaped = value.shape == param.shape
+            moments[key] = torch.empty_like(param if shaped else value, device=param.device).copy_(value)
+        return moments
 
     def pass_over(self, draws: int) -> None:
         """Go on with the data `draws` batches further: after a return to a checkpoint, not into the same stretch."""

@@ -170,6 +170,13 @@ def test_sampling_gives_the_same_images_everywhere(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.png", "new", "new.npz", "two.npz"]
 
 
+def test_an_option_that_does_not_fit_takes_no_place(journey: Journey, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    wrong = ["sample", str(journey.run), "-n", "1", "--steps", "2", "--set", "sigma_min=100", "--out", str(out)]
+    assert cli.main(wrong) == 2
+    assert not out.exists()
+
+
 def test_sampling_without_a_place_makes_a_grid_in_the_run(journey: Journey, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--labels", "bars,0", "--set", "solver=euler", "--set", "steps=2", "--weights", "raw"]
     assert cli.main(["sample", str(journey.run), "-n", "3", "--seed", "9", *given]) == 0

@@ -17,7 +17,7 @@ from calotype.rng import Noise, seeded
 from calotype.trainer import TrainConfig, Trainer
 from tests.conftest import Stripes
 
-SPECS = [ImageSpec(1, 8, 8), ImageSpec(3, 9, 7), ImageSpec(4, 8, 12, num_classes=2)]
+SPECS = [ImageSpec(1, 8, 8), ImageSpec(2, 1, 5), ImageSpec(3, 9, 7), ImageSpec(4, 8, 12, num_classes=2)]
 
 
 def smallest(name: str, spec: ImageSpec) -> GenerativeModel:
@@ -132,6 +132,11 @@ def test_capabilities_work_where_they_are_declared(model: GenerativeModel) -> No
         bits = model.bits_per_dim(Batch(data.images, data.label), Noise.shared(0, 3, "cpu"))
         assert bits.per_image.shape == (3,)
         assert bits.per_image.dtype == torch.float64
+        # What an image gets does not depend on its company, but for the rounding of other shapes of batches.
+        rows = lambda indices: Noise.per_image(0, indices, "cpu")  # noqa: E731
+        together = model.bits_per_dim(Batch(data.images, data.label), rows([0, 1, 2])).per_image
+        alone = model.bits_per_dim(Batch(data.images, data.label).rows(1, 2), rows([1])).per_image
+        assert float(alone[0]) == pytest.approx(float(together[1]), rel=1e-4)
     if isinstance(model, Encodable):
         assert model.decode(model.encode(data.images)).shape == data.images.shape
     assert model.spec.dims == data.images[0].numel()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from calotype import sampling
 from calotype.errors import ConfigError
 from calotype.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
 from calotype.families.diffusion.predictions import PREDICTIONS
@@ -89,6 +90,9 @@ def test_labels_matter_and_dropout_needs_noise() -> None:
         ({"dropout": 1.0}, "dropout"),
         ({"sigma_data": -1.0}, "sigma_data"),
         ({"noise_std": 0.0}, "noise_std"),
+        ({"noise_std": float("nan")}, "noise_std"),
+        ({"noise_mean": float("inf")}, "noise_mean"),
+        ({"sigma_data": float("nan")}, "sigma_data"),
         ({"base": 24}, "multiples of 16: use 32"),
         ({"label_dropout": -0.1}, "label_dropout"),
         ({"prediction": "epsilon"}, "did you mean eps"),
@@ -119,6 +123,11 @@ def test_too_many_levels_are_refused_with_the_number_that_fits() -> None:
         ({"stochasticity": 0.5, "solver": "unipc"}, "no meaning for unipc"),
         ({"stochasticity": 2.0, "solver": "ddim"}, "0 to 1"),
         ({"stochasticity": -1.0}, "0 or more"),
+        ({"stochasticity": float("nan")}, "0 or more"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"sigma_max": float("inf")}, "sigma_max is inf"),
+        ({"spacing": "even"}, "spacing is 'even'"),
+        ({"spacing": "time", "sigma_min": 0.02}, "leave out sigma_min"),
         ({"rho": 0.0}, "rho"),
     ],
 )
@@ -128,13 +137,28 @@ def test_bad_options_are_refused(options: dict[str, object], words: str) -> None
 
 
 def test_options_that_do_not_fit_the_model_are_refused() -> None:
-    noise = Noise.per_image(0, range(2), "cpu")
     with pytest.raises(ConfigError, match="sigma_min 100 and sigma_max 80"):
-        make().sample(noise, None, DiffusionOptions(sigma_min=100.0))
+        make().check_options(DiffusionOptions(sigma_min=100.0))
     with pytest.raises(ConfigError, match="has no classes"):
-        make().sample(noise, None, DiffusionOptions(guidance=2.0))
+        make().check_options(DiffusionOptions(guidance=2.0))
     with pytest.raises(ConfigError, match="label_dropout 0"):
-        make(ImageSpec(1, 8, 8, 3), label_dropout=0.0).sample(noise, torch.tensor([0, 1]), DiffusionOptions(guidance=2))
+        make(ImageSpec(1, 8, 8, 3), label_dropout=0.0).check_options(DiffusionOptions(guidance=2.0))
+    with pytest.raises(ConfigError, match="has no classes"):
+        sampling.sample(make(), range(2), 0, None, DiffusionOptions(guidance=2.0))
+
+
+def test_without_labels_a_model_with_classes_is_asked_for_no_class() -> None:
+    model = disturbed(make(ImageSpec(1, 8, 8, 3))).to_eval()
+    x = torch.ones(2, 1, 8, 8)
+    assert torch.equal(model.denoise(x, 1.0, None), model.denoise(x, 1.0, torch.tensor([3, 3])))
+
+
+def test_clipping_keeps_every_estimate_in_range() -> None:
+    model = disturbed(make()).to_eval()
+    x = torch.linspace(-30, 30, 64).reshape(1, 1, 8, 8)
+    free, clipped = (model.denoiser(None, DiffusionOptions(clip=clip))(x, 0.5) for clip in (False, True))
+    assert float(free.abs().max()) > 1
+    assert torch.equal(clipped, free.clamp(-1, 1))
 
 
 def disturbed(model: Diffusion) -> Diffusion:
@@ -216,7 +240,7 @@ def test_a_share_of_the_labels_is_hidden_in_training_only() -> None:
 
 def test_guidance_mixes_the_class_with_no_class() -> None:
     model = disturbed(make(ImageSpec(1, 8, 8, 3))).to_eval()
-    x, sigma, labels = torch.ones(2, 1, 8, 8), torch.tensor(1.0), torch.tensor([0, 2])
+    x, sigma, labels = torch.ones(2, 1, 8, 8), 1.0, torch.tensor([0, 2])
     of_class, none = (model.denoise(x, sigma, wanted) for wanted in (labels, torch.tensor([3, 3])))
     assert not torch.allclose(of_class, none)
     for weight in (0.0, 1.0, 3.0):
@@ -227,22 +251,26 @@ def test_guidance_mixes_the_class_with_no_class() -> None:
 
 
 def test_the_noise_levels_of_sampling() -> None:
-    karras, even, own = (
-        make(schedule="cosine").levels(DiffusionOptions(steps=10, spacing=spacing))  # type: ignore[arg-type]
-        for spacing in ("karras", "logsnr", "time")
-    )
     schedule = SCHEDULES["cosine"](0, 1, 0.5)
-    for levels in (karras, even, own):
+    assert isinstance(schedule, Discrete)
+    for spacing in ("karras", "logsnr", "time"):
+        levels = make(schedule="cosine").levels(DiffusionOptions(steps=10, spacing=spacing))
         assert levels.shape == (11,)
         assert float(levels[0]) == pytest.approx(schedule.largest, rel=1e-9)
         assert float(levels[-2]) == pytest.approx(schedule.smallest, rel=1e-6)
         assert float(levels[-1]) == 0
-    ratios = even[1:-1] / even[:-2]
-    torch.testing.assert_close(ratios, ratios[:1].expand(9))
+        if spacing == "logsnr":
+            torch.testing.assert_close(levels[1:-1] / levels[:-2], (levels[1] / levels[0]).expand(9))
     # A thousand steps of its own time are the steps of DDPM.
-    assert isinstance(schedule, Discrete)
-    thousand = make(schedule="cosine").levels(DiffusionOptions(steps=1000, spacing="time", solver="ddpm"))
+    thousand = make(schedule="cosine").levels(DiffusionOptions(steps=1000, solver="ddpm"))
     torch.testing.assert_close(thousand[:-1], schedule.table.flip(0))
+
+
+def test_the_spacing_suits_the_schedule_unless_its_ends_are_moved() -> None:
+    ours, flow, moved = DiffusionOptions(steps=9), DiffusionOptions(steps=9, spacing="time"), {"sigma_max": 80.0}
+    assert torch.equal(make().levels(ours), make().levels(DiffusionOptions(steps=9, spacing="karras")))
+    assert torch.equal(make(schedule="flow").levels(ours), make(schedule="flow").levels(flow))
+    assert float(make(schedule="flow").levels(DiffusionOptions(steps=9, **moved))[0]) == pytest.approx(80)
 
 
 def test_the_bound_of_an_untrained_model_is_a_bound_of_what_it_is() -> None:

@@ -100,3 +100,8 @@ def test_a_plain_background_costs_little_once_its_histogram_is_found() -> None:
     # (ln(0.04 * 127.5) + ln(2 pi e) / 2), and which they are, at most 0.33 nats a pixel.
     assert flat > 2
     assert found < 0.1 * 3.05 + 0.33 + 0.2
+
+
+def test_values_far_outside_give_numbers() -> None:
+    seen = torch.tensor([100.0, -3.0], dtype=torch.float64).reshape(1, 1, 1, 2)
+    assert bool(torch.isfinite(pixel_nats(seen, 0.00175, torch.zeros(1, 1, 1, 2, dtype=torch.uint8))).all())

@@ -43,6 +43,9 @@ def test_targets_are_the_published_ones(name: str) -> None:
 def test_conversions_are_identities(given: str, wanted: str) -> None:
     a, b = (PREDICTIONS[name](SIGMA, SIGMA_DATA) for name in (given, wanted))
     there = convert(by_definition(given), X, a, b)
+    # What the other network would have said, up to the digits that x = y + sigma n lost of the smaller part.
+    size = (1 + SIGMA + 1 / SIGMA) * (1 + Y.abs() + N.abs())
+    assert float(((there - by_definition(wanted)).abs() / size).max()) < 1e-12
     clean = b.clean(X, there)
     torch.testing.assert_close(clean, Y, rtol=1e-12, atol=1e-12)  # the same clean image, whoever said it
     back = convert(there, X, b, a)

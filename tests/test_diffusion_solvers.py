@@ -42,7 +42,7 @@ def test_order_of_convergence(solver: str, order: int, spacing: str) -> None:
 def test_network_calls(solver: str) -> None:
     counted = 0
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(x: Tensor, sigma: float) -> Tensor:
         nonlocal counted
         counted += 1
         return exact_denoise(x, sigma)
@@ -61,7 +61,7 @@ def test_a_perfect_guess_is_returned(solver: str) -> None:
         torch.testing.assert_close(result, y, rtol=0, atol=1e-9)
 
 
-STOCHASTIC = [("ddpm", 0.0), ("ddim", 0.5), ("ddim", 1.0), ("euler", 10.0), ("heun", 30.0)]
+STOCHASTIC = [("ddpm", 0.0), ("ddpm", 1.0), ("ddim", 0.5), ("ddim", 1.0), ("euler", 10.0), ("heun", 30.0)]
 
 
 @pytest.mark.parametrize(("solver", "stochasticity"), [(name, 0.0) for name in ODE] + STOCHASTIC)
@@ -81,10 +81,13 @@ def test_ancestral_steps_are_the_posterior_of_ddpm() -> None:
     n, y, x = 100_000, 0.25, 1.0
     start = torch.full((n, 1, 1, 1), x, dtype=torch.float64)
     levels = torch.tensor([2.0, 1.0], dtype=torch.float64)
-    drawn = SOLVERS["ddpm"](lambda z, s: torch.full_like(z, y), start, levels, noise(n), 0.0)
-    mean, variance = y + (x - y) / 4, 1 * (4 - 1) / 4
-    assert float(drawn.mean()) == pytest.approx(mean, abs=5 * math.sqrt(variance / n))
-    assert float(drawn.var()) == pytest.approx(variance, rel=5 * math.sqrt(2 / n))
+    # The larger variance: alpha_t = 1 / sqrt(2) and alpha_s = 1 / sqrt(5), so beta = 1 - 2 / 5, unscaled 2 * 3 / 5.
+    for stochasticity, variance in ((0.0, 3 / 4), (1.0, 6 / 5), (0.5, (3 / 4 * 6 / 5) ** 0.5)):
+        drawn = SOLVERS["ddpm"](lambda z, s: torch.full_like(z, y), start, levels, noise(n), stochasticity)
+        assert float(drawn.mean()) == pytest.approx(y + (x - y) / 4, abs=5 * math.sqrt(variance / n))
+        assert float(drawn.var()) == pytest.approx(variance, rel=5 * math.sqrt(2 / n))
+    eta1 = SOLVERS["ddim"](lambda z, s: torch.full_like(z, y), start, levels, noise(n), 1.0)
+    torch.testing.assert_close(eta1, SOLVERS["ddpm"](lambda z, s: torch.full_like(z, y), start, levels, noise(n), 0.0))
 
 
 def test_stochastic_rules_draw_from_the_noise_alone() -> None:
@@ -131,7 +134,7 @@ def test_guidance_of_a_mixture() -> None:
     even = torch.tensor([0.5, 0.5], dtype=torch.float64)
     of_class: Denoise = lambda x, s: mixture_denoise(x, s, centres[1:], 0.2, torch.ones(1, dtype=torch.float64))  # noqa: E731
     none: Denoise = lambda x, s: mixture_denoise(x, s, centres, 0.2, even)  # noqa: E731
-    x, sigma = torch.linspace(-3, 3, 13, dtype=torch.float64)[:, None], torch.tensor(0.7, dtype=torch.float64)
+    x, sigma = torch.linspace(-3, 3, 13, dtype=torch.float64)[:, None], 0.7
 
     def with_weight(weight: float, interval: tuple[float, ...] = (0.0, 1e9)) -> Tensor:
         return guided(lambda x, s: (none(x, s), of_class(x, s)), of_class, weight, interval)(x, sigma)
@@ -164,7 +167,7 @@ def repaint(known: float, correlation: float, repeats: int, n: int) -> Tensor:
     """
     covariance = torch.tensor([[1.0, correlation], [correlation, 1.0]], dtype=torch.float64)
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(x: Tensor, sigma: float) -> Tensor:
         gain = covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(2, dtype=torch.float64))
         return (x[:, :, 0, 0] @ gain.T)[:, :, None, None]
 

@@ -68,7 +68,7 @@ def test_muon_takes_matrices_and_adamw_the_rest() -> None:
     spec = ImageSpec(3, 16, 16, num_classes=100)
     with seeded(0):
         model = Diffusion(spec, DiffusionConfig(widths=(32, 64), attention=(1,), sigma_data=0.5))
-    matrices, others = OPTIMIZERS["muon"](model, TrainConfig(images=1))
+    matrices, others = OPTIMIZERS["muon"](model, 1e-3, (0.9, 0.99), 0.0)
     names = {id(p): name for name, p in model.named_parameters()}
     groups = [{names[id(p)] for group in o.param_groups for p in group["params"]} for o in (matrices, others)]
     assert groups[0] | groups[1] == set(names.values())
@@ -79,7 +79,7 @@ def test_muon_takes_matrices_and_adamw_the_rest() -> None:
 
 
 def test_players_without_a_matrix_have_adamw_alone() -> None:
-    assert [type(o) for o in OPTIMIZERS["muon"](nn.Linear(2, 2), TrainConfig(images=1))] == [torch.optim.AdamW]
+    assert [type(o) for o in OPTIMIZERS["muon"](nn.Linear(2, 2), 1e-3, (0.9, 0.99), 0.0)] == [torch.optim.AdamW]
 
 
 def test_it_trains() -> None:

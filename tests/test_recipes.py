@@ -26,9 +26,10 @@ def test_a_recipe_makes_the_published_model(path: Path) -> None:
     asked = request("", "photos/", budget=None, preset=None, size="32", settings={}, recipe=path)
     family = FAMILIES[asked.family]
     spec = ImageSpec(3, 32, 32)
-    preset = family.presets(spec)[asked.preset if asked.preset != "auto" else "tiny"]
+    preset = family.presets(spec)[asked.preset]
     config = build(family.Config, plain(preset.model) | {"sigma_data": 0.5} | dict(asked.settings["model"]), "model")
     with torch.device("meta"):
         assert sum(p.numel() for p in family(spec, config).parameters()) == PARAMETERS[path.stem]
-    build(TrainConfig, {"images": asked.budget.images} | dict(asked.settings["training"]), "training")
+    training = build(TrainConfig, {"images": asked.budget.images} | dict(asked.settings["training"]), "training")
+    assert training.optimizer == "adamw"
     assert asked.data.labels is False

@@ -372,3 +372,9 @@ def test_run_stops_where_it_is_told() -> None:
     assert steps_of(trainer.run()) == [3, 4, 5]
     assert steps_of(trainer.run()) == []
     assert np.isclose(trainer.learning_rate(4), 1e-3 * 0.2)
+
+
+def test_moments_come_back_on_the_device_of_their_parameter() -> None:
+    param = torch.nn.Parameter(torch.zeros(3, device="meta"))
+    moments = Trainer._like(param, {"step": torch.tensor(5.0), "exp_avg": torch.ones(3)})
+    assert {value.device.type for value in moments.values()} == {"meta"}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from calotype.families.diffusion import Diffusion
 from calotype.model import ImageSpec
@@ -61,7 +62,7 @@ def test_every_parameter_gets_a_gradient() -> None:
 @pytest.mark.parametrize("width", [16, 48, 208, 224])
 def test_attention_at_any_width(width: int) -> None:
     x = Noise.shared(0, 2, "cpu").normal(width, 3, 3)
-    layer = SelfAttention(width)
+    layer = SelfAttention(nn.GroupNorm(1, width))
     assert width % layer.heads == 0
     assert torch.equal(layer(x), x)  # starts as the identity
 
@@ -90,6 +91,7 @@ def test_dropout_keeps_the_mean_and_follows_the_noise() -> None:
 @pytest.mark.parametrize(("channels", "groups"), [(16, 1), (32, 2), (48, 3), (96, 6), (512, 32), (1024, 32), (17, 1)])
 def test_groups(channels: int, groups: int) -> None:
     assert groups_for(channels) == groups
+    assert groups_for(128, 4) == 32  # as published
 
 
 def test_sinusoidal_embedding() -> None:

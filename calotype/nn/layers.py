@@ -19,9 +19,9 @@ def dropout(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
     return x * kept.to(x.dtype) / (1 - rate)
 
 
-def groups_for(channels: int) -> int:
-    """How many groups a group norm over `channels` gets: 16 channels each where that divides, at most 32 groups."""
-    return next(g for g in range(min(32, max(1, channels // 16)), 0, -1) if channels % g == 0)
+def groups_for(channels: int, width: int = 16) -> int:
+    """How many groups a group norm over `channels` gets: `width` channels each where that divides, 32 at most."""
+    return next(g for g in range(min(32, max(1, channels // width)), 0, -1) if channels % g == 0)
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
@@ -33,14 +33,17 @@ def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class SinusoidalEmbedding(nn.Module):
-    """Sines and cosines of a scalar at geometrically spaced frequencies: (B,) -> (B, features)."""
+    """Sines and cosines of a scalar at geometrically spaced frequencies: (B,) -> (B, features).
+
+    From 1 to 1 / max_period, which is one of them with `endpoint` and otherwise the one after the last.
+    """
 
     frequencies: Tensor
 
-    def __init__(self, features: int, max_period: float = 10_000.0) -> None:
+    def __init__(self, features: int, max_period: float = 10_000.0, endpoint: bool = False) -> None:
         super().__init__()
         half = features // 2
-        steps = torch.arange(half, dtype=torch.float32) / half
+        steps = torch.arange(half, dtype=torch.float32) / max(1, half - endpoint)
         self.register_buffer("frequencies", torch.exp(-math.log(max_period) * steps), persistent=False)
 
     def forward(self, value: Tensor) -> Tensor:
@@ -52,17 +55,18 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention over the positions of a map, residual and pre-normalised: (B, C, H, W) -> the same.
 
     Args:
-        channels: C.
+        norm: of the C channels, before the projections.
         head_width: channels per head, about; 0: one head.
         skip_scale: factor on the sum of the input and what attention adds.
     """
 
-    def __init__(self, channels: int, head_width: int = 64, skip_scale: float = 1.0) -> None:
+    def __init__(self, norm: nn.GroupNorm, head_width: int = 64, skip_scale: float = 1.0) -> None:
         super().__init__()
+        channels = norm.num_channels
         wanted = max(1, channels // head_width) if head_width else 1
         self.heads = next(h for h in range(wanted, 0, -1) if channels % h == 0)
         self.skip_scale = skip_scale
-        self.norm = nn.GroupNorm(groups_for(channels), channels)
+        self.norm = norm
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 

@@ -24,7 +24,7 @@ Size = Sequence[int]  # rows and columns of a map
 
 
 class Design(NamedTuple):
-    """What the published U-Nets do differently, widths and depths aside."""
+    """What the published U-Nets do differently, widths and depths aside. Initial weights are torch's in all of them."""
 
     resample: Literal["conv", "block"]  # between levels: a convolution alone, or a residual block that resamples
     project: bool  # whether the skip of a resampling block is a convolution, also where no width changes
@@ -33,17 +33,20 @@ class Design(NamedTuple):
     attend_up: Literal["all", "last"]  # blocks of an attending level that attend on the way up
     skip_scale: float  # factor on the sum of a block's two branches
     head_width: int  # channels per head of attention; 0: one head
+    group_width: int  # channels per group of a norm at least; at most 32 groups
+    eps: float  # of the norms
+    endpoint: bool  # whether the slowest frequency of the embedding is 1 / 10,000, or the one above it
 
 
 DESIGNS: Mapping[str, Design] = {
     # Ours: as few operations as do the work.
-    "light": Design("conv", False, "scale", 1, "all", 1.0, 64),
+    "light": Design("conv", False, "scale", 1, "all", 1.0, 64, 16, 1e-5, False),
     # Ho et al. 2020, arXiv:2006.11239.
-    "ddpm": Design("conv", False, "shift", 2, "all", 1.0, 0),
+    "ddpm": Design("conv", False, "shift", 2, "all", 1.0, 0, 4, 1e-6, True),
     # Song et al. 2021, arXiv:2011.13456, as retrained by Karras et al. 2022, arXiv:2206.00364.
-    "ddpm++": Design("block", True, "shift", 2, "last", 0.5**0.5, 0),
+    "ddpm++": Design("block", True, "shift", 2, "last", 0.5**0.5, 0, 4, 1e-6, True),
     # Dhariwal & Nichol 2021, arXiv:2105.05233.
-    "adm": Design("block", False, "scale", 2, "all", 1.0, 64),
+    "adm": Design("block", False, "scale", 2, "all", 1.0, 64, 4, 1e-5, False),
 }
 
 
@@ -62,14 +65,16 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.design, self.dropout_rate, self.resample = design, dropout_rate, resample
-        self.norm1 = nn.GroupNorm(groups_for(inputs), inputs)
+        self.norm1 = _norm(inputs, design)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulation = nn.Linear(embedding, outputs * (2 if design.modulation == "scale" else 1))
-        self.norm2 = nn.GroupNorm(groups_for(outputs), outputs)
+        self.norm2 = _norm(outputs, design)
         self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         projected = inputs != outputs or (design.project and resample != "none")
         self.skip = nn.Conv2d(inputs, outputs, 1) if projected else nn.Identity()
-        self.attention = SelfAttention(outputs, design.head_width, design.skip_scale) if attention else nn.Identity()
+        self.attention = (
+            SelfAttention(_norm(outputs, design), design.head_width, design.skip_scale) if attention else nn.Identity()
+        )
 
     def forward(self, x: Tensor, embedding: Tensor, noise: Noise | None, size: Size | None = None) -> Tensor:
         h = self.conv1(_resampled(F.silu(self.norm1(x)), self.resample, size))
@@ -83,6 +88,10 @@ class ResidualBlock(nn.Module):
             return self.norm2(h + by)
         scale, shift = by.chunk(2, dim=1)
         return torch.addcmul(shift, self.norm2(h), 1 + scale)
+
+
+def _norm(channels: int, design: Design) -> nn.GroupNorm:
+    return nn.GroupNorm(groups_for(channels, design.group_width), channels, design.eps)
 
 
 def _resampled(x: Tensor, resample: Resample, size: Size | None) -> Tensor:
@@ -114,7 +123,7 @@ class UNet(nn.Module):
         in_channels, out_channels: of the image.
         widths: channels per level, finest first; each level halves the resolution (rounding up).
         blocks: residual blocks per level on the way down; one more on the way up.
-        attention: levels with self-attention, 0 the finest.
+        attention: levels with self-attention, 0 the finest; the published designs also attend below the lowest level.
         patch: side of the pixel squares that are folded into channels.
         num_classes: labels 0..num_classes - 1, and num_classes for an image of no class; 0: no labels.
         dropout_rate: within the residual blocks, only where forward is given noise.
@@ -141,7 +150,10 @@ class UNet(nn.Module):
         self.patch, base, chosen = patch, base or widths[0], DESIGNS[design]
         embedding = 4 * base
         self.embed_scalar = nn.Sequential(
-            SinusoidalEmbedding(base), nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+            SinusoidalEmbedding(base, endpoint=chosen.endpoint),
+            nn.Linear(base, embedding),
+            nn.SiLU(),
+            nn.Linear(embedding, embedding),
         )
         self.embed_label = nn.Embedding(num_classes + 1, embedding) if num_classes else None
 
@@ -180,7 +192,7 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(resampler(width, level - 1, "up"))
         width = detail if patch > 1 else width
-        self.last_norm = nn.GroupNorm(groups_for(width), width)
+        self.last_norm = _norm(width, chosen)
         self.last = zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, scalar: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:

@@ -24,16 +24,18 @@ in expectation over the noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from calotype.families.diffusion.solvers import Denoise
 from calotype.images import to_bytes, to_unit
 from calotype.rng import Noise
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""(x: float64 (B, C, H, W), sigma: (B,)) -> the estimate of the clean image, float64 (B, C, H, W)."""
 
 LEVELS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)  # where pixels may be drawn; a grey level is 0.0078
 SHARES = (0.35, 0.6)  # of the noise that may be left after denoising
@@ -59,14 +61,15 @@ def variational_bits(denoise: Denoise, images: Tensor, noise: Noise, largest: fl
     """The bound, in bits per dimension of each image: float64 (B,).
 
     Args:
-        denoise: of float64 images, with a noise level per image, (B,).
+        denoise: with a noise level per image.
         images: uint8 (B, C, H, W).
         noise: of these images.
         largest: the noise level that sampling starts from.
     """
     y = to_unit(images, torch.float64)
-    tried = torch.cat([pixel_nats(*seen, images) for _, seen in _seen(denoise, y, noise, WAYS)])
-    chosen = (_between(denoise, y, noise) + tried).argmin(0)  # (B,), by draws that are not used again
+    trial = noise.fork("trial")  # draws that are not used again
+    tried = torch.cat([pixel_nats(*seen, images) for _, seen in _seen(denoise, y, trial, WAYS)])
+    chosen = (_between(denoise, y, trial) + tried).argmin(0)  # (B,)
 
     nats = _between(denoise, y, noise).gather(0, chosen[None])[0]
     for way, (seen, deviation) in _seen(denoise, y, noise, [WAYS[k] for k in (chosen // 2).unique().tolist()]):
@@ -75,7 +78,7 @@ def variational_bits(denoise: Denoise, images: Tensor, noise: Noise, largest: fl
     start = LEVELS[-1]
     for end, draws in REST:
         if start < largest:
-            nats += path(denoise, y, noise, start, min(end, largest), draws)
+            nats += path(denoise, y, noise.fork("path").fork(draws), start, min(end, largest), draws)
         start = end
     nats += y.square().flatten(1).sum(1) / (2 * largest**2) + math.log(CHOICES)
     return nats / (images[0].numel() * math.log(2))
@@ -95,15 +98,19 @@ def path(denoise: Denoise, y: Tensor, noise: Noise, low: float, high: float, dra
 
 def _between(denoise: Denoise, y: Tensor, noise: Noise) -> Tensor:
     """What each choice adds for the path from its level to the last of LEVELS, in nats: (CHOICES, B)."""
-    parts = [path(denoise, y, noise, *ends, DRAWS_BETWEEN) for ends in pairwise(LEVELS)]
+    draws = noise.fork("between")
+    parts = [path(denoise, y, draws, *ends, DRAWS_BETWEEN) for ends in pairwise(LEVELS)]
     sums = torch.stack([*parts, y.new_zeros(len(y))]).flip(0).cumsum(0).flip(0)
     return sums.repeat_interleave(CHOICES // len(LEVELS), 0)
 
 
 def _seen(denoise: Denoise, y: Tensor, noise: Noise, ways: Sequence[Way]) -> Iterator[tuple[Way, tuple[Tensor, float]]]:
-    """For each way, the values by which the pixels are known and the deviation of their noise."""
+    """For each way, the values by which the pixels are known and the deviation of their noise.
+
+    A level has draws of its own, so that what other images of a batch choose has no say in them.
+    """
     for level, of_level in groupby(ways, key=lambda way: way.level):
-        z = y + level * noise.normal(*y.shape[1:]).to(y)
+        z = y + level * noise.fork(f"level {level}").normal(*y.shape[1:]).to(y)
         clean = denoise(z, z.new_full((len(z),), level))
         for way in of_level:
             yield way, (z if way.share == 1 else clean, level * way.share)
@@ -128,11 +135,13 @@ def pixel_nats(seen: Tensor, deviation: float, images: Tensor) -> Tensor:
 
 def _maps_nats(maps: Tensor, deviation: float, wanted: Tensor) -> Tensor:
     """-ln P of each map, float64 (2, M): maps (M, pixels), the grey levels wanted likewise."""
-    # In float32: P sums to 1 whatever the error of a likeness, and a sum of 256 values stays good to six digits.
+    # In float32: P sums to 1 whatever the error of a likeness, and a sum of 256 values stays good to six digits. With v
+    # the grey nearest to m, (m - v)^2 - (m - v_k)^2 = -(v - v_k) (2 (m - v) + v - v_k), which does not cancel.
     greys = to_unit(torch.arange(256, device=maps.device))
-    nearest = maps - to_unit(to_bytes(maps), torch.float64)
-    distance = ((maps.float()[:, :, None] - greys) / deviation).square_()  # (M, pixels, 256)
-    likeness = ((nearest / deviation).square().float()[:, :, None] - distance).mul_(0.5).exp_()
+    nearest = to_unit(to_bytes(maps), torch.float64)
+    beyond = (2 * (maps - nearest)).float()[:, :, None]
+    apart = nearest.float()[:, :, None] - greys  # (M, pixels, 256)
+    likeness = apart.add(beyond).mul_(apart).mul_(-0.5 / deviation**2).exp_()
     flat = torch.full_like(likeness[:, 0], 1 / len(greys))  # (M, 256)
     found = flat
     for _ in range(ITERATIONS):
@@ -141,4 +150,5 @@ def _maps_nats(maps: Tensor, deviation: float, wanted: Tensor) -> Tensor:
         found = (1 - FLOOR) * found + FLOOR / len(greys)
     total = torch.bmm(likeness, torch.stack([flat, found], 2)).double()  # (M, pixels, 2)
     own = likeness.gather(2, wanted[:, :, None]) * torch.stack([flat.gather(1, wanted), found.gather(1, wanted)], 2)
+    # The floor adds at most 1e-38 to a probability, far below what its six digits are good for.
     return (total.log() - own.double().clamp(min=torch.finfo(own.dtype).tiny).log()).sum(1).T

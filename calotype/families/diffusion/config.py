@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from math import isfinite
 
 from calotype.config import nearest
 from calotype.errors import ConfigError
@@ -12,6 +12,8 @@ from calotype.families.diffusion.predictions import PREDICTIONS
 from calotype.families.diffusion.schedules import SCHEDULES
 from calotype.families.diffusion.solvers import SOLVERS
 from calotype.nn.unet import DESIGNS
+
+SPACINGS = ("auto", "karras", "time", "logsnr")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +48,8 @@ class DiffusionConfig:
         for level in self.attention:
             if not 0 <= level < len(self.widths):
                 raise ConfigError(
-                    f"model.attention names level {level}, but levels are 0 to {len(self.widths) - 1}: remove it"
+                    f"model.attention names level {level}, but levels are 0 to {len(self.widths) - 1}: "
+                    "give others, or none, as in model.attention=[]"
                 )
         for name in ("dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -55,9 +58,11 @@ class DiffusionConfig:
         _check_choice("model.prediction", self.prediction, PREDICTIONS)
         _check_choice("model.loss", self.loss, ["", *PREDICTIONS])
         _check_choice("model.schedule", self.schedule, SCHEDULES)
-        if self.sigma_data < 0:
+        if not (isfinite(self.sigma_data) and self.sigma_data >= 0):
             raise ConfigError(f"model.sigma_data is {self.sigma_data}: give a positive value, or 0 to have it measured")
-        if self.noise_std < 0 or (self.noise_std == 0 and self.schedule == "lognormal"):
+        if not isfinite(self.noise_mean):
+            raise ConfigError(f"model.noise_mean is {self.noise_mean}: give a number, such as -1.2")
+        if not (isfinite(self.noise_std) and self.noise_std >= (1e-6 if self.schedule == "lognormal" else 0)):
             raise ConfigError(f"model.noise_std is {self.noise_std}: give a positive value")
 
 
@@ -69,8 +74,9 @@ class DiffusionOptions:
     solver: str = "heun"  # ddpm, ddim, euler, heun, dpm2m, unipc
     guidance: float = 1.0  # 1: none; more: pictures more typical of their class and less varied; 0: of no class
     guidance_interval: tuple[float, ...] = (0.0, 1e9)  # noise levels between which guidance acts
-    stochasticity: float = 0.0  # eta of ddim, 0 to 1; churn of euler and heun, 0 and up
-    spacing: Literal["karras", "time", "logsnr"] = "karras"  # of the noise levels; time: the schedule's own
+    stochasticity: float = 0.0  # eta of ddim, 0 to 1; of ddpm, 1 for the larger variance; churn of euler and heun
+    clip: bool = False  # every estimate of the clean image to the range of images, as DDPM does
+    spacing: str = "auto"  # of the noise levels: karras, time (the schedule's own), logsnr; auto: as suits the schedule
     sigma_max: float = 0.0  # the noise level that sampling starts from; 0: the schedule's largest
     sigma_min: float = 0.0  # the last noise level before 0; 0: the schedule's smallest
     rho: float = 7.0  # of karras: larger spends more steps at small noise levels
@@ -79,25 +85,35 @@ class DiffusionOptions:
         if self.steps < 1:
             raise ConfigError(f"steps is {self.steps}: give at least 1")
         _check_choice("solver", self.solver, SOLVERS)
-        if self.guidance < 0:
+        if not (isfinite(self.guidance) and self.guidance >= 0):
             raise ConfigError(f"guidance is {self.guidance}: give 0 (no class), 1 (as trained) or more, such as 2")
         if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
             raise ConfigError(
                 f"guidance_interval is {list(self.guidance_interval)}: give two noise levels, the lower first, such as "
                 "[0.2, 5]"
             )
-        if self.stochasticity < 0:
+        if not (isfinite(self.stochasticity) and self.stochasticity >= 0):
             raise ConfigError(f"stochasticity is {self.stochasticity}: give 0 or more")
-        if self.stochasticity and self.solver in ("ddpm", "dpm2m", "unipc"):
+        if self.stochasticity and self.solver in ("dpm2m", "unipc"):
             raise ConfigError(f"stochasticity has no meaning for {self.solver}: leave it out, or use ddim or heun")
-        if self.stochasticity > 1 and self.solver == "ddim":
-            raise ConfigError(f"stochasticity is {self.stochasticity}, but eta of ddim is from 0 to 1")
-        if not self.rho > 0:
+        if self.stochasticity > 1 and self.solver in ("ddim", "ddpm"):
+            raise ConfigError(f"stochasticity is {self.stochasticity}, but that of {self.solver} is from 0 to 1")
+        _check_choice("spacing", self.spacing, SPACINGS)
+        if not (isfinite(self.rho) and self.rho > 0):
             raise ConfigError(f"rho is {self.rho}: give a positive value, such as 7")
-        if self.sigma_min < 0 or self.sigma_max < 0 or 0 < self.sigma_max <= self.sigma_min:
+        for name in ("sigma_min", "sigma_max"):
+            value = getattr(self, name)
+            if not (isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} is {value}: give a positive noise level, or 0 for that of the schedule")
+        if self.spacing == "time" and (self.sigma_min or self.sigma_max):
+            raise ConfigError(
+                "spacing time runs over the schedule's own noise levels: leave out sigma_min and sigma_max, or use "
+                "spacing karras"
+            )
+        if 0 < self.sigma_max <= self.sigma_min:
             raise ConfigError(f"sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: sigma_min must be the lower")
 
 
 def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
-        raise ConfigError(f"{name} is {value!r}{nearest(value, list(known))}")
+        raise ConfigError(f"{name} is {value!r}{nearest(value, [k for k in known if k])}")

@@ -10,7 +10,7 @@ from calotype.families.diffusion.solvers import Denoise
 
 
 def guided(
-    both: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    both: Callable[[Tensor, float], tuple[Tensor, Tensor]],
     conditional: Denoise,
     weight: float,
     interval: tuple[float, ...],
@@ -29,8 +29,8 @@ def guided(
     arXiv:2404.07724, for the interval.
     """
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        if weight == 1 or not interval[0] <= float(sigma) <= interval[1]:
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        if not interval[0] <= sigma <= interval[1]:
             return conditional(x, sigma)
         none, of_class = both(x, sigma)
         return none + weight * (of_class - none)

@@ -84,12 +84,14 @@ class Diffusion(GenerativeModel, HasLikelihood):
         deviation = float(((counts * (values - mean).square()).sum() / counts.sum()).sqrt())
         return replace(config, sigma_data=max(0.01, round(deviation, 4)))  # a set of one plain colour has none
 
-    def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None, noise: Noise | None = None) -> Tensor:
-        """D(x; sigma): x float (B, C, H, W), sigma (B,) or scalar. With noise, dropout is on.
+    def denoise(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None, noise: Noise | None = None) -> Tensor:
+        """D(x; sigma): x float (B, C, H, W), sigma a number or (B,). With noise, dropout is on.
 
-        Labels are 0 to num_classes - 1, and num_classes for an image of no class.
+        Labels are 0 to num_classes - 1, and num_classes for an image of no class, as all are without labels.
         """
-        sigma = sigma.to(x).expand(len(x))
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        if labels is None and self.spec.num_classes:
+            labels = torch.full((len(x),), self.spec.num_classes, device=x.device)
         level = sigma.reshape(-1, 1, 1, 1)
         predicted = self.network(self.schedule.scale(level) * x, self.schedule.condition(sigma), labels, noise)
         return self.prediction(level, self.config.sigma_data).clean(x, predicted.to(x.dtype))
@@ -118,8 +120,8 @@ class Diffusion(GenerativeModel, HasLikelihood):
     @torch.no_grad()
     def sample(self, noise: Noise, labels: Tensor | None = None, options: DiffusionOptions | None = None) -> Tensor:
         options = options or DiffusionOptions()
-        sigmas = self.levels(options).to(self.dtype).to(noise.device)
-        x = noise.normal(*self.spec.shape).to(sigmas) * sigmas[0]
+        sigmas = self.levels(options)
+        x = noise.normal(*self.spec.shape).to(self.dtype) * float(sigmas[0])
         solve = SOLVERS[options.solver]
         return to_bytes(solve(self.denoiser(labels, options), x, sigmas, noise, options.stochasticity))
 
@@ -128,37 +130,48 @@ class Diffusion(GenerativeModel, HasLikelihood):
         low, high = options.sigma_min or self.schedule.smallest, options.sigma_max or self.schedule.largest
         if low >= high:
             raise ConfigError(f"sigma_min {low:g} and sigma_max {high:g}: sigma_min must be the lower")
+        spacing = options.spacing
+        if spacing == "auto":  # the schedule's own levels have ends of their own
+            spacing = "karras" if options.sigma_min or options.sigma_max else self.schedule.spacing
         ramp = torch.linspace(1, 0, options.steps, dtype=torch.float64)
-        if options.spacing == "karras":
+        if spacing == "karras":
             levels = karras(options.steps, low, high, options.rho)
-        elif options.spacing == "logsnr":
+        elif spacing == "logsnr":
             levels = low * (high / low) ** ramp
         else:
             levels = self.schedule.levels(ramp)
         return torch.cat([levels, levels.new_zeros(1)])
 
-    def denoiser(self, labels: Tensor | None, options: DiffusionOptions) -> Denoise:
-        """The denoiser of sampling: of the labels, guided as the options say. Raises ConfigError."""
-        if options.guidance == 1:
-            return lambda x, sigma: self.denoise(x, sigma, labels)
-        if labels is None or self.config.label_dropout == 0:
-            why = "has no classes" if labels is None else "was trained with model.label_dropout 0"
+    def check_options(self, options: DiffusionOptions) -> None:
+        self.levels(options)
+        if options.guidance != 1 and (self.spec.num_classes == 0 or self.config.label_dropout == 0):
+            why = "was trained with model.label_dropout 0" if self.spec.num_classes else "has no classes"
             raise ConfigError(f"guidance is {options.guidance}, but the model {why}: leave guidance out")
-        none = torch.full_like(labels, self.spec.num_classes)
 
-        def both(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def denoiser(self, labels: Tensor | None, options: DiffusionOptions) -> Denoise:
+        """The denoiser of sampling: of the labels, guided and clipped as the options say."""
+
+        def conditional(x: Tensor, sigma: float) -> Tensor:
+            return self.denoise(x, sigma, labels)
+
+        def both(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+            assert labels is not None
+            none = torch.full_like(labels, self.spec.num_classes)
             out = self.denoise(torch.cat([x, x]), sigma, torch.cat([none, labels]))
             return out[: len(x)], out[len(x) :]
 
-        return guided(
-            both, lambda x, sigma: self.denoise(x, sigma, labels), options.guidance, options.guidance_interval
-        )
+        chosen: Denoise = conditional
+        if options.guidance != 1:
+            chosen = guided(both, conditional, options.guidance, options.guidance_interval)
+        return (lambda x, sigma: chosen(x, sigma).clamp(-1, 1)) if options.clip else chosen
 
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
-        """The variational bound on each 8-bit image, see `bound`."""
+        """The variational bound on each 8-bit image, given its label where there are classes, see `bound`."""
+        device = next(self.parameters()).device
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return self.denoise(x.to(self.dtype), sigma, batch.labels).double()
+            clean = self.denoise(x.to(self.dtype).to(device), sigma.to(self.dtype).to(device), batch.labels)
+            return clean.cpu().double()  # not every device has float64
 
-        return Bits(variational_bits(denoise, batch.images, noise, self.schedule.largest), "bound")
+        return Bits(variational_bits(denoise, batch.images.cpu(), noise, self.schedule.largest), "bound")

@@ -58,7 +58,7 @@ SIZES: Mapping[str, Size] = {
         widths=(32, 64, 64),
         blocks=1,
         batch_size=32,
-        learning_rate=4e-3,
+        learning_rate=3e-3,
         images_wanted=0,
         noise_mean=-0.4,
         noise_std=1.5,
@@ -98,8 +98,9 @@ SIZES: Mapping[str, Size] = {
 def ddpmpp(spec: ImageSpec) -> Preset:
     """DDPM++ as retrained for CIFAR-10 by EDM: 56 M parameters, for a GPU.
 
-    At other sizes it has the same lowest map, 8 positions a side. Published at FID 1.97, without classes.
-    Source: Karras et al. 2022, arXiv:2206.00364, tables 2 and 7, without augmentation.
+    Larger images get more levels, so that the lowest map stays at 8 to 15 positions a side. Published at FID 1.97,
+    without classes and with an augmentation that is not here.
+    Source: Karras et al. 2022, arXiv:2206.00364, tables 2 and 7.
     """
     side = min(spec.height, spec.width)
     levels = max(1, min(3 + max(0, (side // 32).bit_length() - 1), side.bit_length()))

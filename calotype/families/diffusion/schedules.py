@@ -32,6 +32,7 @@ class Schedule(ABC):
 
     smallest: float  # the noise levels between which samples are drawn
     largest: float
+    spacing = "time"  # of the levels between, unless something else is asked for
 
     @abstractmethod
     def draw(self, u: Tensor) -> Tensor:
@@ -53,14 +54,15 @@ class Schedule(ABC):
 class LogNormal(Schedule):
     """EDM's distribution. Its own time is ln sigma."""
 
+    spacing = "karras"
+
     def __init__(self, mean: float, std: float, sigma_data: float) -> None:
         self.mean, self.std, self.sigma_data = mean, std, sigma_data
         self.smallest = 0.002  # below half a grey level (1/255 of the range)
         self.largest = 80.0  # far above sigma_data: what is left of the image there is invisible
 
     def draw(self, u: Tensor) -> Tensor:
-        edge = torch.finfo(u.dtype).eps
-        return (self.mean + self.std * torch.special.ndtri(u.clamp(edge, 1 - edge))).exp()
+        return _lognormal(u, self.mean, self.std)
 
     def scale(self, sigma: Tensor) -> Tensor:
         return (sigma.square() + self.sigma_data**2).rsqrt()
@@ -72,6 +74,11 @@ class LogNormal(Schedule):
         return self.smallest * (self.largest / self.smallest) ** times
 
 
+def _lognormal(u: Tensor, mean: float, std: float) -> Tensor:
+    edge = torch.finfo(u.dtype).eps  # `uniform` gives 0, where the quantile is not finite
+    return (mean + std * torch.special.ndtri(u.clamp(edge, 1 - edge))).exp()
+
+
 class Discrete(Schedule):
     """A thousand steps of a variance-preserving process; between the steps ln sigma is interpolated."""
 
@@ -79,26 +86,33 @@ class Discrete(Schedule):
         kept = (1 - betas.double()).cumprod(0)
         self.table = ((1 - kept) / kept).sqrt()  # rises with t
         self.smallest, self.largest = float(self.table[0]), float(self.table[-1])
+        self._logs: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def draw(self, u: Tensor) -> Tensor:
         index = (u * len(self.table)).long().clamp(max=len(self.table) - 1)
-        return self.table.to(u.device)[index].to(u.dtype)
+        return self._log_table(u)[index].exp()
 
     def scale(self, sigma: Tensor) -> Tensor:
         return (1 + sigma.square()).rsqrt()
 
     def condition(self, sigma: Tensor) -> Tensor:
-        known = self.table.log().to(sigma.device)
-        wanted = sigma.double().log()
+        known, wanted = self._log_table(sigma), sigma.log()
         upper = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
         low, high = known[upper - 1], known[upper]
-        return (upper - 1 + ((wanted - low) / (high - low)).clamp(0, 1)).to(sigma.dtype)
+        return upper - 1 + ((wanted - low) / (high - low)).clamp(0, 1)
 
     def levels(self, times: Tensor) -> Tensor:
-        known = self.table.log().to(times.device)
-        place = times.double() * (len(known) - 1)
+        known = self._log_table(times)
+        place = times * (len(known) - 1)
         lower = place.floor().long().clamp(0, len(known) - 2)
-        return (known[lower] + (place - lower) * (known[lower + 1] - known[lower])).exp().to(times.dtype)
+        return (known[lower] + (place - lower) * (known[lower + 1] - known[lower])).exp()
+
+    def _log_table(self, like: Tensor) -> Tensor:
+        """The logarithms of the table in a dtype and on a device; first the dtype, since not all have float64."""
+        key = like.dtype, like.device
+        if key not in self._logs:
+            self._logs[key] = self.table.log().to(like.dtype).to(like.device)
+        return self._logs[key]
 
 
 class Flow(Schedule):
@@ -109,10 +123,10 @@ class Flow(Schedule):
         self.smallest, self.largest = 1e-3, 999.0  # t = 0.001 and 0.999: sigma has no end at t = 1
 
     def draw(self, u: Tensor) -> Tensor:
+        if self.std > 0:
+            return _lognormal(u, self.mean, self.std)
         t = u.clamp(self.smallest / (1 + self.smallest), self.largest / (1 + self.largest))
-        if self.std == 0:
-            return t / (1 - t)
-        return (self.mean + self.std * torch.special.ndtri(t)).exp()
+        return t / (1 - t)
 
     def scale(self, sigma: Tensor) -> Tensor:
         return 1 / (1 + sigma)

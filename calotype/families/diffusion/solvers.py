@@ -17,20 +17,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from math import factorial
+from math import expm1, factorial, log
 
 import torch
 from torch import Tensor
 
 from calotype.rng import Noise
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(x: float (B, C, H, W), sigma: scalar) -> the estimate of the clean image, float (B, C, H, W)."""
+Denoise = Callable[[Tensor, float], Tensor]
+"""(x: float (B, C, H, W), sigma) -> the estimate of the clean image, float (B, C, H, W)."""
 
 Solver = Callable[[Denoise, Tensor, Tensor, Noise, float], Tensor]
 """(denoise, x at noise level sigmas[0], sigmas: decreasing (T + 1,), noise, stochasticity) -> x at sigmas[-1].
 
-`stochasticity` 0 is the rule as it stands; what more of it means is said where a solver takes it.
+`stochasticity` 0 is the rule as it stands; what more of it means is said where a solver takes it. Noise levels and what
+is computed from them are Python's numbers: exact to 16 digits whatever the images are, and no work for a GPU.
 """
 
 
@@ -43,7 +44,7 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochastici
         noise: what churn adds.
         stochasticity: churn, see `churned`.
     """
-    for sigma, following in pairwise(sigmas):
+    for sigma, following in pairwise(sigmas.tolist()):
         x, sigma = churned(x, sigma, noise, stochasticity, len(sigmas) - 1)
         slope = (x - denoise(x, sigma)) / sigma
         x = x + (following - sigma) * slope
@@ -61,7 +62,7 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochasticit
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithms 1 and 2.
     """
-    for sigma, following in pairwise(sigmas):
+    for sigma, following in pairwise(sigmas.tolist()):
         x, sigma = churned(x, sigma, noise, stochasticity, len(sigmas) - 1)
         slope = (x - denoise(x, sigma)) / sigma
         ahead = x + (following - sigma) * slope
@@ -72,7 +73,7 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochasticit
     return x
 
 
-def churned(x: Tensor, sigma: Tensor, noise: Noise, churn: float, steps: int) -> tuple[Tensor, Tensor]:
+def churned(x: Tensor, sigma: float, noise: Noise, churn: float, steps: int) -> tuple[Tensor, float]:
     """Raise the noise level by fresh noise before a step, to sigma * (1 + min(churn / steps, sqrt(2) - 1)).
 
     What a step then removes is partly new: errors of earlier steps are forgotten, and more steps are needed.
@@ -82,7 +83,7 @@ def churned(x: Tensor, sigma: Tensor, noise: Noise, churn: float, steps: int) ->
     if churn == 0:
         return x, sigma
     raised = sigma * (1 + min(churn / steps, 2**0.5 - 1))
-    return x + (raised.square() - sigma.square()).sqrt() * noise.normal(*x.shape[1:]).to(x), raised
+    return x + (raised**2 - sigma**2) ** 0.5 * noise.normal(*x.shape[1:]).to(x), raised
 
 
 def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochasticity: float = 0.0) -> Tensor:
@@ -96,22 +97,39 @@ def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochasticit
 
     Source: Song et al. 2021, arXiv:2010.02502, eq. 12 and 16, unscaled.
     """
-    for sigma, following in pairwise(sigmas):
+    for sigma, following in pairwise(sigmas.tolist()):
         clean = denoise(x, sigma)
-        fresh = stochasticity * following * (1 - (following / sigma).square()).sqrt()
-        x = clean + (following.square() - fresh.square()).clamp(min=0).sqrt() / sigma * (x - clean)
-        if stochasticity and following > 0:
-            x = x + fresh * noise.normal(*x.shape[1:]).to(x)
+        fresh = stochasticity * following * (1 - (following / sigma) ** 2) ** 0.5
+        x = _renewed(x, clean, sigma, following, fresh, (following**2 - fresh**2) ** 0.5 / sigma, noise)
     return x
 
 
 def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochasticity: float = 0.0) -> Tensor:
-    """Ancestral sampling of DDPM, which is `ddim` at eta = 1; T network calls, and it wants many.
+    """Ancestral sampling of DDPM; T network calls, and it wants many.
 
-    The posterior q(x_t | x_s, D) of Ho et al. 2020 (arXiv:2006.11239, eq. 6 and 7), of mean
-    D + t^2 / s^2 (x_s - D) and variance t^2 (s^2 - t^2) / s^2. `stochasticity` has no say.
+    From noise level s to t, the posterior q(x_t | x_s, D) has mean D + t^2 / s^2 (x_s - D) and variance
+    t^2 (s^2 - t^2) / s^2, the smaller of the two that DDPM tried; this is `ddim` at eta = 1. The larger is the variance
+    that the forward process adds, (1 + t^2) (s^2 - t^2) / (1 + s^2), and with it the published figures were made.
+    `stochasticity` 0 takes the smaller, 1 the larger, and between them the logarithm is interpolated.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 6 and 7 and section 3.2, unscaled; Nichol & Dhariwal 2021,
+    arXiv:2102.09672, eq. 15, for the interpolation.
     """
-    return ddim(denoise, x, sigmas, noise, 1.0)
+    for sigma, following in pairwise(sigmas.tolist()):
+        clean = denoise(x, sigma)
+        between = sigma**2 - following**2
+        smaller, larger = following**2 * between / sigma**2, (1 + following**2) * between / (1 + sigma**2)
+        fresh = (smaller ** (1 - stochasticity) * larger**stochasticity) ** 0.5
+        x = _renewed(x, clean, sigma, following, fresh, (following / sigma) ** 2, noise)
+    return x
+
+
+def _renewed(
+    x: Tensor, clean: Tensor, sigma: float, following: float, fresh: float, kept: float, noise: Noise
+) -> Tensor:
+    """The clean image with a share of what was seen beyond it and fresh noise; none where the noise level is 0."""
+    x = clean + kept * (x - clean)
+    return x + fresh * noise.normal(*x.shape[1:]).to(x) if fresh and following > 0 else x
 
 
 def dpm2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochasticity: float = 0.0) -> Tensor:
@@ -121,12 +139,12 @@ def dpm2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochastici
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 2.
     """
-    before: tuple[Tensor, Tensor] | None = None  # D and lambda of the step before
-    for sigma, following in pairwise(sigmas):
-        clean, place = denoise(x, sigma), -sigma.log()
+    before: tuple[Tensor, float] | None = None  # D and lambda of the step before
+    for sigma, following in pairwise(sigmas.tolist()):
+        clean, place = denoise(x, sigma), -log(sigma)
         ahead = clean
         if before is not None and following > 0:
-            step = -following.log() - place
+            step = -log(following) - place
             ahead = clean + step / (2 * (place - before[1])) * (clean - before[0])
         x = following / sigma * x + (1 - following / sigma) * ahead
         before = clean, place
@@ -136,16 +154,16 @@ def dpm2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochastici
 def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochasticity: float = 0.0) -> Tensor:
     """UniPC-2: a second-order predictor, and a corrector that uses the next call's D for the step behind it; T calls.
 
-    Both take D as the polynomial in lambda through the known values. With h the step, r_i the places of those values
-    in steps, and phi_k the integrals of an exponential, weights a solve sum_i a_i r_i^(k-1) = k-th moment (see
-    `_weights`). The order is 3 where the corrector follows; the step to 0 returns D.
+    Both take D as the polynomial in lambda through the known values, see `_weights`; the released code fixes the weight
+    of the predictor at 1/2, which is its limit for small steps. The order is 3 where the corrector follows; the step to
+    0 returns D.
 
-    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8, with B(h) = e^h - 1 in data prediction.
+    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8, in data prediction.
     """
-    known: list[tuple[Tensor, Tensor]] = []  # (D, lambda), newest first
-    behind: tuple[Tensor, Tensor] | None = None  # x and sigma before the last step, for the corrector
-    for sigma, following in pairwise(sigmas):
-        clean, place = denoise(x, sigma), -sigma.log()
+    known: list[tuple[Tensor, float]] = []  # (D, lambda), newest first
+    behind: tuple[Tensor, float] | None = None  # x and sigma before the last step, for the corrector
+    for sigma, following in pairwise(sigmas.tolist()):
+        clean, place = denoise(x, sigma), -log(sigma)
         if behind is not None:
             x = _exponential_step(*behind, sigma, [known[0], (clean, place), *known[1:2]])
         known = [(clean, place), *known[:1]]
@@ -154,11 +172,11 @@ def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochastici
     return x
 
 
-def _exponential_step(x: Tensor, sigma: Tensor, following: Tensor, known: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _exponential_step(x: Tensor, sigma: float, following: float, known: list[tuple[Tensor, float]]) -> Tensor:
     """x at noise level `following`, with D through the known (value, lambda), the first of which is of `sigma`."""
     start = known[0][1]
-    step = -following.log() - start
-    growth = torch.expm1(-step)  # following / sigma - 1
+    step = -log(following) - start
+    growth = expm1(-step)  # following / sigma - 1
     result = following / sigma * x - growth * known[0][0]
     places = [(place - start) / step for _, place in known[1:]]
     for weight, place, (value, _) in zip(_weights(places, step), places, known[1:], strict=True):
@@ -166,20 +184,20 @@ def _exponential_step(x: Tensor, sigma: Tensor, following: Tensor, known: list[t
     return result
 
 
-def _weights(places: list[Tensor], step: Tensor) -> list[Tensor]:
-    """The weights of the finite differences of D: sum_i a_i r_i^(k-1) = k! phi_(k+1)(-h) / (e^-h - 1) for k = 1, 2, ...
+def _weights(places: list[float], step: float) -> list[float]:
+    """The weights a of the differences of D: sum_i a_i r_i^(k-1) = k! h phi_(k+1)(-h) / (1 - e^-h) for k = 1, 2, ...
 
-    phi_1(z) = (e^z - 1) / z and phi_(k+1)(z) = (phi_k(z) - 1 / k!) / z.
+    r_i are the places of the values in steps of length h, phi_1(z) = (e^z - 1) / z and
+    phi_(k+1)(z) = (phi_k(z) - 1 / k!) / z.
     """
-    if not places:
-        return []
-    phi = torch.expm1(-step) / -step
-    moments = []
+    phi, moments = expm1(-step) / -step, []
     for k in range(1, len(places) + 1):
         phi = (phi - 1 / factorial(k)) / -step
-        moments.append(phi * factorial(k) * -step / torch.expm1(-step))
-    powers = torch.stack([torch.stack([place ** (k - 1) for place in places]) for k in range(1, len(places) + 1)])
-    return list(torch.linalg.solve(powers, torch.stack(moments)))
+        moments.append(phi * factorial(k) * -step / expm1(-step))
+    powers = torch.tensor(
+        [[place ** (k - 1) for place in places] for k in range(1, len(places) + 1)], dtype=torch.float64
+    )
+    return torch.linalg.solve(powers, powers.new_tensor(moments)).tolist() if places else []
 
 
 SOLVERS: Mapping[str, Solver] = {

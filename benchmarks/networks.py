@@ -39,7 +39,7 @@ from calotype.rng import seeded
 from calotype.trainer import TrainConfig, Trainer
 
 SAMPLES = 2_000
-OPTIONS = DiffusionOptions(solver="dpm2m", steps=14, sigma_min=0.02)
+OPTIONS = DiffusionOptions()  # what users get
 GEMM = 1024
 ROUNDS = 7
 

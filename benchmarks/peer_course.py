@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -88,11 +89,9 @@ def course_denoiser(model: CourseUNet) -> Any:
     kept = schedule().double()
     sigmas = ((1 - kept) / kept).sqrt()
 
-    def denoise(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
-        t = (sigmas.log() - sigma.double().log().reshape(-1, 1)).abs().argmin(1)
-        level = sigma.reshape(-1, 1, 1, 1)
-        noise = model(x / (1 + level**2).sqrt(), t.expand(len(x)), labels)
-        return x - level * noise
+    def denoise(x: Tensor, sigma: float, labels: Tensor) -> Tensor:
+        t = (sigmas.log() - math.log(sigma)).abs().argmin()
+        return x - sigma * model(x / (1 + sigma**2) ** 0.5, t.expand(len(x)), labels)
 
     return denoise
 
@@ -152,13 +151,13 @@ def judge(packed: PackedDataset, place: Path, reader: nn.Sequential) -> None:
     assert held_out.labels is not None
     some = Batch(held_out.images[:512], held_out.labels[:512])
     asked = torch.arange(SAMPLES) % 10
-    sigmas = torch.cat([karras(OPTIONS.steps, OPTIONS.sigma_min, 80.0, OPTIONS.rho), torch.zeros(1)]).float()
+    sigmas = torch.cat([karras(OPTIONS.steps, 0.02, 80.0, OPTIONS.rho), torch.zeros(1, dtype=torch.float64)])  # as ours
     for average in (False, True):
         denoise = course_denoiser(load_course(place, average))
         drawn = []
         for start in range(0, SAMPLES, 100):
             noise, labels = Noise.per_image(fold(7, "sample"), range(start, start + 100), "cpu"), asked[start:][:100]
-            x = noise.normal(*packed.spec.shape) * sigmas[0]
+            x = noise.normal(*packed.spec.shape) * float(sigmas[0])
             solve = SOLVERS[OPTIONS.solver]
             drawn.append(to_bytes(solve(partial(denoise, labels=labels), x, sigmas, noise, 0.0)))
         samples = torch.cat(drawn)

@@ -76,7 +76,7 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def errors(denoise: Callable[[Tensor, Tensor, Tensor | None], Tensor], batch: Batch) -> dict[str, float]:
+def errors(denoise: Callable[[Tensor, float, Tensor | None], Tensor], batch: Batch) -> dict[str, float]:
     """The root mean square error of a denoiser at fixed noise levels, as a share of the noise; the same noise for all.
 
     Args:
@@ -88,7 +88,7 @@ def errors(denoise: Callable[[Tensor, Tensor, Tensor | None], Tensor], batch: Ba
         noise = Noise.shared(fold(0, "errors", k), len(y), "cpu").normal(*y.shape[1:])
         clean = torch.cat(
             [
-                denoise(part, torch.tensor([sigma]), None if batch.labels is None else batch.labels[i : i + len(part)])
+                denoise(part, sigma, None if batch.labels is None else batch.labels[i : i + len(part)])
                 for i, part in zip(range(0, len(y), 64), (y + sigma * noise).split(64), strict=True)
             ]
         )

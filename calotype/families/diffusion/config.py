@@ -70,8 +70,8 @@ class DiffusionConfig:
 class DiffusionOptions:
     """How to sample from a diffusion model."""
 
-    steps: int = 18  # network calls: 2 * steps - 1 with heun, steps with the other solvers
-    solver: str = "heun"  # ddpm, ddim, euler, heun, dpm2m, unipc
+    steps: int = 16  # network calls: 2 * steps - 1 with heun, steps with the other solvers
+    solver: str = "dpm2m"  # ddpm, ddim, euler, heun, dpm2m, unipc
     guidance: float = 1.0  # 1: none; more: pictures more typical of their class and less varied; 0: of no class
     guidance_interval: tuple[float, ...] = (0.0, 1e9)  # noise levels between which guidance acts
     stochasticity: float = 0.0  # eta of ddim, 0 to 1; of ddpm, 1 for the larger variance; churn of euler and heun

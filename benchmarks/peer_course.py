@@ -121,7 +121,7 @@ def speed(packed: PackedDataset, threads: int) -> None:
     trainer = trainer_of(packed, "tiny", 10**9, threads)
     steps, per_step = trainer.run(), trainer.config.batch_size
     ratios, rates = [], []
-    for k in range(6):
+    for k in range(12):
         started = time.perf_counter()
         theirs(k)
         middle = time.perf_counter()

@@ -48,11 +48,14 @@ def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
 def _factors(grams: Tensor) -> Tensor:
     """The products of P over all rounds, (N, rows, rows), for the A that the first begins with."""
     a, b, c = QUINTIC
-    total = torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device).expand_as(grams)
-    for _ in range(ROUNDS):
+    total: Tensor | None = None
+    for k in range(ROUNDS):
         p = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
         p.diagonal(dim1=1, dim2=2).add_(a)
-        total, grams = torch.bmm(p, total), torch.bmm(p, torch.bmm(p, grams))
+        total = p if total is None else torch.bmm(p, total)
+        if k + 1 < ROUNDS:
+            grams = torch.bmm(p, torch.bmm(p, grams))
+    assert total is not None
     return total
 
 

@@ -29,7 +29,7 @@ class Design(NamedTuple):
     resample: Literal["conv", "block"]  # between levels: a convolution alone, or a residual block that resamples
     project: bool  # whether the skip of a resampling block is a convolution, also where no width changes
     modulation: Literal["scale", "shift"]  # h <- norm(h) * (1 + scale) + shift, or h <- norm(h + shift)
-    middle: int  # blocks below the lowest level; the first of them attends
+    middle: int  # blocks below the lowest level, of which the first attends; where one would not, it is left out
     attend_up: Literal["all", "last"]  # blocks of an attending level that attend on the way up
     skip_scale: float  # factor on the sum of a block's two branches
     head_width: int  # channels per head of attention; 0: one head
@@ -39,7 +39,7 @@ class Design(NamedTuple):
 
 
 DESIGNS: Mapping[str, Design] = {
-    # Ours: as few operations as do the work.
+    # Ours: as few operations as do the work. Below the lowest level nothing but attention would be new.
     "light": Design("conv", False, "scale", 1, "all", 1.0, 64, 16, 1e-5, False),
     # Ho et al. 2020, arXiv:2006.11239.
     "ddpm": Design("conv", False, "shift", 2, "all", 1.0, 0, 4, 1e-6, True),
@@ -181,8 +181,8 @@ class UNet(nn.Module):
                 width = widths[level]
                 skips.append(width)
         lowest = len(widths) - 1
-        attends = lowest in attention if chosen.middle == 1 else True
-        self.middle = nn.ModuleList(block(width, lowest, attends and k == 0) for k in range(chosen.middle))
+        middle = chosen.middle if chosen.middle > 1 or lowest in attention else 0
+        self.middle = nn.ModuleList(block(width, lowest, attends=k == 0) for k in range(middle))
         self.up = nn.ModuleList()
         for level in reversed(range(len(widths))):
             for k in range(blocks + 1):

@@ -85,13 +85,13 @@ def load_course(path: Path, average: bool = True) -> CourseUNet:
 
 
 def course_denoiser(model: CourseUNet) -> Any:
-    """(x, sigma, labels) -> the estimate of the clean image, at the nearest step of its schedule."""
+    """(x, sigma, labels) -> the estimate of the clean image, at the nearest step, clipped as its scheduler does."""
     kept = schedule().double()
     sigmas = ((1 - kept) / kept).sqrt()
 
     def denoise(x: Tensor, sigma: float, labels: Tensor) -> Tensor:
         t = (sigmas.log() - math.log(sigma)).abs().argmin()
-        return x - sigma * model(x / (1 + sigma**2) ** 0.5, t.expand(len(x)), labels)
+        return (x - sigma * model(x / (1 + sigma**2) ** 0.5, t.expand(len(x)), labels)).clamp(-1, 1)
 
     return denoise
 

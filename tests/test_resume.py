@@ -253,6 +253,7 @@ def test_settings_of_the_test_are_the_settings_of_the_run(picture_folder: Path, 
     assert config == TrainConfig(
         images=480,
         batch_size=4,
+        optimizer=config.optimizer,
         learning_rate=config.learning_rate,
         warmup=0.0,
         flips=True,

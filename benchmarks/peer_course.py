@@ -19,7 +19,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,10 @@ def schedule() -> Tensor:
     return DDPMScheduler(num_train_timesteps=STEPS, beta_schedule="squaredcos_cap_v2").alphas_cumprod
 
 
-def load_course(path: Path, average: bool = True) -> CourseUNet:
-    """A trained course network."""
+def load_course(path: Path, weights: str) -> CourseUNet:
+    """A trained course network, with raw or averaged weights."""
     model = CourseUNet()
-    model.load_state_dict(load_file(path / ("average.safetensors" if average else "raw.safetensors")))
+    model.load_state_dict(load_file(path / f"{weights}.safetensors"))
     return model.requires_grad_(False).eval()
 
 
@@ -145,15 +145,15 @@ def speed(packed: PackedDataset, threads: int) -> None:
 
 
 @torch.no_grad()
-def judge(packed: PackedDataset, place: Path, reader: nn.Sequential) -> None:
-    """Print how good the raw and the averaged weights are."""
+def judge(packed: PackedDataset, place: Path, reader: nn.Sequential, weights: Sequence[str]) -> None:
+    """Print how good the raw or the averaged weights are."""
     held_out = packed.read(packed.held_out)
     assert held_out.labels is not None
     some = Batch(held_out.images[:512], held_out.labels[:512])
     asked = torch.arange(SAMPLES) % 10
     sigmas = torch.cat([karras(OPTIONS.steps, 0.02, 80.0, OPTIONS.rho), torch.zeros(1, dtype=torch.float64)])  # as ours
-    for average in (False, True):
-        denoise = course_denoiser(load_course(place, average))
+    for name in weights:
+        denoise = course_denoiser(load_course(place, name))
         drawn = []
         for start in range(0, SAMPLES, 100):
             noise, labels = Noise.per_image(fold(7, "sample"), range(start, start + 100), "cpu"), asked[start:][:100]
@@ -161,7 +161,6 @@ def judge(packed: PackedDataset, place: Path, reader: nn.Sequential) -> None:
             solve = SOLVERS[OPTIONS.solver]
             drawn.append(to_bytes(solve(partial(denoise, labels=labels), x, sigmas, noise, 0.0)))
         samples = torch.cat(drawn)
-        name = "average" if average else "raw"
         write_png(place / f"{name}.png", grid(samples[:100], 10))
         figures = {
             "benchmark": f"peer/course/{name}",
@@ -182,13 +181,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=78_000)
     parser.add_argument("--marks", type=int, nargs="*", default=[], help="images seen at which to save as well")
     parser.add_argument("--out", type=Path, default=Path("runs/course"))
+    parser.add_argument("--weights", nargs="*", default=["raw", "average"], help="to judge: raw, average")
     parser.add_argument("--reader", type=Path, default=Path("runs/networks/reader.safetensors"))
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     packed = prepare(DataConfig(source=options.data))
     if options.command == "judge":
-        judge(packed, options.out, reader_of(packed, options.reader))
+        judge(packed, options.out, reader_of(packed, options.reader), options.weights)
         return
     if options.command == "speed":
         speed(packed, options.threads)

@@ -169,9 +169,10 @@ class Diffusion(GenerativeModel, HasLikelihood):
     def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
         """The variational bound on each 8-bit image, given its label where there are classes, see `bound`."""
         device = next(self.parameters()).device
+        labels = None if batch.labels is None else batch.labels.to(device)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            clean = self.denoise(x.to(self.dtype).to(device), sigma.to(self.dtype).to(device), batch.labels)
+            clean = self.denoise(x.to(self.dtype).to(device), sigma.to(self.dtype).to(device), labels)
             return clean.cpu().double()  # not every device has float64
 
         return Bits(variational_bits(denoise, batch.images.cpu(), noise, self.schedule.largest), "bound")

@@ -152,7 +152,7 @@ def judge(packed: PackedDataset, place: Path, reader: nn.Sequential, weights: Se
     assert held_out.labels is not None
     some = Batch(held_out.images[:512], held_out.labels[:512])
     asked = torch.arange(SAMPLES) % 10
-    # Even in its own time: from a Karras grid, which starts where it predicts noise badly, its backgrounds come out grey.
+    # Even in its own time: a Karras grid starts where it predicts noise badly, and its backgrounds come out grey.
     times = torch.linspace(1, 0, OPTIONS.steps, dtype=torch.float64)
     sigmas = torch.cat([SCHEDULES["cosine"](0.0, 1.0, 1.0).levels(times), torch.zeros(1, dtype=torch.float64)])
     for name in weights:

@@ -4,9 +4,10 @@
 
 First the speeds of all are measured in turn, interleaved, with a matrix product for scale; then each is trained on the
 number of images that it sees in the given seconds at that speed, so that what else the machine does while it trains
-has no say in the result. Each is judged by 2,000 samples: the share that a classifier of the training images reads as
-the class asked for, and the Fréchet distance to the held-out images in that classifier's features; and by its error at
-fixed noise levels on held-out images. What is trained is kept in --out, and a repeated command goes on with the rest.
+has no say in the result, and a GPU may train them where the speeds of the CPU lie in --out already. Each is judged by
+2,000 samples: the share that a classifier of the training images reads as the class asked for, and the Fréchet distance
+to the held-out images in that classifier's features; and by its error at fixed noise levels on held-out images. What is
+trained is kept in --out, and a repeated command goes on with the rest.
 """
 
 from __future__ import annotations
@@ -60,20 +61,41 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "two blocks": {"blocks": 2},
     "patch 1": {"patch": 1, "widths": (16, 32, 64)},
     "wider": {"widths": (64, 64)},
+    "wider, even below": {"widths": (64, 128)},
+    "one level, two blocks": {"widths": (64,), "blocks": 2},
+    "one level, AdamW": {"widths": (64,), "optimizer": "adamw"},
+    "one level, wider": {"widths": (96,)},
+    "wider, batch 64": {"widths": (64, 64), "batch_size": 64, "learning_rate": 4e-3},
+    "v, batch 64": {"prediction": "v", "batch_size": 64, "learning_rate": 4e-3},
+    "wider, v, batch 64": {"widths": (64, 64), "prediction": "v", "batch_size": 64, "learning_rate": 4e-3},
 }
 
+# The sizes that a budget is matched with, as they are and otherwise trained.
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny size": {},
+    "small": {"preset": "small"},
+    "small, Muon": {"preset": "small", "optimizer": "muon"},
+    "small, Muon, batch 32": {"preset": "small", "optimizer": "muon", "batch_size": 32},
+    "small, Muon, no attention": {"preset": "small", "optimizer": "muon", "attention": ()},
+    "medium": {"preset": "medium"},
+    "medium, Muon": {"preset": "medium", "optimizer": "muon"},
+    "medium, Muon, batch 32": {"preset": "medium", "optimizer": "muon", "batch_size": 32},
+}
+TABLES = {"networks": NETWORKS, "sizes": SIZES}
 
-def trainer_of(packed: PackedDataset, name: str, images: int, threads: int) -> Trainer:
-    """The trainer of a row of the table."""
-    preset = Diffusion.presets(packed.spec)["tiny"]
+
+def trainer_of(packed: PackedDataset, name: str, images: int, threads: int, device: str = "cpu") -> Trainer:
+    """The trainer of a row of the table; in float32 on any device, as on the CPU that it is chosen for."""
+    changes = dict((NETWORKS | SIZES)[name])
+    preset = Diffusion.presets(packed.spec)[changes.pop("preset", "tiny")]
     model = plain(preset.model)
-    training = {name: getattr(preset, name) for name in OF_THE_PRESET} | {"threads": threads}
-    for key, value in NETWORKS[name].items():
+    training = {name: getattr(preset, name) for name in OF_THE_PRESET} | {"threads": threads, "precision": "fp32"}
+    for key, value in changes.items():
         (training if key in TrainConfig.__dataclass_fields__ else model)[key] = value
     config = Diffusion.measured(build(DiffusionConfig, model, "model"), packed.read(packed.train[:5_000]).images)
     chosen = build(TrainConfig, training | {"images": images}, "training")
     with seeded(0):
-        network = Diffusion(packed.spec, config)
+        network = Diffusion(packed.spec, config).to(device)
     return Trainer(network, Batches(packed, packed.train, chosen.batch_size, seed=0), chosen)
 
 
@@ -114,22 +136,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/mnist")
     parser.add_argument("--seconds", type=float, default=150)
-    parser.add_argument("--names", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--table", choices=TABLES, default="networks", help="tiny with changes, or the sizes")
+    parser.add_argument("--names", nargs="*", help="rows to train; all by default")
     parser.add_argument("--out", type=Path, default=Path("runs/networks"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--training-threads", type=int, default=0, help="if other than those the speed is measured with"
     )
+    parser.add_argument("--device", default="cpu", help="to train and judge on; speeds are those of the CPU")
     options = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = False
     packed = prepare(DataConfig(source=options.data))
     options.out.mkdir(parents=True, exist_ok=True)
-    trainers = [trainer_of(packed, name, 1, options.threads) for name in NETWORKS]
+    names = list(TABLES[options.table])
+    trainers = [trainer_of(packed, name, 1, options.threads) for name in names]
     rows = [[plain(trainer.config), plain(trainer.model.config)] for trainer in trainers]
     mark = hashlib.sha256(json.dumps([rows, packed.digest]).encode()).hexdigest()[:8]
     known = options.out / f"speeds-{mark}.json"
     if not known.exists():  # all at once, so that they are comparable
         torch.set_num_threads(options.threads)
-        known.write_text(json.dumps(speeds(packed, list(NETWORKS), options.threads), indent=1))
+        known.write_text(json.dumps(speeds(packed, names, options.threads), indent=1))
     measured = json.loads(known.read_text())
     threads = options.training_threads or options.threads
     torch.set_num_threads(threads)
@@ -137,9 +163,9 @@ def main() -> None:
     held_out = packed.read(packed.held_out)
     assert held_out.labels is not None
     some = Batch(held_out.images[:512], held_out.labels[:512])
-    for name in options.names:
+    for name in names if options.names is None else options.names:
         images = int(measured[name]["images_per_second"] * options.seconds)
-        trainer = trainer_of(packed, name, images, threads)
+        trainer = trainer_of(packed, name, images, threads, options.device)
         place = options.out / f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{images}-{mark}.safetensors"
         if place.exists():
             trainer.ema.load_state_dict(load_file(place))
@@ -155,10 +181,11 @@ def main() -> None:
             "value": distance(reader, samples, held_out.images),
             "unit": f"Fréchet distance of {SAMPLES} samples in the reader's features",
             "read": share_read(reader, samples, torch.arange(SAMPLES) % packed.spec.num_classes),
-            "errors": errors(trainer.ema.denoise, some),
+            "errors": errors(trainer.ema.denoise, some, options.device),
             "parameters": sum(p.numel() for p in trainer.ema.parameters()),
             "images_seen": images,
             "seconds": options.seconds,
+            "trained_on": options.device,
         }
         print(json.dumps(figures | measured[name]), flush=True)
 

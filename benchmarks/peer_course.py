@@ -8,8 +8,9 @@ Needs `diffusers` (0.42 was used) in an environment of one's own; it is no depen
 schedule, loss, optimizer and batch are the course's (unit 2, class-conditioned diffusion): `UNet2DModel` of widths 32,
 64, 64 with attention at the two lower levels, the class as four more input channels, epsilon-prediction on 1,000 steps
 of the cosine schedule, Adam at 1e-3, batches of 128. The course keeps no averaged weights; an average is kept beside
-the raw ones here, so that both can be judged, by the sampler and the measures of `networks.py`. `speed` times
-its training step and that of the preset tiny in turn. Prints JSON lines.
+the raw ones here, so that both can be judged, by the measures of `networks.py`: samples of its own loop of 1,000 steps,
+and of the solver and the number of calls that Calotype has by default, on the course's schedule. `speed` times its
+training step and that of the preset tiny in turn. Prints JSON lines.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
-from calotype.families.diffusion.schedules import SCHEDULES
+from calotype.families.diffusion.schedules import FARTHEST, SCHEDULES
 from calotype.families.diffusion.solvers import SOLVERS
 from calotype.images import grid, to_bytes, to_unit, write_png
 from calotype.model import Batch
@@ -78,11 +79,11 @@ def schedule() -> Tensor:
     return DDPMScheduler(num_train_timesteps=STEPS, beta_schedule="squaredcos_cap_v2").alphas_cumprod
 
 
-def load_course(path: Path, weights: str) -> CourseUNet:
+def load_course(path: Path, weights: str, device: str) -> CourseUNet:
     """A trained course network, with raw or averaged weights."""
     model = CourseUNet()
     model.load_state_dict(load_file(path / f"{weights}.safetensors"))
-    return model.requires_grad_(False).eval()
+    return model.requires_grad_(False).eval().to(device)
 
 
 def course_denoiser(model: CourseUNet) -> Any:
@@ -91,22 +92,23 @@ def course_denoiser(model: CourseUNet) -> Any:
     sigmas = ((1 - kept) / kept).sqrt()
 
     def denoise(x: Tensor, sigma: float, labels: Tensor) -> Tensor:
-        t = (sigmas.log() - math.log(sigma)).abs().argmin()
+        t = (sigmas.log() - math.log(sigma)).abs().argmin().to(x.device)
         return (x - sigma * model(x / (1 + sigma**2) ** 0.5, t.expand(len(x)), labels)).clamp(-1, 1)
 
     return denoise
 
 
-def course_step(model: CourseUNet, batches: Batches) -> Callable[[int], Tensor]:
+def course_step(model: CourseUNet, batches: Batches, device: str = "cpu") -> Callable[[int], Tensor]:
     """The course's training step, by its number; returns the loss."""
-    optimizer, kept = torch.optim.Adam(model.parameters(), lr=1e-3), schedule()
+    optimizer, kept = torch.optim.Adam(model.parameters(), lr=1e-3), schedule().to(device)
 
     def take(step: int) -> Tensor:
         batch, noise = batches.at(step), Noise.shared(fold(0, "course", step), BATCH, "cpu")
         assert batch.labels is not None
         x, t, n = to_unit(batch.images), (noise.uniform() * STEPS).long(), noise.normal(*batch.images.shape[1:])
+        x, t, n, labels = x.to(device), t.to(device), n.to(device), batch.labels.to(device)
         share = kept[t].reshape(-1, 1, 1, 1)
-        loss = F.mse_loss(model(share.sqrt() * x + (1 - share).sqrt() * n, t, batch.labels), n)
+        loss = F.mse_loss(model(share.sqrt() * x + (1 - share).sqrt() * n, t, labels), n)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -145,35 +147,55 @@ def speed(packed: PackedDataset, threads: int) -> None:
     print(json.dumps(figures), flush=True)
 
 
+def few_calls(model: CourseUNet, x: Tensor, labels: Tensor, noise: Noise) -> Tensor:
+    """Samples by our default solver, from x ~ N(0, I)."""
+    known = SCHEDULES["cosine"](0.0, 1.0, 1.0)
+    ramp = torch.linspace(1, 0, OPTIONS.steps, dtype=torch.float64)
+    sigmas = known.smallest * (FARTHEST / known.smallest) ** ramp
+    sigmas = torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
+    denoise = partial(course_denoiser(model), labels=labels)
+    return SOLVERS[OPTIONS.solver](denoise, x * float(sigmas[0]), sigmas, noise, 0.0)
+
+
+def own_loop(model: CourseUNet, x: Tensor, labels: Tensor, noise: Noise) -> Tensor:
+    """Samples as the course draws them, from x ~ N(0, I): 1,000 steps of its scheduler."""
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler(num_train_timesteps=STEPS, beta_schedule="squaredcos_cap_v2")
+    generator = torch.Generator(x.device).manual_seed(fold(7, "loop"))
+    for t in scheduler.timesteps.to(x.device):
+        x = scheduler.step(model(x, t.expand(len(x)), labels), t, x, generator=generator).prev_sample
+    return x
+
+
 @torch.no_grad()
-def judge(packed: PackedDataset, place: Path, reader: nn.Sequential, weights: Sequence[str]) -> None:
+def judge(
+    packed: PackedDataset, place: Path, reader: nn.Sequential, weights: Sequence[str], device: str, samples: int
+) -> None:
     """Print how good the raw or the averaged weights are."""
     held_out = packed.read(packed.held_out)
     assert held_out.labels is not None
     some = Batch(held_out.images[:512], held_out.labels[:512])
-    asked = torch.arange(SAMPLES) % 10
-    # Even in its own time: a Karras grid starts where it predicts noise badly, and its backgrounds come out grey.
-    times = torch.linspace(1, 0, OPTIONS.steps, dtype=torch.float64)
-    sigmas = torch.cat([SCHEDULES["cosine"](0.0, 1.0, 1.0).levels(times), torch.zeros(1, dtype=torch.float64)])
+    asked = torch.arange(samples) % 10
     for name in weights:
-        denoise = course_denoiser(load_course(place, name))
-        drawn = []
-        for start in range(0, SAMPLES, 100):
-            noise, labels = Noise.per_image(fold(7, "sample"), range(start, start + 100), "cpu"), asked[start:][:100]
-            x = noise.normal(*packed.spec.shape) * float(sigmas[0])
-            solve = SOLVERS[OPTIONS.solver]
-            drawn.append(to_bytes(solve(partial(denoise, labels=labels), x, sigmas, noise, 0.0)))
-        samples = torch.cat(drawn)
-        write_png(place / f"{name}.png", grid(samples[:100], 10))
-        figures = {
-            "benchmark": f"peer/course/{name}",
-            "value": distance(reader, samples, held_out.images),
-            "unit": f"Fréchet distance of {SAMPLES} samples in the reader's features",
-            "read": share_read(reader, samples, asked),
-            "errors": errors(denoise, some),
-            "images_seen": int(place.name),
-        }
-        print(json.dumps(figures), flush=True)
+        model = load_course(place, name, device)
+        for way in (few_calls, own_loop):
+            drawn = []
+            for start in range(0, samples, 500):
+                labels = asked[start:][:500]
+                noise = Noise.per_image(fold(7, "sample"), range(start, start + len(labels)), device)
+                drawn.append(to_bytes(way(model, noise.normal(*packed.spec.shape), labels.to(device), noise)).cpu())
+            images = torch.cat(drawn)
+            write_png(place / f"{name}-{way.__name__}.png", grid(images[:100], 10))
+            figures = {
+                "benchmark": f"peer/course/{name}/{way.__name__}",
+                "value": distance(reader, images, held_out.images),
+                "unit": f"Fréchet distance of {samples} samples in the reader's features",
+                "read": share_read(reader, images, asked),
+                "errors": errors(course_denoiser(model), some, device),
+                "images_seen": int(place.name),
+            }
+            print(json.dumps(figures), flush=True)
 
 
 def main() -> None:
@@ -187,20 +209,24 @@ def main() -> None:
     parser.add_argument("--weights", nargs="*", default=["raw", "average"], help="to judge: raw, average")
     parser.add_argument("--reader", type=Path, default=Path("runs/networks/reader.safetensors"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="to judge by")
+    parser.add_argument("--device", default="cpu", help="to train and judge on")
     options = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(options.threads)
     packed = prepare(DataConfig(source=options.data))
     if options.command == "judge":
-        judge(packed, options.out, reader_of(packed, options.reader), options.weights)
+        reader = reader_of(packed, options.reader)
+        judge(packed, options.out, reader, options.weights, options.device, options.samples)
         return
     if options.command == "speed":
         speed(packed, options.threads)
         return
     with seeded(0):
-        model = CourseUNet()
-        average = CourseUNet()
+        model = CourseUNet().to(options.device)
+        average = CourseUNet().to(options.device)
     average.load_state_dict(model.state_dict())
-    step_of = course_step(model, Batches(packed, packed.train, BATCH, seed=0))
+    step_of = course_step(model, Batches(packed, packed.train, BATCH, seed=0), options.device)
     marks = sorted({-(-m // BATCH) for m in [*options.marks, options.images]})
     started = time.process_time()
     for step in range(marks[-1]):

@@ -76,19 +76,23 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def errors(denoise: Callable[[Tensor, float, Tensor | None], Tensor], batch: Batch) -> dict[str, float]:
+def errors(
+    denoise: Callable[[Tensor, float, Tensor | None], Tensor], batch: Batch, device: str = "cpu"
+) -> dict[str, float]:
     """The root mean square error of a denoiser at fixed noise levels, as a share of the noise; the same noise for all.
 
     Args:
         denoise: (x, sigma, labels) -> the clean image.
         batch: held-out images.
+        device: of the denoiser.
     """
-    y, found = to_unit(batch.images), {}
+    y, found = to_unit(batch.images).to(device), {}
+    labels = None if batch.labels is None else batch.labels.to(device)
     for k, sigma in enumerate(LEVELS):
-        noise = Noise.shared(fold(0, "errors", k), len(y), "cpu").normal(*y.shape[1:])
+        noise = Noise.shared(fold(0, "errors", k), len(y), "cpu").normal(*y.shape[1:]).to(device)
         clean = torch.cat(
             [
-                denoise(part, sigma, None if batch.labels is None else batch.labels[i : i + len(part)])
+                denoise(part, sigma, None if labels is None else labels[i : i + len(part)])
                 for i, part in zip(range(0, len(y), 64), (y + sigma * noise).split(64), strict=True)
             ]
         )

@@ -39,9 +39,10 @@ def main() -> None:
     parser.add_argument("--calls", type=int, nargs="*", default=CALLS)
     parser.add_argument("--ancestral", type=int, default=0, metavar="N")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    trained = calotype.load(options.run)
+    trained = calotype.load(options.run, device=options.device)
     model = trained.model
     packed = prepare(trained.run.config.data)
     reader = reader_of(packed, options.run.with_name("digits-reader.safetensors"))
@@ -64,6 +65,7 @@ def main() -> None:
             "spacing": chosen.spacing,
             "sigma_min": chosen.sigma_min,
             "threads": options.threads,
+            "device": options.device,
         }
         print(json.dumps(figures), flush=True)
 

@@ -12,6 +12,8 @@ import torch
 from calotype.data.batches import Batches
 from calotype.model import Batch
 
+collect_ignore = [] if torch.cuda.is_available() else ["test_cuda.py"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:

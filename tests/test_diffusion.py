@@ -11,7 +11,7 @@ from calotype import sampling
 from calotype.errors import ConfigError
 from calotype.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
 from calotype.families.diffusion.predictions import PREDICTIONS
-from calotype.families.diffusion.schedules import SCHEDULES, Discrete
+from calotype.families.diffusion.schedules import FARTHEST, SCHEDULES, Discrete
 from calotype.families.diffusion.solvers import SOLVERS
 from calotype.images import to_unit
 from calotype.model import Batch, ImageSpec
@@ -256,7 +256,7 @@ def test_the_noise_levels_of_sampling() -> None:
     for spacing in ("karras", "logsnr", "time"):
         levels = make(schedule="cosine").levels(DiffusionOptions(steps=10, spacing=spacing))
         assert levels.shape == (11,)
-        assert float(levels[0]) == pytest.approx(schedule.largest, rel=1e-9)
+        assert float(levels[0]) == pytest.approx(schedule.largest if spacing == "time" else FARTHEST, rel=1e-9)
         assert float(levels[-2]) == pytest.approx(schedule.smallest, rel=1e-6)
         assert float(levels[-1]) == 0
         if spacing == "logsnr":
@@ -267,9 +267,10 @@ def test_the_noise_levels_of_sampling() -> None:
 
 
 def test_the_spacing_suits_the_schedule_unless_its_ends_are_moved() -> None:
-    ours, flow, moved = DiffusionOptions(steps=9), DiffusionOptions(steps=9, spacing="time"), {"sigma_max": 80.0}
-    assert torch.equal(make().levels(ours), make().levels(DiffusionOptions(steps=9, spacing="karras")))
-    assert torch.equal(make(schedule="flow").levels(ours), make(schedule="flow").levels(flow))
+    ours, moved = DiffusionOptions(steps=9), {"sigma_max": 80.0}
+    for schedule, spacing in {"lognormal": "karras", "linear": "logsnr", "cosine": "logsnr", "flow": "time"}.items():
+        model = make(schedule=schedule)
+        assert torch.equal(model.levels(ours), model.levels(DiffusionOptions(steps=9, spacing=spacing)))
     assert float(make(schedule="flow").levels(DiffusionOptions(steps=9, **moved))[0]) == pytest.approx(80)
 
 

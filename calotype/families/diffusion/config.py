@@ -77,7 +77,7 @@ class DiffusionOptions:
     stochasticity: float = 0.0  # eta of ddim, 0 to 1; of ddpm, 1 for the larger variance; churn of euler and heun
     clip: bool = False  # every estimate of the clean image to the range of images, as DDPM does
     spacing: str = "auto"  # of the noise levels: karras, time (the schedule's own), logsnr; auto: as suits the schedule
-    sigma_max: float = 0.0  # the noise level that sampling starts from; 0: the schedule's largest
+    sigma_max: float = 0.0  # the noise level that sampling starts from; 0: the schedule's largest, at most 80
     sigma_min: float = 0.0  # the last noise level before 0; 0: the schedule's smallest
     rho: float = 7.0  # of karras: larger spends more steps at small noise levels
 

@@ -29,7 +29,7 @@ from calotype.families.diffusion.config import DiffusionConfig, DiffusionOptions
 from calotype.families.diffusion.guidance import guided
 from calotype.families.diffusion.predictions import PREDICTIONS
 from calotype.families.diffusion.presets import presets
-from calotype.families.diffusion.schedules import SCHEDULES
+from calotype.families.diffusion.schedules import FARTHEST, SCHEDULES
 from calotype.families.diffusion.solvers import SOLVERS, Denoise, karras
 from calotype.images import to_bytes, to_unit
 from calotype.model import Batch, Bits, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
@@ -127,12 +127,15 @@ class Diffusion(GenerativeModel, HasLikelihood):
 
     def levels(self, options: DiffusionOptions) -> Tensor:
         """The noise levels of sampling, from the largest to 0: float64 (steps + 1,). Raises ConfigError."""
-        low, high = options.sigma_min or self.schedule.smallest, options.sigma_max or self.schedule.largest
+        low, high = options.sigma_min or self.schedule.smallest, options.sigma_max or self.start
         if low >= high:
             raise ConfigError(f"sigma_min {low:g} and sigma_max {high:g}: sigma_min must be the lower")
         spacing = options.spacing
-        if spacing == "auto":  # the schedule's own levels have ends of their own
-            spacing = "karras" if options.sigma_min or options.sigma_max else self.schedule.spacing
+        if spacing == "auto":
+            moved = bool(options.sigma_min or options.sigma_max)
+            spacing = "time" if options.solver == "ddpm" and not moved else self.schedule.spacing
+            if spacing == "time" and moved:  # the schedule's own levels have ends of their own
+                spacing = "karras"
         ramp = torch.linspace(1, 0, options.steps, dtype=torch.float64)
         if spacing == "karras":
             levels = karras(options.steps, low, high, options.rho)
@@ -141,6 +144,11 @@ class Diffusion(GenerativeModel, HasLikelihood):
         else:
             levels = self.schedule.levels(ramp)
         return torch.cat([levels, levels.new_zeros(1)])
+
+    @property
+    def start(self) -> float:
+        """The noise level that sampling starts from, unless something else is asked for."""
+        return min(self.schedule.largest, FARTHEST)
 
     def check_options(self, options: DiffusionOptions) -> None:
         self.levels(options)
@@ -175,4 +183,4 @@ class Diffusion(GenerativeModel, HasLikelihood):
             clean = self.denoise(x.to(self.dtype).to(device), sigma.to(self.dtype).to(device), labels)
             return clean.cpu().double()  # not every device has float64
 
-        return Bits(variational_bits(denoise, batch.images.cpu(), noise, self.schedule.largest), "bound")
+        return Bits(variational_bits(denoise, batch.images.cpu(), noise, self.start), "bound")

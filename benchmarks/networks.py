@@ -74,12 +74,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
 SIZES: dict[str, dict[str, Any]] = {
     "tiny size": {},
     "small": {"preset": "small"},
-    "small, Muon": {"preset": "small", "optimizer": "muon"},
-    "small, Muon, batch 32": {"preset": "small", "optimizer": "muon", "batch_size": 32},
-    "small, Muon, no attention": {"preset": "small", "optimizer": "muon", "attention": ()},
+    "small, AdamW": {"preset": "small", "optimizer": "adamw"},
+    "small, batch 32": {"preset": "small", "batch_size": 32},
+    "small, no attention": {"preset": "small", "attention": ()},
     "medium": {"preset": "medium"},
-    "medium, Muon": {"preset": "medium", "optimizer": "muon"},
-    "medium, Muon, batch 32": {"preset": "medium", "optimizer": "muon", "batch_size": 32},
+    "medium, AdamW": {"preset": "medium", "optimizer": "adamw"},
+    "medium, batch 32": {"preset": "medium", "batch_size": 32},
 }
 TABLES = {"networks": NETWORKS, "sizes": SIZES}
 

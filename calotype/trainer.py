@@ -22,6 +22,9 @@ from calotype.model import Batch, GenerativeModel, Loss, Turn
 from calotype.optimizers import OPTIMIZERS
 from calotype.rng import Noise, fold
 
+# On a GPU bf16 adds small operations, and the time of smaller networks goes into starting those: of an H200's training
+# steps those of 21 M parameters were slower by a third, those of 56 M faster by a quarter.
+BF16_PARAMETERS = 40_000_000
 NONFINITE_LIMIT = 3  # one bad batch is bad luck; three in a row are a state of the weights
 
 
@@ -41,7 +44,7 @@ class TrainConfig:
     weight_decay: float = 0.0  # decoupled, of AdamW and Muon
     clip_norm: float = 1.0  # gradients longer than this are scaled down to it
     ema_std: float = 0.05  # width of the averaging window as a share of the training so far
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware multiplies it natively
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where it is the faster, see gains_from_bf16
     compile: bool = False  # torch.compile: minutes at the first start, for 4 % on the CPU where it was measured
     threads: int = 0  # CPU threads; 0: as torch finds the machine. Part of the config since sums depend on it
     flips: bool = False  # mirror images left to right at random
@@ -114,6 +117,11 @@ def native_bf16(device: torch.device) -> bool:
     return False
 
 
+def gains_from_bf16(device: torch.device, parameters: int) -> bool:
+    """Whether networks of so many parameters train faster in bfloat16 on a device."""
+    return native_bf16(device) and (device.type == "cpu" or parameters >= BF16_PARAMETERS)
+
+
 def _cpu_capabilities() -> set[str]:
     return {name for name, present in torch.cpu.get_capabilities().items() if present is True}
 
@@ -149,7 +157,9 @@ class Trainer:
         self._ema_exponent = power_exponent(config.ema_std)
         if config.precision == "bf16" and not native_bf16(self.device):
             raise ConfigError(f"training.precision is bf16, but this {self.device.type} only emulates it: use auto")
-        self._bf16 = config.precision != "fp32" and native_bf16(self.device)
+        parameters = sum(p.numel() for p in model.parameters())
+        auto = config.precision == "auto" and gains_from_bf16(self.device, parameters)
+        self._bf16 = config.precision == "bf16" or auto
         if config.compile:
             for network in model.children():
                 network.compile()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -88,6 +89,46 @@ def test_ancestral_steps_are_the_posterior_of_ddpm() -> None:
         assert float(drawn.var()) == pytest.approx(variance, rel=5 * math.sqrt(2 / n))
     eta1 = SOLVERS["ddim"](lambda z, s: torch.full_like(z, y), start, levels, noise(n), 1.0)
     torch.testing.assert_close(eta1, SOLVERS["ddpm"](lambda z, s: torch.full_like(z, y), start, levels, noise(n), 0.0))
+
+
+class Silent(Noise):
+    """No noise: a step of a stochastic rule is then its mean."""
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.zeros_like(super().normal(*shape))
+
+
+def test_the_bound_of_ancestral_sampling_falls_with_its_steps_to_that_of_immse() -> None:
+    """-VLB(T) of the exact denoiser: the divergences of its steps from the posterior of the forward process, summed.
+
+    A step of `ddpm` has mean m(D) and variance v, the posterior mean m(y) and the same v; so the divergence is
+    |m(D) - m(y)|^2 / (2 v), which should be 1/2 (1 / s^2 - 1 / t^2) |y - D|^2 from noise level t to s. Its mean is
+    known, and falls with T to the integral of I-MMSE.
+    """
+    silent = Silent.shared(9, 3, "cpu")
+    y = MEAN + torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4, 1, 1)
+    for t, s in [(3.0, 2.0), (1.0, 0.1), (80.0, 20.0)]:
+        x, ends = (
+            y + t * torch.linspace(1, -2, 12, dtype=torch.float64).reshape(3, 4, 1, 1),
+            torch.tensor([t, s], dtype=torch.float64),
+        )
+        means = [SOLVERS["ddpm"](d, x, ends, silent, 0.0) for d in (exact_denoise, lambda x, sigma: y)]
+        variance = s**2 * (t**2 - s**2) / t**2
+        divergence = (means[0] - means[1]).square() / (2 * variance)
+        weighted = (1 / s**2 - 1 / t**2) / 2 * (y - exact_denoise(x, t)).square()
+        torch.testing.assert_close(divergence, weighted, rtol=1e-12, atol=1e-12)
+
+    def bound(steps: int) -> float:
+        levels = torch.linspace(math.log(80), math.log(0.02), steps + 1, dtype=torch.float64).exp().tolist()
+        return sum(
+            (1 / s**2 - 1 / t**2) / 2 * float((VARIANCES * t**2 / (VARIANCES + t**2)).sum())
+            for t, s in pairwise(levels)
+        )
+
+    bounds = [bound(2**k) for k in range(1, 12)]
+    exact = 0.5 * float(((1 + VARIANCES / 0.02**2) / (1 + VARIANCES / 80**2)).log().sum())
+    assert all(a > b > exact for a, b in pairwise(bounds))
+    assert bounds[-1] == pytest.approx(exact, rel=0.005)
 
 
 def test_stochastic_rules_draw_from_the_noise_alone() -> None:

@@ -17,6 +17,7 @@ integrates the probability-flow ODE of `solvers` from the largest noise level to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from torch import Tensor
 from calotype.errors import ConfigError
 from calotype.families.diffusion.bound import variational_bits
 from calotype.families.diffusion.config import DiffusionConfig, DiffusionOptions
+from calotype.families.diffusion.density import log_density
 from calotype.families.diffusion.guidance import guided
 from calotype.families.diffusion.predictions import PREDICTIONS
 from calotype.families.diffusion.presets import presets
@@ -184,3 +186,18 @@ class Diffusion(GenerativeModel, HasLikelihood):
             return clean.cpu().double()  # not every device has float64
 
         return Bits(variational_bits(denoise, batch.images.cpu(), noise, self.start), "bound")
+
+    def density_bits(self, batch: Batch, noise: Noise, steps: int = 50, probes: int = 1) -> Bits:
+        """-log2 p of each image, its pixels uniformly dequantised, under the probability-flow ODE: an estimate.
+
+        What papers report as the likelihood of a diffusion model. Neither a bound nor exact: the ODE is solved in
+        steps, the trace estimated, and p is that of images at the smallest noise level. 2 steps network calls and their
+        gradients.
+        """
+        device = next(self.parameters()).device
+        labels = None if batch.labels is None else batch.labels.to(device)
+        images = batch.images.to(device)
+        x = to_unit(images, self.dtype) + (2 * noise.uniform(*self.spec.shape).to(device, self.dtype) - 1) / 255
+        levels = karras(steps + 1, self.schedule.smallest, self.start, 7.0).flip(0)
+        nats = -log_density(lambda x, sigma: self.denoise(x, sigma, labels), x, levels, noise.fork("signs"), probes)
+        return Bits((nats / self.spec.dims - math.log(2 / 255)).cpu() / math.log(2), "estimate")

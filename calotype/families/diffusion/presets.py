@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from calotype.families.diffusion.config import DiffusionConfig
 from calotype.model import ImageSpec, Preset
 
+# After ten minutes of CIFAR-10 the Fréchet distance of `small` in a classifier's features was 1.9 with it and 4.6 with
+# AdamW, that of `medium` 4.2 and 8.8 (benchmarks/networks.py --table sizes).
+OPTIMIZER = "muon"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
@@ -24,7 +28,6 @@ class Size:
     # in between.
     noise_mean: float
     noise_std: float
-    optimizer: str = "adamw"
     patch: int = 2
     coarsest: int = 64  # positions of a map that is not halved any more: that costs time and brings little
     attends: bool = True  # to the lowest map, whole; over more positions it costs more than it brings
@@ -50,7 +53,7 @@ class Size:
             noise_mean=self.noise_mean,
             noise_std=self.noise_std,
         )
-        return Preset(model, self.batch_size, self.learning_rate, self.images_wanted, self.optimizer)
+        return Preset(model, self.batch_size, self.learning_rate, self.images_wanted, OPTIMIZER)
 
 
 SIZES: Mapping[str, Size] = {
@@ -62,7 +65,6 @@ SIZES: Mapping[str, Size] = {
         images_wanted=0,
         noise_mean=-0.4,
         noise_std=1.5,
-        optimizer="muon",
         attends=False,
     ),
     "small": Size(
@@ -79,7 +81,7 @@ SIZES: Mapping[str, Size] = {
         blocks=2,
         batch_size=64,
         learning_rate=2e-3,
-        images_wanted=2_000_000,
+        images_wanted=500_000,
         noise_mean=-0.9,
         noise_std=1.3,
     ),

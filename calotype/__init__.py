@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calotype.data import check
     from calotype.errors import CalotypeError, ConfigError, DataError, RunError, TrainingDiverged
+    from calotype.evaluation_job import evaluate
     from calotype.runs import load
     from calotype.training import train
 
@@ -19,6 +20,7 @@ __all__ = [
     "RunError",
     "TrainingDiverged",
     "check",
+    "evaluate",
     "load",
     "train",
 ]
@@ -30,6 +32,7 @@ _HOME = {
     "RunError": "calotype.errors",
     "TrainingDiverged": "calotype.errors",
     "check": "calotype.data",
+    "evaluate": "calotype.evaluation_job",
     "load": "calotype.runs",
     "train": "calotype.training",
 }

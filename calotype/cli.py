@@ -219,6 +219,50 @@ def sample(
     return 0
 
 
+def evaluate(
+    subject: Path,
+    /,
+    data: Words = "",
+    n: Annotated[MaybeNumber, arg(aliases=["-n"])] = None,
+    seed: int = 0,
+    features: str = "EffLite0",
+    checkpoint: str = "last",
+    set: Assignments = (),
+    device: str = "auto",
+    out: MaybePath = None,
+) -> int:
+    """Measure a run, or a folder of images from anywhere: distance, diversity, copying, likelihood, cost.
+
+    Args:
+        subject: a run directory; or a folder, zip, tar, Parquet or npz of images, with --data.
+        data: what images from elsewhere are to be like: a source of pictures as for train.
+        n: images per set; by default as many as are held out, 200 to 2000, and all of a folder up to 2000.
+        seed: of the samples; those of the seed after it are measured too.
+        features: what images are compared by: EffLite0, or the file of a network saved by torch.export.save.
+        checkpoint: last, best, or images seen.
+        set: KEY=VALUE for an option of sampling, such as steps=32; may be given several times.
+        device: auto, cpu, cuda or mps.
+        out: a JSON file; by default evaluation.json in the run, or in a folder beside that of the images.
+    """
+    from calotype import evaluation_job
+    from calotype.display import for_stream
+
+    with for_stream() as display:
+        evaluation_job.run(
+            subject,
+            data=data,
+            n=n or 0,
+            seed=seed,
+            network=features,
+            checkpoint=checkpoint,
+            options=set,
+            device=device,
+            out=out,
+            display=display,
+        )
+    return 0
+
+
 def demo(budget: str = "150s", out: MaybePath = None) -> int:
     """Train a small diffusion model on built-in pictures of letters, in about three minutes, and show where it is.
 
@@ -230,7 +274,13 @@ def demo(budget: str = "150s", out: MaybePath = None) -> int:
     return train("diffusion", "glyphs", budget=budget, out=out, size="16")
 
 
-COMMANDS: Mapping[str, Callable[..., int]] = {"check": check, "train": train, "sample": sample, "demo": demo}
+COMMANDS: Mapping[str, Callable[..., int]] = {
+    "check": check,
+    "train": train,
+    "sample": sample,
+    "evaluate": evaluate,
+    "demo": demo,
+}
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -38,6 +38,11 @@ def permutation(seed: int, n: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=seed).random_raw(n), kind="stable")
 
 
+def resample(seed: int, n: int) -> np.ndarray:
+    """n of the numbers 0..n-1 with replacement, int64: a bootstrap sample."""
+    return (np.random.Philox(key=seed).random_raw(n) % np.uint64(n)).astype(np.int64)
+
+
 def coins(seed: int, n: int) -> np.ndarray:
     """n fair coins, bool (n,)."""
     return (np.random.Philox(key=seed).random_raw(n) >> np.uint64(63)).astype(bool)

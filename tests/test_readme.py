@@ -114,14 +114,14 @@ def workplace(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return picture_folder.parent
 
 
-@pytest.mark.parametrize("name", ["data", "training", "diffusion"])
+@pytest.mark.parametrize("name", ["data", "training", "diffusion", "evaluation"])
 def test_the_blocks_of_a_page_run(name: str, workplace: Path) -> None:
     assert list(run_page(ROOT / "docs" / f"{name}.md", {"__name__": "__main__"}))
 
 
 def test_every_page_with_blocks_is_run() -> None:
     run = {page.stem for page in PAGES if any(block.kind in RUN for block in blocks(page))}
-    assert run == {"README", "data", "training", "diffusion", "adding-a-family"}
+    assert run == {"README", "data", "training", "diffusion", "evaluation", "adding-a-family"}
 
 
 def test_the_example_family_trains_and_keeps_the_contract(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""One protocol by which every image generator is measured."""

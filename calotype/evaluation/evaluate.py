@@ -1,0 +1,132 @@
+"""The protocol: images in, values with their intervals out, the same way for every generator and for the controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from calotype.evaluation.metrics import Frechet, Kernel, Moments, kernel_distance, manifolds
+from calotype.evaluation.report import Value
+from calotype.rng import fold, resample
+
+K = 5  # neighbours of precision, recall, density and coverage
+REFERENCE = 10_000  # training images that sets are compared with, at most
+BOOTSTRAP = 100  # resampled sets
+GROUPS = 10  # left out in turn for the interval of the extrapolated distance
+NORMAL = 1.96  # standard errors of a 95 % interval
+
+
+class Estimate(NamedTuple):
+    """A value of one set of images."""
+
+    value: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What sets are compared with, in its own units: each feature with mean 0 and deviation 1."""
+
+    features: Tensor  # float64 (M, D), standardised
+    mean: Tensor
+    deviation: Tensor
+    frechet: Frechet
+
+    @classmethod
+    def of(cls, features: Tensor) -> Reference:
+        """From features of the reference images, float64 (M, D)."""
+        mean, deviation = features.mean(0), features.std(0, correction=0)
+        deviation = torch.where(deviation > 0, deviation, 1.0)  # a feature that never changes
+        scaled = (features - mean) / deviation
+        return cls(scaled, mean, deviation, Frechet(Moments.of(scaled)))
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Other features in these units."""
+        return (features - self.mean) / self.deviation
+
+
+def frechet(reference: Reference, features: Tensor, seed: int) -> Estimate:
+    """The Fréchet distance; its spread is that of resampled sets, whose own bias is left out."""
+    sets = (features[resample(fold(seed, "bootstrap", k), len(features))] for k in range(BOOTSTRAP))
+    values = torch.tensor([reference.frechet.to(Moments.of(some)) for some in sets])
+    return Estimate(reference.frechet.to(Moments.of(features)), float(values.std()))
+
+
+def extrapolated(reference: Reference, features: Tensor, seed: int) -> Estimate:
+    """The Fréchet distance at infinitely many images; its spread is that of leaving out a tenth of them in turn."""
+    value = reference.frechet.extrapolated(features, seed)
+    group = torch.arange(len(features)) % GROUPS
+    values = torch.tensor([reference.frechet.extrapolated(features[group != g], seed) for g in range(GROUPS)])
+    return Estimate(value, float(((GROUPS - 1) / GROUPS * (values - values.mean()).square().sum()).sqrt()))
+
+
+def kernel(reference: Reference, features: Tensor, seed: int) -> Estimate:
+    """The kernel distance, of as many reference images as there are images."""
+    found: Kernel = kernel_distance(features, reference.features)
+    return Estimate(found.value, found.standard_error)
+
+
+def _manifold(part: str) -> Callable[[Reference, Tensor, int], Estimate]:
+    def estimate(reference: Reference, features: Tensor, seed: int) -> Estimate:
+        per_image = getattr(manifolds(reference.features[: len(features)], features, K), part)
+        n, value, variance = len(per_image), float(per_image.mean()), float(per_image.var())
+        if part != "density":  # a share of none or all is not without error: as of 2 more on either side
+            share = (n * value + 2) / (n + 4)
+            variance = share * (1 - share)
+        return Estimate(value, math.sqrt(variance / n))
+
+    return estimate
+
+
+class Metric(NamedTuple):
+    """A row of the table of metrics."""
+
+    estimate: Callable[[Reference, Tensor, int], Estimate]
+    needs: int  # images; with fewer it is not reported
+    lower_is_better: bool
+    told: str  # what it says
+    least: float = -math.inf  # that it can be, and so its interval
+    most: float = math.inf
+
+
+METRICS: Mapping[str, Metric] = {
+    "FD": Metric(frechet, 50, True, "Fréchet distance: how far the set is from the training images as a whole", 0.0),
+    "FD∞": Metric(extrapolated, 200, True, "the same without the excess that few images bring"),
+    "KID": Metric(kernel, 20, True, "kernel distance: likewise, and right with few images; about 0 for real ones"),
+    "precision": Metric(_manifold("precision"), 50, False, "share of images that look like real ones", 0.0, 1.0),
+    "recall": Metric(_manifold("recall"), 50, False, "share of real images that have their like in the set", 0.0, 1.0),
+    "density": Metric(_manifold("density"), 50, False, "how much like real ones; about 1 for real ones", 0.0),
+    "coverage": Metric(_manifold("coverage"), 50, False, "share of real images with one of the set close by", 0.0, 1.0),
+}
+DISTANCES = ("FD", "FD∞", "KID")  # named with the feature network, since their size is a matter of its features
+
+
+def measured(name: str, of: str, sets: Sequence[Tensor], reference: Reference, network: str, seed: int = 0) -> Value:
+    """One metric of sets that differ by their seed alone: the mean over them, and its 95 % interval.
+
+    Args:
+        name: of METRICS.
+        of: samples, or the name of a control.
+        sets: features per seed, float64 (N, D) in the units of the reference.
+        network: the name of the feature network.
+        seed: of resampling.
+    """
+    metric, n = METRICS[name], min(map(len, sets))
+    title = f"{name}-{network}" if name in DISTANCES else name
+    available = min(n, len(reference.features))
+    if available < metric.needs:
+        return Value(title, of, None, None, None, n, f"needs {metric.needs} images, there are {available}")
+    found = [metric.estimate(reference, features, seed) for features in sets]
+    values = torch.tensor([f.value for f in found], dtype=torch.float64)
+    within = float(torch.tensor([f.standard_error**2 for f in found], dtype=torch.float64).mean())
+    between = float(values.var()) if len(found) > 1 else 0.0
+    error = math.sqrt(max(within, between) / len(found))
+    value, d = float(values.mean()), reference.features.shape[1]
+    note = f"fewer images than the {d} features" if name == "FD" and n <= d else ""
+    low, high = max(metric.least, value - NORMAL * error), min(metric.most, value + NORMAL * error)
+    return Value(title, of, value, low, high, n, note)

@@ -1,0 +1,154 @@
+"""What an evaluation found, as a file for programs and a table for people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from calotype.errors import ConfigError, RunError
+from calotype.images import write_atomic
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A number, how sure it is, and of how many images. None where it is not reported, and `note` says why."""
+
+    name: str  # as in METRICS, with the feature network where there is one: FD-EffLite0
+    of: str  # samples, or the name of a control
+    value: float | None
+    low: float | None  # of the 95 % interval
+    high: float | None
+    n: int  # images per set
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How it was measured. Reports are comparable where all of this is the same."""
+
+    n: int  # samples per seed, and images of each control
+    seeds: tuple[int, ...]  # of the samples; empty for images from elsewhere
+    data: str  # digest of the data set
+    reference: str  # its split that samples are compared with
+    reference_n: int
+    features: str  # name of the feature network
+    features_digest: str
+    k: int  # neighbours of precision, recall, density and coverage
+    version: int = 1  # of the code that measures
+
+    @property
+    def digest(self) -> str:
+        """Equal digests, comparable reports; seeds do not count."""
+        told = {key: value for key, value in asdict(self).items() if key != "seeds"}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+    def differences(self, other: Protocol) -> list[str]:
+        """In what two protocols differ, for people."""
+        mine, theirs = asdict(self), asdict(other)
+        return [f"{key} {mine[key]} and {theirs[key]}" for key in mine if key != "seeds" and mine[key] != theirs[key]]
+
+
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """Whether samples are training images."""
+
+    flagged: bool
+    verdict: str  # a sentence
+    suspects: Sequence[Mapping[str, float]]  # sample, train (number in the data set), distance; nearest first
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An evaluation."""
+
+    subject: Mapping[str, Any]  # what was measured: a run, or a folder of images
+    data: Mapping[str, Any]  # the data set
+    protocol: Protocol
+    values: Sequence[Value]
+    copying: Copying | None
+    cost: Mapping[str, Any]
+    warnings: Sequence[str]
+    command: str  # that repeats it
+    per_class: Sequence[Value] = field(default_factory=tuple)  # `of` is the class
+
+    def value(self, name: str, of: str = "samples") -> Value:
+        """A value by its name. Raises KeyError."""
+        for value in self.values:
+            if (value.name, value.of) == (name, of):
+                return value
+        raise KeyError(f"no {name} of {of}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"format": FORMAT, "protocol_digest": self.protocol.digest} | asdict(self)
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
+        write_atomic(path, lambda file: file.write(text.encode()))
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read it back. Raises RunError where it is no report."""
+        try:
+            told = json.loads(path.read_text())
+            if told.pop("format") != FORMAT:
+                raise RunError(f"{path} is a report of another version: evaluate again")
+            told.pop("protocol_digest")
+            protocol = told["protocol"] | {"seeds": tuple(told["protocol"]["seeds"])}
+            told |= {
+                "protocol": Protocol(**protocol),
+                "values": tuple(Value(**value) for value in told["values"]),
+                "per_class": tuple(Value(**value) for value in told["per_class"]),
+                "copying": Copying(**told["copying"]) if told["copying"] else None,
+            }
+            return cls(**told)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is no report of an evaluation ({error!r})") from error
+
+    def text(self) -> str:
+        """For the terminal: one line per metric, the samples beside the controls."""
+        sets = list(dict.fromkeys(value.of for value in self.values))
+        names = list(dict.fromkeys(value.name for value in self.values))
+        table = [["", *(s.replace("_", "-") for s in sets)]]
+        for name in names:
+            row = [name]
+            for of in sets:
+                found = [value for value in self.values if (value.name, value.of) == (name, of)]
+                row.append(shown(found[0]) if found else "")
+            table.append(row)
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        if self.copying:
+            lines += ["", self.copying.verdict]
+        return "\n".join([*lines, *(f"note: {warning}" for warning in self.warnings)])
+
+
+def shown(value: Value) -> str:
+    """A value with its interval, as 12.3 (11.9 to 12.8)."""
+    if value.value is None:
+        return "not reported"
+    if value.low is None or value.high is None:
+        return number(value.value)
+    return f"{number(value.value)} ({number(value.low)} to {number(value.high)})"
+
+
+def number(x: float) -> str:
+    """Three digits, or whole numbers from a hundred on."""
+    if x == 0:
+        return "0"
+    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}"
+
+
+def comparable(reports: Sequence[Report]) -> None:
+    """Raise ConfigError where reports were not measured alike, with what differs."""
+    for other in reports[1:]:
+        if other.protocol.digest != reports[0].protocol.digest:
+            differs = "; ".join(reports[0].protocol.differences(other.protocol))
+            raise ConfigError(f"these reports are not comparable, since they differ in {differs}: evaluate them alike")

@@ -1,0 +1,449 @@
+"""`calotype evaluate`: a run, or a folder of images, measured against a data set."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from calotype import sampling
+from calotype.config import build, plain, read_assignments
+from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.display import Display, PlainDisplay, packing_on
+from calotype.errors import ConfigError, DataError
+from calotype.evaluation import controls, copying, features
+from calotype.evaluation.evaluate import METRICS, NORMAL, REFERENCE, K, Reference, measured
+from calotype.evaluation.report import Copying, Protocol, Report, Value
+from calotype.model import HasLikelihood
+from calotype.rng import Noise, fold, permutation
+from calotype.runs import Run, TrainedModel, load
+
+IMAGES = 2_000  # per set, where the data set has as many held-out images
+FEWEST = 200  # where it has not, but for images that are given
+SEEDS = 2
+LIKELIHOOD_IMAGES = 32
+PER_CLASS = ("KID", "precision", "coverage")  # right with the few images of a class
+
+
+class Subject(NamedTuple):
+    """Images to be measured, and what they are."""
+
+    sets: Sequence[Tensor]  # per seed, uint8 (N, C, H, W)
+    labels: Tensor | None  # int64 (N,), the same for every seed
+    seeds: tuple[int, ...]
+    facts: Mapping[str, Any]
+    cost: Mapping[str, Any]
+    likelihood: Value | None
+
+
+class Outcome(NamedTuple):
+    """A report, and the pictures that belong to it."""
+
+    report: Report
+    samples: Tensor  # of the first seed, uint8 (N, C, H, W)
+    real: Tensor
+    suspects: Sequence[tuple[Tensor, Tensor]]  # samples, and the training images nearest to them
+
+
+def evaluate(
+    subject: str | Path | Run,
+    *,
+    data: str = "",
+    n: int = 0,
+    seed: int = 0,
+    features: str = "EffLite0",
+    checkpoint: str = "last",
+    device: str = "auto",
+    display: Display | None = None,
+    **options: Any,
+) -> Report:
+    """Measure a run, or images from anywhere, by the protocol of docs/evaluation.md.
+
+    Args:
+        subject: a run; or a folder, zip, tar, Parquet or npz of images, with `data`.
+        data: what images from elsewhere are to be like: a source of pictures as for train.
+        n: images per set; 0 for as many as are held out, 200 to 2000, and for all images from elsewhere up to 2000.
+        seed: of the samples; those of the seed after it are measured too.
+        features: what images are compared by: EffLite0, or the file of a network saved by `torch.export.save`.
+        checkpoint: "last", "best", or images seen.
+        device: "auto", "cpu", "cuda" or "mps".
+        display: where to show progress; by default plain lines.
+        options: of sampling, such as steps=32.
+
+    Raises:
+        CalotypeError: for anything the user can mend.
+    """
+    path = subject.path if isinstance(subject, Run) else Path(subject)
+    assignments = [f"{name}={value}" for name, value in options.items()]
+    with display or PlainDisplay() as shown:
+        return measure(
+            path,
+            data=data,
+            n=n,
+            seed=seed,
+            network=features,
+            checkpoint=checkpoint,
+            options=assignments,
+            device=device,
+            display=shown,
+        ).report
+
+
+def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> Path:
+    """Measure, write evaluation.json, and say what came of it; returns its place. Arguments as for `measure`.
+
+    Raises:
+        CalotypeError: for anything the user can mend.
+    """
+    beside = subject if _is_run(subject) else subject.with_name(f"{subject.name}-evaluation")
+    place = out or beside / "evaluation.json"
+    if place.is_dir():
+        raise ConfigError(f"{place} is a folder: name a file for the report, such as {place / 'evaluation.json'}")
+    outcome = measure(subject, display=display, **asked)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    outcome.report.save(place)
+    display.message(outcome.report.text())
+    display.message(f"report: {place}")
+    return place
+
+
+def measure(
+    subject: Path,
+    *,
+    data: str,
+    n: int,
+    seed: int,
+    network: str,
+    checkpoint: str,
+    options: Sequence[str],
+    device: str,
+    display: Display,
+) -> Outcome:
+    """Draw or read the images, and measure them. Raises CalotypeError."""
+    if not subject.exists():
+        raise ConfigError(f"{subject} does not exist: give a run directory, or a folder of images with --data")
+    if _is_run(subject) and data:
+        raise ConfigError("a run is measured on the data it was trained on: leave out --data")
+    if not _is_run(subject) and not data:
+        raise ConfigError(f"{subject} is no run: to measure images, say by --data which pictures they are to be like")
+    if n < 0 or n == 1:
+        raise ConfigError(f"n is {n}: give at least 2 images, or leave it out")
+    if options and data:
+        raise ConfigError("options of sampling were given, but the images are there already: leave out --set")
+    compare_by = features.network(network)
+    if data:
+        packed = prepare(DataConfig(source=data), progress=packing_on(display))
+        found = _found(subject, packed, n, seed, display)
+    else:
+        model = load(subject, checkpoint=checkpoint, device=device, report=display.message)
+        packed = _data_of(model.run, display)
+        wanted = n or max(FEWEST, min(IMAGES, len(packed.held_out)))
+        found = _drawn(model, packed, wanted, seed, checkpoint, options, display)
+    asked: dict[str, Any] = {"--data": data, "-n": n, "--seed": seed, "--checkpoint": checkpoint}
+    asked["--features"] = "" if network == "EffLite0" else network
+    given = [word for name, value in asked.items() if value and value != "last" for word in (name, str(value))]
+    given += [word for assignment in options for word in ("--set", assignment)]
+    command = " ".join(map(quote, ["calotype", "evaluate", str(subject), *given]))
+    return evaluated(found, packed, compare_by, seed, command, display)
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.toml").is_file()
+
+
+def evaluated(
+    subject: Subject, packed: PackedDataset, network: features.FeatureNetwork, seed: int, command: str, display: Display
+) -> Outcome:
+    """Measure a subject and the controls by the protocol."""
+    n, warnings = len(subject.sets[0]), []
+    known = features.cached(
+        network,
+        f"{packed.digest[:16]}-train",
+        lambda: packed.read(packed.train).images,
+        lambda done, total: display.count("training images compared by", done, total),
+    )
+    chosen = permutation(fold(seed, "reference"), len(packed.train))[:REFERENCE]
+    reference = Reference.of(known[chosen])
+    held = controls.chosen(packed.held_out, n, seed, "held_out")
+    copied = permutation(fold(seed, "control", "train"), len(packed.train))[:n]
+    others = {
+        "held_out": packed.read(held).images,
+        "gaussian": controls.gaussian(packed, n, seed),
+        "patches": controls.shuffled_patches(packed.read(held).images, seed),
+    }
+    if len(held) < n:
+        warnings.append(
+            f"there are {len(held)} held-out images for sets of {n}: the FD of the controls held-out and patches is "
+            "too large beside that of the samples; FD∞ and KID are not"
+        )
+
+    def of(name: str, images: Tensor) -> Tensor:
+        return reference.scaled(network.features(images, lambda done, total: display.count(name, done, total)))
+
+    sets = {"samples": [of(f"samples of seed {s}", images) for s, images in enumerate(subject.sets)]}
+    sets |= {name: [of(f"control {name}", images)] for name, images in others.items()}
+    sets["train"] = [reference.scaled(known[copied])]
+    order = ("samples", *controls.NAMES)
+    values = []
+    for name in METRICS:
+        for k, which in enumerate(order):
+            display.count(f"measuring {name}", k, len(order))
+            values.append(measured(name, which, sets[which], reference, network.name, seed))
+    if subject.likelihood is not None:
+        values.append(subject.likelihood)
+    per_class = _per_class(subject, packed, sets["samples"], known, reference, network.name, seed)
+    display.count("looking for copies", 0, 1)
+    verdict, pairs, shares = _copies(subject.sets, sets, packed, reference.scaled(known), held, copied)
+    values += shares
+    protocol = Protocol(
+        n=n,
+        seeds=subject.seeds,
+        data=packed.digest,
+        reference="train",
+        reference_n=len(chosen),
+        features=network.name,
+        features_digest=network.digest,
+        k=K,
+    )
+    about = {
+        "source": packed.config.source,
+        "digest": packed.digest,
+        "images": len(packed),
+        "train": len(packed.train),
+        "held_out": len(packed.held_out),
+        "width": packed.spec.width,
+        "height": packed.spec.height,
+        "channels": packed.spec.channels,
+        "classes": packed.spec.num_classes,
+    }
+    report = Report(
+        dict(subject.facts),
+        about,
+        protocol,
+        tuple(values),
+        verdict,
+        dict(subject.cost),
+        tuple(warnings),
+        command,
+        per_class,
+    )
+    return Outcome(report, subject.sets[0], others["held_out"], pairs)
+
+
+# -- what is measured
+
+
+def _data_of(trained: Run, display: Display) -> PackedDataset:
+    packed = prepare(trained.config.data, progress=packing_on(display))
+    if packed.digest != trained.config.dataset.digest:
+        raise DataError(
+            f"{trained.config.data.source} has changed since {trained.path} was trained on it: restore the pictures"
+        )
+    return packed
+
+
+def _drawn(
+    model: TrainedModel,
+    packed: PackedDataset,
+    n: int,
+    seed: int,
+    checkpoint: str,
+    options: Sequence[str],
+    display: Display,
+) -> Subject:
+    """Samples of a run, in the proportions of its classes."""
+    chosen = build(model.model.Options, read_assignments(options), "option")
+    labels: Callable[[int], int] | None = None
+    if packed.labels is not None:
+        told = packed.labels[packed.train]
+        proportional = torch.from_numpy(told[permutation(fold(seed, "labels"), len(told))])
+        labels = sampling.cycle(proportional.tolist())
+    sampling.check(model.model, labels, chosen)
+    calls, sets, seconds = _calls(model.model), [], 0.0
+    for s in range(seed, seed + SEEDS):
+        parts, started = [], time.perf_counter()
+        for part in sampling.stream(model.model, range(n), s, labels, chosen):
+            parts.append(part.images)
+            display.count(f"samples of seed {s}", sum(len(part) for part in parts), n)
+        seconds += time.perf_counter() - started
+        sets.append(torch.cat(parts))
+    config, log = model.run.config, model.run.read_log()
+    device = next(model.model.parameters()).device
+    facts = {
+        "kind": "run",
+        "path": str(model.run.path),
+        "family": config.family,
+        "preset": config.preset,
+        "checkpoint": checkpoint,
+        "weights_sha256": model.digest,
+        "options": plain(chosen),
+    }
+    cost = {
+        "images seen in training": max((record.get("images_seen", 0) for record in log), default=0),
+        "parameters": sum(p.numel() for p in model.model.parameters()),
+        "samples per second": SEEDS * n / seconds,
+        "network calls per image": calls() / (SEEDS * -(-n // sampling.batch_size(model.model, device))),
+        "peak memory in MB": _peak_memory(),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+    }
+    told_labels = None if labels is None else torch.tensor([labels(i) for i in range(n)])
+    return Subject(
+        sets, told_labels, tuple(range(seed, seed + SEEDS)), facts, cost, _likelihood(model, packed, seed, display)
+    )
+
+
+def _found(folder: Path, packed: PackedDataset, n: int, seed: int, display: Display) -> Subject:
+    """Images from elsewhere, brought to the size and the channels of the data set."""
+    spec = packed.spec
+    config = DataConfig(source=str(folder), width=spec.width, height=spec.height, channels=spec.channels, labels=False)
+    there = prepare(config, progress=packing_on(display))
+    indices = permutation(fold(seed, "images"), len(there))[: n or IMAGES]
+    facts = {"kind": "images", "path": str(folder), "images": len(there), "skipped": len(there.skipped)}
+    return Subject([there.read(np.sort(indices)).images], None, (), facts, {}, None)
+
+
+def _calls(model: nn.Module) -> Callable[[], int]:
+    """Count the calls of the networks of a model from here on, until the function that is returned is asked for them."""
+    count = [0]
+
+    def called(*_: object) -> None:
+        count[0] += 1
+
+    hooks = [child.register_forward_hook(called) for child in model.children()]
+
+    def tell() -> int:
+        for hook in hooks:
+            hook.remove()
+        return count[0]
+
+    return tell
+
+
+def _peak_memory() -> int:
+    """Of this process so far, in MB; of the GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _likelihood(model: TrainedModel, packed: PackedDataset, seed: int, display: Display) -> Value | None:
+    if not isinstance(model.model, HasLikelihood):
+        return None
+    indices = controls.chosen(packed.held_out, LIKELIHOOD_IMAGES, seed, "likelihood")
+    found: list[Tensor] = []
+    kind = ""
+    for some in np.array_split(indices, max(1, len(indices) // 8)):
+        display.count("held-out images for the likelihood", sum(len(part) for part in found), len(indices))
+        noise = Noise.per_image(fold(seed, "likelihood"), [int(i) for i in some], "cpu")
+        bits = model.model.bits_per_dim(packed.read(some), noise)
+        found.append(bits.per_image)
+        kind = bits.kind
+    per_image = torch.cat(found)
+    value, error = float(per_image.mean()), float(per_image.std()) / len(per_image) ** 0.5
+    return Value(f"bits/dim ({kind})", "samples", value, value - NORMAL * error, value + NORMAL * error, len(per_image))
+
+
+# -- parts of a report
+
+
+def _per_class(
+    subject: Subject,
+    packed: PackedDataset,
+    sets: Sequence[Tensor],
+    known: Tensor,
+    reference: Reference,
+    network: str,
+    seed: int,
+) -> tuple[Value, ...]:
+    if subject.labels is None or packed.labels is None:
+        return ()
+    told, found = torch.from_numpy(packed.labels[packed.train]), []
+    for k, name in enumerate(packed.class_names):
+        own = reference.scaled(known[told == k])
+        own = own[torch.from_numpy(permutation(fold(seed, "class", k), len(own))[:REFERENCE])]
+        if len(own) < 2:
+            continue
+        of_class = Reference(own, reference.mean, reference.deviation, reference.frechet)
+        some = [features[subject.labels == k] for features in sets]
+        found += [measured(metric, name, some, of_class, network, seed) for metric in PER_CLASS]
+    return tuple(found)
+
+
+def _copies(
+    images: Sequence[Tensor],
+    sets: Mapping[str, Sequence[Tensor]],
+    packed: PackedDataset,
+    known: Tensor,
+    held: np.ndarray,
+    copied: np.ndarray,
+) -> tuple[Copying, list[tuple[Tensor, Tensor]], list[Value]]:
+    """Whether the samples are copies, the most suspicious ones, and how many are close, beside the controls."""
+    training = packed.read(packed.train).images
+    half = len(held) // 2
+    spaces = {
+        "features": (
+            [f.float() for f in sets["samples"]],
+            sets["held_out"][0].float(),
+            known[copied].float(),
+            known.float(),
+        ),
+        "pixels": (
+            [copying.pixels(part) for part in images],
+            copying.pixels(packed.read(held).images),
+            copying.pixels(training[torch.from_numpy(copied)]),
+            copying.pixels(training),
+        ),
+    }
+    values, flagged, pairs, told = [], False, [], []
+    for space, (samples, real, copies, among) in spaces.items():
+        if half < 50:
+            note = f"needs 100 held-out images, there are {len(held)}"
+            values.append(Value(f"close in {space}", "samples", None, None, None, len(held), note))
+            continue
+        closest = copying.limit(copying.near(real[:half], among).distance)
+        near = [copying.near(rows, among) for rows in samples]
+        for of, found in {
+            "samples": near,
+            "held_out": [copying.near(real[half:], among)],
+            "train": [copying.near(copies, among)],
+        }.items():
+            shares = [copying.close(part, closest) for part in found]
+            n = sum(len(part.distance) for part in found)
+            values.append(_share(f"close in {space}", of, sum(s.share for s in shares) / len(shares), n))
+            values.append(_share(f"authentic in {space}", of, sum(s.authentic for s in shares) / len(shares), n))
+        share = next(v for v in values if (v.name, v.of) == (f"close in {space}", "samples"))
+        assert share.low is not None
+        assert share.value is not None
+        told.append(f"{100 * share.value:.1f} % by {space}")
+        flagged |= share.low > copying.FLAGGED
+        if space == "features":
+            for i in copying.suspects(near[0]).tolist():
+                place = int(near[0].place[i])
+                pairs.append((i, place, float(near[0].distance[i])))
+    if not told:
+        verdict = "Copying was not looked for: there are too few held-out images to say how near is too near."
+    else:
+        verdict = (
+            f"{'This looks like copying' if flagged else 'No sign of copying'}: {' and '.join(told)} of the samples "
+            "are nearer to a training image than 99 % of held-out images are; without copying it is about 1 %."
+        )
+    told_pairs = tuple({"sample": i, "train": int(packed.train[j]), "distance": d} for i, j, d in pairs)
+    return Copying(flagged, verdict, told_pairs), [(images[0][i], training[j]) for i, j, _ in pairs], values
+
+
+def _share(name: str, of: str, share: float, n: int) -> Value:
+    """A share with its 95 % interval. Source: Wilson 1927."""
+    z = NORMAL**2
+    middle = (share + z / (2 * n)) / (1 + z / n)
+    half = NORMAL * (share * (1 - share) / n + z / (4 * n * n)) ** 0.5 / (1 + z / n)
+    return Value(name, of, share, middle - half, middle + half, n)

@@ -1,0 +1,195 @@
+"""`calotype evaluate` end to end, with a small network of features in place of the large one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import calotype
+from calotype import cli
+from calotype.data import DataConfig, prepare
+from calotype.errors import ConfigError
+from calotype.evaluation import controls, features
+from calotype.evaluation.evaluate import METRICS
+from calotype.evaluation.report import Report
+
+SETTINGS = {"model": {"widths": [16], "blocks": 1, "attention": []}, "training": {"batch_size": 16}}
+LETTERS = "glyphs:gray:1200"
+
+
+def small() -> features.FeatureNetwork:
+    """Means over a grid of 5 x 5, and edges: enough to tell letters from noise."""
+
+    def run(values: Tensor) -> Tensor:
+        gray = values.mean(1, keepdim=True) / 255
+        edges = (gray[:, :, 1:] - gray[:, :, :-1]).abs()
+        return torch.cat([torch.nn.functional.adaptive_avg_pool2d(x, 5).flatten(1) for x in (gray, edges)], 1)
+
+    return features.FeatureNetwork("small", "0123", 20, run)
+
+
+@pytest.fixture(autouse=True)
+def _small_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "network", lambda name: small())
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, trained a little."""
+    out = tmp_path_factory.mktemp("runs") / "letters"
+    calotype.train("diffusion", LETTERS, size="16", budget="64img", out=out, settings=SETTINGS)
+    return out
+
+
+def test_a_run_is_measured_beside_its_controls(letters: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(letters), "-n", "90", "--set", "steps=2"]) == 0
+    report = Report.open(letters / "evaluation.json")
+    assert report.protocol.n == 90
+    assert report.protocol.seeds == (0, 1)
+    fd = {of: report.value("FD-small", of) for of in ("samples", *controls.NAMES)}
+    assert all(value.n == 90 for value in fd.values())
+    assert fd["held_out"].high < fd["samples"].low  # hardly trained
+    assert fd["train"].value < 2 * fd["held_out"].value
+    assert fd["held_out"].high < fd["patches"].low
+    assert report.value("FD∞-small").note == "needs 200 images, there are 90"
+    assert report.value("bits/dim (bound)").value > 0
+    assert report.cost["network calls per image"] == 2
+    assert report.cost["images seen in training"] == 64
+    assert {value.of for value in report.per_class} == set("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    assert report.command == f"calotype evaluate {letters} -n 90 --set steps=2"
+    shown = capsys.readouterr().out
+    assert "FD-small" in shown
+    assert f"report: {letters / 'evaluation.json'}" in shown
+
+
+def test_every_metric_is_in_the_report_of_every_set(letters: Path) -> None:
+    report = calotype.evaluate(letters, n=60, steps=1)
+    names = {value.name for value in report.values if value.of == "patches"}
+    assert names == {f"{name}-small" if name in ("FD", "FD∞", "KID") else name for name in METRICS}
+
+
+def folder(tmp_path: Path, images: Tensor, name: str = "images") -> Path:
+    (tmp_path / name).mkdir()
+    for k, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy().squeeze()).save(tmp_path / name / f"{k:04}.png")
+    return tmp_path / name
+
+
+def test_copies_are_flagged_and_held_out_images_are_not(tmp_path: Path) -> None:
+    packed = prepare(DataConfig(source=LETTERS))
+    copies = folder(tmp_path, packed.read(packed.train[:120]).images, "copies")
+    real = folder(tmp_path, packed.read(packed.held_out).images, "real")
+    found = {path.name: calotype.evaluate(path, data=LETTERS) for path in (copies, real)}
+    assert found["copies"].copying.flagged
+    assert "This looks like copying" in found["copies"].copying.verdict
+    assert not found["real"].copying.flagged
+    for space in ("features", "pixels"):
+        assert found["copies"].value(f"close in {space}").value == 1
+        assert found["copies"].value(f"authentic in {space}").value == 0
+        assert found["copies"].value(f"close in {space}", "train").value == 1
+        assert found["real"].value(f"close in {space}").value < 0.05
+    # Of a copy the nearest training image is the one it is of.
+    places = [(pair["sample"], pair["train"]) for pair in found["copies"].copying.suspects]
+    assert len(places) == 16
+    assert all(pair["distance"] < 0.05 for pair in found["copies"].copying.suspects)
+
+
+def test_a_folder_of_mixed_sizes_with_a_broken_file(tmp_path: Path) -> None:
+    packed = prepare(DataConfig(source=LETTERS))
+    images = folder(tmp_path, packed.read(packed.held_out[:60]).images)
+    Image.new("RGB", (70, 50), "white").save(images / "large.png")
+    (images / "broken.png").write_bytes(b"not a picture")
+    report = calotype.evaluate(images, data=LETTERS)
+    assert report.subject["images"] == 61
+    assert report.subject["skipped"] == 1
+    assert report.value("FD-small").n == 61
+
+
+@pytest.mark.parametrize("n", [16, 17])
+def test_few_images(tmp_path: Path, n: int) -> None:
+    packed = prepare(DataConfig(source=LETTERS))
+    report = calotype.evaluate(folder(tmp_path, packed.read(packed.held_out[:n]).images), data=LETTERS)
+    assert report.value("FD-small").note == f"needs 50 images, there are {n}"
+    text = json.dumps(report.as_dict(), allow_nan=False)
+    assert "NaN" not in text
+
+
+def test_mistakes_are_told_early(tmp_path: Path, letters: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = folder(tmp_path, torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+    for arguments, message in [
+        ([str(tmp_path / "nowhere")], "does not exist"),
+        ([str(images)], "is no run: to measure images, say by --data"),
+        ([str(letters), "--data", LETTERS], "leave out --data"),
+        ([str(letters), "-n", "1"], "at least 2 images"),
+        ([str(images), "--data", LETTERS, "--set", "steps=3"], "leave out --set"),
+        ([str(letters), "--set", "steps=0"], "steps is 0"),
+        ([str(letters), "--out", str(images)], "name a file for the report"),
+        ([str(letters), "--checkpoint", "7"], "no checkpoint 7"),
+    ]:
+        assert cli.main(["evaluate", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_features_do_not_depend_on_company_and_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, packed = features.efficientnet_lite0(), prepare(DataConfig(source="glyphs:rgba:60"))
+    images = packed.read(packed.train[:20]).images
+    together = network.features(images)
+    assert together.shape == (20, 320)
+    torch.testing.assert_close(network.features(images[7:9]), together[7:9], rtol=1e-4, atol=1e-5)
+    read: list[int] = []
+    for _ in range(2):
+        kept = features.cached(network, "some", lambda: read.append(1) or images, lambda done, total: None)
+        torch.testing.assert_close(kept, together, rtol=1e-6, atol=1e-6)
+    assert read == [1]
+
+
+def test_transparency_is_laid_over_white() -> None:
+    image = torch.tensor([[10, 20, 30, 0], [10, 20, 30, 255], [0, 0, 0, 51]], dtype=torch.uint8).reshape(3, 4, 1, 1)
+    expected = torch.tensor([[255.0, 255, 255], [10, 20, 30], [204, 204, 204]])
+    assert torch.equal(features.colours(image).flatten(1), expected)
+    assert torch.equal(features.transparency(image).flatten(), torch.tensor([0, 255, 51], dtype=torch.uint8))
+    with pytest.raises(ConfigError, match="5 channels"):
+        features.colours(torch.zeros(1, 5, 2, 2, dtype=torch.uint8))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.export itself
+def test_a_network_of_ones_own(tmp_path: Path) -> None:
+    class Means(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3))
+
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(Means(), (torch.zeros(2, 3, 8, 8),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "means.pt2")
+    network = features.own_network(tmp_path / "means.pt2")
+    images = torch.full((5, 1, 8, 8), 40, dtype=torch.uint8)
+    assert (network.name, network.side) == ("means", 8)
+    assert torch.equal(network.features(images), torch.full((5, 3), 40.0, dtype=torch.float64))
+    (tmp_path / "text.pt2").write_text("no network")
+    with pytest.raises(ConfigError, match="cannot be used as a feature network"):
+        features.own_network(tmp_path / "text.pt2")
+    with pytest.raises(ConfigError, match="neither one of EffLite0 nor a file"):
+        features.own_network(tmp_path / "inception")
+
+
+def test_the_normal_distribution_has_the_moments_of_the_pixels() -> None:
+    packed = prepare(DataConfig(source=LETTERS, width=8, height=8))
+    real = packed.read(packed.train).images.flatten(1).double()
+    drawn = controls.gaussian(packed, 3000, 0).flatten(1).double()
+    inside = (drawn > 0) & (drawn < 255)  # bytes cut off what lies beyond
+    free = inside.double().mean(0) > 0.9
+    assert torch.allclose(drawn.mean(0)[free], real.mean(0)[free], atol=12)
+
+
+def test_shuffled_patches_are_the_same_pixels() -> None:
+    images = torch.arange(2 * 9 * 10, dtype=torch.uint8).reshape(2, 1, 9, 10)
+    moved = controls.shuffled_patches(images, 0)
+    assert not torch.equal(moved, images)
+    assert torch.equal(moved.flatten(1).sort(1).values, images.flatten(1).sort(1).values)
+    assert torch.equal(moved[:, :, 8:], images[:, :, 8:])  # what does not come to a patch stays
+    assert torch.equal(controls.shuffled_patches(images[:, :, :3, :3], 0), images[:, :, :3, :3])

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from calotype import sampling
 from calotype.config import build, plain, read_assignments
+from calotype.curves import points
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.display import Display, PlainDisplay, packing_on
 from calotype.errors import ConfigError, DataError
 from calotype.evaluation import controls, copying, features
 from calotype.evaluation.evaluate import METRICS, NORMAL, REFERENCE, K, Reference, measured
+from calotype.evaluation.page import Pictures, page
 from calotype.evaluation.report import Copying, Protocol, Report, Value
+from calotype.images import read_png, write_atomic
 from calotype.model import HasLikelihood
 from calotype.rng import Noise, fold, permutation
 from calotype.runs import Run, TrainedModel, load
@@ -30,6 +33,8 @@ IMAGES = 2_000  # per set, where the data set has as many held-out images
 FEWEST = 200  # where it has not, but for images that are given
 SEEDS = 2
 LIKELIHOOD_IMAGES = 32
+SHOWN = 100  # samples on the page
+PREVIEWS = 6  # of training
 PER_CLASS = ("KID", "precision", "coverage")  # right with the few images of a class
 
 
@@ -98,7 +103,9 @@ def evaluate(
 
 
 def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> Path:
-    """Measure, write evaluation.json, and say what came of it; returns its place. Arguments as for `measure`.
+    """Measure, write evaluation.json and its page, and say what came of it; returns the place of the first.
+
+    Other arguments are those of `measure`.
 
     Raises:
         CalotypeError: for anything the user can mend.
@@ -110,8 +117,24 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
     outcome = measure(subject, display=display, **asked)
     place.parent.mkdir(parents=True, exist_ok=True)
     outcome.report.save(place)
+    written = _write_page(outcome, place.with_suffix(".html"), Run.open(subject) if _is_run(subject) else None)
     display.message(outcome.report.text())
     display.message(f"report: {place}")
+    display.message(f"page: {written}")
+    return place
+
+
+def _write_page(outcome: Outcome, place: Path, trained: Run | None) -> Path:
+    previews = sorted((trained.path / "previews").glob("*.png")) if trained else []
+    some = [previews[i] for i in np.linspace(0, len(previews) - 1, min(len(previews), PREVIEWS)).round().astype(int)]
+    pictures = Pictures(
+        samples=outcome.samples[:SHOWN],
+        real=outcome.real[:SHOWN],
+        suspects=outcome.suspects,
+        over_training=[(f"{int(path.stem):,} images", read_png(path)) for path in some],
+    )
+    text = page(outcome.report, pictures, points(trained.read_log()) if trained else {})
+    write_atomic(place, lambda file: file.write(text.encode()))
     return place
 
 
@@ -312,7 +335,7 @@ def _found(folder: Path, packed: PackedDataset, n: int, seed: int, display: Disp
 
 
 def _calls(model: nn.Module) -> Callable[[], int]:
-    """Count the calls of the networks of a model from here on, until the function that is returned is asked for them."""
+    """Count the calls of the networks of a model from here on, until what is returned is called."""
     count = [0]
 
     def called(*_: object) -> None:

@@ -60,6 +60,13 @@ def write_png(path: Path, image: Tensor) -> None:
     write_atomic(path, lambda file: to_pil(image).save(file, format="PNG"))
 
 
+def read_png(path: Path) -> Tensor:
+    """Read a PNG of 8 bits that `write_png` wrote: uint8 (C, H, W)."""
+    with Image.open(path) as image:
+        array = np.asarray(image)
+    return torch.from_numpy(array.reshape(*array.shape[:2], -1).copy()).permute(2, 0, 1)
+
+
 def grid(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
     """Lay uint8 images (N, C, H, W) out in rows, white between them: uint8 (C, H', W').
 

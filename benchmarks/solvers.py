@@ -27,7 +27,7 @@ from calotype.families.diffusion.solvers import network_calls
 from calotype.images import grid, write_png
 
 CALLS = (5, 8, 10, 15, 20)
-LEVELS: tuple[dict[str, Any], ...] = ({}, {"spacing": "logsnr"}, {"sigma_min": 0.002})
+LEVELS: tuple[dict[str, Any], ...] = ({}, {"spacing": "logsnr"})
 SOLVERS = ("ddim", "heun", "dpm2m", "unipc")
 
 

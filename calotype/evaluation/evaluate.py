@@ -106,6 +106,12 @@ METRICS: Mapping[str, Metric] = {
 DISTANCES = ("FD", "FD∞", "KID")  # named with the feature network, since their size is a matter of its features
 
 
+def metric_of(title: str) -> str:
+    """A metric without the feature network: FD of FD-EffLite0."""
+    name = title.partition("-")[0]
+    return name if name in DISTANCES else title
+
+
 def measured(name: str, of: str, sets: Sequence[Tensor], reference: Reference, network: str, seed: int = 0) -> Value:
     """One metric of sets that differ by their seed alone: the mean over them, and its 95 % interval.
 

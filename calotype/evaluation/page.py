@@ -9,56 +9,24 @@ import base64
 import importlib.resources
 import io
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import PurePath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
+from calotype.evaluation import plots
 from calotype.evaluation.controls import NAMES
-from calotype.evaluation.evaluate import DISTANCES, METRICS
-from calotype.evaluation.report import Report, Value, number
+from calotype.evaluation.evaluate import DISTANCES, METRICS, metric_of
+from calotype.evaluation.report import Report, Value, label, number
 from calotype.images import to_pil
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TILE = 64  # CSS pixels of the longer side of a small picture; the zoom shows three times that
 PIXELS = 2**21  # of the samples, and of the real images: enough for 100 of 128 x 128, and a page of about 10 MB
 FEW_CLASSES = 20  # a longer table is folded
-SETS = {
-    "samples": "samples",
-    "train": "training",
-    "gaussian": "normal",
-    "patches": "shuffled",
-}  # short names of columns
-
-# Stand-ins for colours of the style sheet, which knows light from dark; matplotlib knows no variables.
-INK, MUTED, LINE, ACCENT, PAPER = "#010203", "#010204", "#010205", "#010206", "#010207"
-VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent", PAPER: "--paper"}
-STYLE = {
-    "svg.fonttype": "none",  # text stays text: to be found, and in the typeface of the page
-    "text.parse_math": False,
-    "font.size": 11,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "axes.edgecolor": LINE,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-}
 
 
 class Pictures(NamedTuple):
@@ -132,7 +100,7 @@ def page(report: Report, pictures: Pictures, curves: Mapping[str, Sequence[tuple
     cards = _cards(report.values)
     suspects = report.copying.suspects if report.copying else ()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"exact": json.dumps, "number": number, "label": _label, "words": _words}
+    environment.filters |= {"exact": json.dumps, "number": number, "label": label, "words": plots.words}
     template = environment.from_string(
         importlib.resources.files("calotype.evaluation").joinpath("page.html").read_text("utf-8")
     )
@@ -150,7 +118,7 @@ def page(report: Report, pictures: Pictures, curves: Mapping[str, Sequence[tuple
         better={card.name: card.better for card in cards},
         alpha=any(image.shape[-3] == 4 for image in _tensors(pictures)),
         over_training=[(caption, _picture(image)) for caption, image in pictures.over_training],
-        curves=_curves(curves),
+        curves=plots.curves(curves),
         per_class=_table(report.per_class, by_class=True),
         few_classes=FEW_CLASSES,
         suspects=list(zip_longest(suspects, (tuple(map(_picture, pair)) for pair in pictures.suspects))),
@@ -169,15 +137,6 @@ def _last(path: object) -> str:
     return PurePath(str(path)).name or str(path) if path else ""
 
 
-def _label(of: str) -> str:
-    """The short name of a set."""
-    return of.replace("_", "-")
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
-
-
 def _facts(report: Report) -> str:
     """What was measured, in a line below the title."""
     subject = report.subject
@@ -189,15 +148,9 @@ def _facts(report: Report) -> str:
     return " · ".join([*parts, f"{report.protocol.n:,} images per set"])
 
 
-def _base(name: str) -> str:
-    """A metric without the feature network: FD of FD-EffLite0."""
-    base = name.partition("-")[0]
-    return base if base in DISTANCES else name
-
-
 def _told(name: str) -> tuple[str, str]:
     """What a metric says, and which direction is better."""
-    base = _base(name)
+    base = metric_of(name)
     if base in METRICS:
         return METRICS[base].told, "lower" if METRICS[base].lower_is_better else "higher"
     if base.startswith("bits/dim"):
@@ -214,7 +167,9 @@ def _summary(values: Sequence[Value]) -> Summary:
         return next((v for v in values if (v.name, v.of) == (name, which) and v.value is not None), None)
 
     names = list(dict.fromkeys(v.name for v in values))
-    distance = next((of(name, "samples") for name in names if _base(name) in DISTANCES and of(name, "samples")), None)
+    distance = next(
+        (of(name, "samples") for name in names if metric_of(name) in DISTANCES and of(name, "samples")), None
+    )
     floor = worst = None
     if distance:
         floor = of(distance.name, "held_out")
@@ -239,6 +194,15 @@ def _standing(distance: Value | None, floor: Value | None, worst: Value | None) 
     if worst and worst.low is not None and distance.high >= worst.low:
         return "The samples are no better than that control."
     return ""
+
+
+def _cards(values: Sequence[Value]) -> list[Card]:
+    cards = []
+    for name in dict.fromkeys(v.name for v in values):
+        of_metric = [v for v in values if v.name == name]
+        known = any(v.value is not None for v in of_metric)
+        cards.append(Card(name, *_told(name), plots.dots(name, of_metric) if known else None))
+    return cards
 
 
 # -- tables
@@ -285,147 +249,3 @@ def _tiles(images: Tensor) -> list[Picture]:
     if len(images) == 0:
         return []
     return [_picture(image) for image in images[: max(4, PIXELS // images[0, 0].numel())]]
-
-
-# -- plots
-
-
-def _drawn(name: str, width: float, height: float, draw: Callable[[Figure], None]) -> Markup:
-    """A plot of so many CSS pixels as SVG to stand within HTML; `name` says what it shows."""
-    import matplotlib.style
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    file = io.StringIO()
-    with matplotlib.style.context(["default", STYLE | {"svg.hashsalt": name}]):
-        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-        FigureCanvasSVG(figure)
-        draw(figure)
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = file.getvalue()
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
-    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # of groups, the same in every plot; those of marks are the plot's own
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    opening = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(f"{width:g}", f"{height:g}", name)
-    return opening + Markup(svg[svg.index(">") + 1 :].strip())
-
-
-def _cards(values: Sequence[Value]) -> list[Card]:
-    cards = []
-    for name in dict.fromkeys(v.name for v in values):
-        of_metric = [v for v in values if v.name == name]
-        known = any(v.value is not None for v in of_metric)
-        cards.append(Card(name, *_told(name), _dots(name, of_metric) if known else None))
-    return cards
-
-
-def _dots(name: str, values: Sequence[Value]) -> Markup:
-    """Sets as dots on one scale, with bars for the 95 % intervals."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    width, left, right, top, bottom, row = 340, 84, 56, 4, 20, 24
-    height = top + bottom + row * len(values)
-    ends = [x for v in values for x in (v.value, v.low, v.high) if x is not None]
-    low, high = min(ends), max(ends)
-    # Where a bad control is far off, the good sets are told apart on a logarithmic scale only.
-    logarithmic = _base(name) in DISTANCES and low > 0 and high / low >= 20
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_axes(
-            (left / width, bottom / height, (width - left - right) / width, 1 - (top + bottom) / height)
-        )
-        axes.set_ylim(len(values) - 0.5, -0.5)
-        axes.yaxis.set_major_locator(NullLocator())
-        if logarithmic:
-            axes.set_xscale("log")
-            axes.set_xlim(low / 1.4, high * 1.4)
-            axes.xaxis.set_major_locator(LogLocator(numticks=5))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.text(-0.04, -0.04, "log scale", transform=axes.transAxes, ha="right", va="top", color=MUTED, size=10)
-        else:
-            start, end = min(0.0, low), max(0.0, high)
-            pad = 0.05 * (end - start or 1.0)
-            axes.set_xlim(start - pad, end + pad)
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(x)))
-        axes.grid(axis="x", color=LINE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        for y, value in enumerate(values):
-            main = value.of == "samples"
-            colour, ink = (ACCENT, ACCENT) if main else (MUTED, INK)
-            weight = "bold" if main else "normal"
-            label = _label(value.of)
-            label = label if len(label) <= 13 else f"{label[:12]}…"
-            axes.text(
-                -0.04, y, label, transform=axes.get_yaxis_transform(), ha="right", va="center", color=ink, weight=weight
-            )
-            if value.value is None:
-                axes.text(0.02, y, "not reported", transform=axes.get_yaxis_transform(), va="center", color=MUTED)
-                continue
-            if main and len(values) > 1:
-                axes.axhspan(y - 0.5, y + 0.5, color=ACCENT, alpha=0.08, linewidth=0)
-            if value.low is not None and value.high is not None:
-                axes.plot([value.low, value.high], [y, y], color=colour, linewidth=3.5 if main else 1.5, alpha=0.55)
-            face = colour if main else PAPER
-            axes.plot([value.value], [y], "o", color=colour, markerfacecolor=face, markersize=8 if main else 6)
-            axes.text(
-                1.04,
-                y,
-                number(value.value),
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                color=ink,
-                weight=weight,
-            )
-
-    return _drawn(f"{name} of {', '.join(_label(v.of) for v in values)}", width, height, draw)
-
-
-def _curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> list[tuple[str, Markup]]:
-    """One plot for each part of a model, with its losses in training and on held-out images: names and plots."""
-    parts: dict[str, dict[str, Sequence[tuple[float, float]]]] = {}
-    for name, points in curves.items():
-        if points:
-            kind, _, part = name.partition("/")
-            parts.setdefault(part or kind, {})[kind] = points
-    return [(part, _losses(part, kinds)) for part, kinds in parts.items()]
-
-
-def _losses(part: str, kinds: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    width, height = 340, 230
-    names = {"loss": "training", "held_out": "held-out"}
-    values = [y for points in kinds.values() for _, y in points]
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_axes((44 / width, 40 / height, 1 - 58 / width, 1 - 52 / height))
-        for kind, points in sorted(kinds.items(), key=lambda item: item[0] == "held_out"):  # held-out on top
-            held = kind == "held_out"
-            x, y = zip(*points, strict=True)
-            axes.plot(
-                x,
-                y,
-                color=ACCENT if held else MUTED,
-                linewidth=2 if held else 0.9,
-                alpha=1 if held else 0.8,
-                marker="o" if held or len(points) == 1 else "",
-                markersize=3.5,
-                label=names.get(kind, _words(kind)),
-            )
-        if min(values) > 0 and max(values) / min(values) >= 10:
-            axes.set_yscale("log")
-            axes.set_ylabel("log scale", labelpad=2)
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-            axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: number(y)))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel("images seen")
-        axes.grid(axis="y", color=LINE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.legend(frameon=False, fontsize=11, loc="upper right", borderaxespad=0)
-
-    return _drawn(f"loss of {part} over images seen", width, height, draw)

@@ -116,7 +116,7 @@ class Report:
         """For the terminal: one line per metric, the samples beside the controls."""
         sets = list(dict.fromkeys(value.of for value in self.values))
         names = list(dict.fromkeys(value.name for value in self.values))
-        table = [["", *(s.replace("_", "-") for s in sets)]]
+        table = [["", *map(label, sets)]]
         for name in names:
             row = [name]
             for of in sets:
@@ -128,6 +128,11 @@ class Report:
         if self.copying:
             lines += ["", self.copying.verdict]
         return "\n".join([*lines, *(f"note: {warning}" for warning in self.warnings)])
+
+
+def label(of: str) -> str:
+    """The short name of a set, for people."""
+    return of.replace("_", "-")
 
 
 def shown(value: Value) -> str:

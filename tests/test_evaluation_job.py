@@ -93,10 +93,21 @@ def test_copies_are_flagged_and_held_out_images_are_not(tmp_path: Path) -> None:
         assert found["copies"].value(f"authentic in {space}").value == 0
         assert found["copies"].value(f"close in {space}", "train").value == 1
         assert found["real"].value(f"close in {space}").value < 0.05
+    assert found["real"].value("near-duplicates").value < 0.06  # 0.01, and what the letters of one typeface share
     # Of a copy the nearest training image is the one it is of.
     places = [(pair["sample"], pair["train"]) for pair in found["copies"].copying.suspects]
     assert len(places) == 16
     assert all(pair["distance"] < 0.05 for pair in found["copies"].copying.suspects)
+
+
+def test_repeated_images_and_transparency_are_told(tmp_path: Path) -> None:
+    packed = prepare(DataConfig(source="glyphs:rgba:800"))
+    few = packed.read(packed.held_out[:20]).images.repeat(4, 1, 1, 1)
+    report = calotype.evaluate(folder(tmp_path, few), data="glyphs:rgba:800")
+    assert report.value("near-duplicates").value == 1
+    assert report.value("near-duplicates", "train").value < 0.1
+    alpha = {of: report.value("FD-small, alpha", of).value for of in ("samples", "train", "patches")}
+    assert alpha["train"] < alpha["samples"] < alpha["patches"]
 
 
 def test_a_folder_of_mixed_sizes_with_a_broken_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calotype.evaluation.metrics import nearest
+from calotype.rng import fold, permutation
 
 CLOSEST = 0.01  # of held-out images, whose distance is called close
 # Share of close samples from which a model is said to copy, if its interval lies above: held-out images have 0.01, and
@@ -70,6 +71,12 @@ def _to_others(training: Tensor, places: Tensor) -> Tensor:
         distances[torch.arange(len(part)), part] = torch.inf
         found[start : start + len(part)] = distances.amin(1).clamp(min=0).sqrt()
     return found
+
+
+def apart(training: Tensor, n: int, seed: int) -> Tensor:
+    """The distances of n training rows, or of all, to the nearest other one: of images that are not copies."""
+    chosen = permutation(fold(seed, "apart"), len(training))[:n]
+    return _to_others(training, torch.from_numpy(chosen))
 
 
 def limit(of_held_out: Tensor) -> float:

@@ -17,7 +17,8 @@ from calotype.evaluation.report import Copying, Protocol, Report, Value
 from calotype.rng import fold, permutation
 
 PER_CLASS = ("KID", "precision", "coverage")  # right with the few images of a class
-FEWEST_TO_COMPARE = 50  # held-out images, to say how near to a training image is near
+FEWEST_TO_COMPARE = 50  # images, to say how near is near
+APART = 2_000  # training images that say it where there are fewer held-out ones, at most
 
 
 class Subject(NamedTuple):
@@ -83,7 +84,7 @@ def evaluated(
         values.append(subject.likelihood)
     per_class = _per_class(subject, packed, sets["samples"], known, reference, network.name, seed)
     display.count("looking for copies", 0, 1)
-    verdict, pairs, shares = _copies(subject.sets, sets, packed, reference.scaled(known), held, copied)
+    verdict, pairs, shares = _copies(subject.sets, sets, packed, reference.scaled(known), held, copied, seed)
     values += shares + _duplicates(sets)
     protocol = Protocol(
         n=n,
@@ -150,6 +151,7 @@ def _copies(
     known: Tensor,
     held: np.ndarray,
     copied: np.ndarray,
+    seed: int,
 ) -> tuple[Copying, list[tuple[Tensor, Tensor]], list[Value]]:
     """Whether the samples are copies, the most suspicious ones, and how many are close, beside the controls."""
     training = packed.read(packed.train).images
@@ -170,15 +172,14 @@ def _copies(
     }
     values, flagged, pairs, told = [], False, [], []
     for space, (samples, real, copies, among) in spaces.items():
-        if half < FEWEST_TO_COMPARE:
-            note = f"needs {2 * FEWEST_TO_COMPARE} held-out images, there are {len(held)}"
-            values.append(Value(f"close in {space}", "samples", None, None, None, len(held), note))
-            continue
-        closest = copying.limit(copying.near(real[:half], among).distance)
+        if half < FEWEST_TO_COMPARE:  # what training images are from each other serves as well
+            closest = copying.limit(copying.apart(among, APART, seed))
+        else:
+            closest = copying.limit(copying.near(real[:half], among).distance)
         near = [copying.near(rows, among) for rows in samples]
         for of, found in {
             "samples": near,
-            "held_out": [copying.near(real[half:], among)],
+            "held_out": [copying.near(real[half if half >= FEWEST_TO_COMPARE else 0 :], among)],
             "train": [copying.near(copies, among)],
         }.items():
             shares = [copying.close(part, closest) for part in found]
@@ -194,13 +195,10 @@ def _copies(
             for i in copying.suspects(near[0]).tolist():
                 place = int(near[0].place[i])
                 pairs.append((i, place, float(near[0].distance[i])))
-    if not told:
-        verdict = "Copying was not looked for: there are too few held-out images to say how near is too near."
-    else:
-        verdict = (
-            f"{'This looks like copying' if flagged else 'No sign of copying'}: {' and '.join(told)} of the samples "
-            "are nearer to a training image than 99 % of held-out images are; without copying it is about 1 %."
-        )
+    verdict = (
+        f"{'This looks like copying' if flagged else 'No sign of copying'}: {' and '.join(told)} of the samples "
+        "are nearer to a training image than 99 % of other images are; without copying it is about 1 %."
+    )
     told_pairs = tuple({"sample": i, "train": int(packed.train[j]), "distance": d} for i, j, d in pairs)
     return Copying(flagged, verdict, told_pairs), [(images[0][i], training[j]) for i, j, _ in pairs], values
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from calotype.evaluation.metrics import Frechet, Kernel, Moments, kernel_distance, manifolds
+from calotype.evaluation.metrics import Frechet, Kernel, Manifolds, Moments, kernel_distance, manifolds
 from calotype.evaluation.report import Value
 from calotype.rng import fold, resample
 
@@ -28,7 +29,7 @@ class Estimate(NamedTuple):
     standard_error: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """What sets are compared with, in its own units: each feature with mean 0 and deviation 1."""
 
@@ -71,9 +72,14 @@ def kernel(reference: Reference, features: Tensor, seed: int) -> Estimate:
     return Estimate(found.value, found.standard_error)
 
 
+@lru_cache(maxsize=2)  # four metrics of each seed's set come one after the other
+def _manifolds(reference: Reference, features: Tensor) -> Manifolds:
+    return manifolds(reference.features[: len(features)], features, K)
+
+
 def _manifold(part: str) -> Callable[[Reference, Tensor, int], Estimate]:
     def estimate(reference: Reference, features: Tensor, seed: int) -> Estimate:
-        per_image = getattr(manifolds(reference.features[: len(features)], features, K), part)
+        per_image = getattr(_manifolds(reference, features), part)
         n, value, variance = len(per_image), float(per_image.mean()), float(per_image.var())
         if part != "density":  # a share of none or all is not without error: as of 2 more on either side
             share = (n * value + 2) / (n + 4)

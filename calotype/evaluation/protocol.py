@@ -75,9 +75,9 @@ def evaluated(
     sets["train"] = [reference.scaled(known[copied])]
     order = ("samples", *controls.NAMES)
     values = []
-    for name in METRICS:
-        for k, which in enumerate(order):
-            display.count(f"measuring {name}", k, len(order))
+    for which in order:
+        for k, name in enumerate(METRICS):
+            display.count(f"measuring {which}", k, len(METRICS))
             values.append(measured(name, which, sets[which], reference, network.name, seed))
     values += _transparency(subject.sets, others, packed, network, chosen, copied, seed)
     if subject.likelihood is not None:

@@ -19,7 +19,7 @@ from calotype.config import build, plain, read_assignments
 from calotype.curves import points
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.display import Display, PlainDisplay, packing_on
-from calotype.errors import ConfigError, DataError
+from calotype.errors import ConfigError, RunError
 from calotype.evaluation import controls, features
 from calotype.evaluation.evaluate import NORMAL
 from calotype.evaluation.page import Pictures, page
@@ -95,10 +95,15 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
     if place.is_dir():
         raise ConfigError(f"{place} is a folder: name a file for the report, such as {place / 'evaluation.json'}")
     outcome = measure(subject, display=display, **asked)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    outcome.report.save(place)
-    written = _write_page(outcome, place.with_suffix(".html"), Run.open(subject) if _is_run(subject) else None)
     display.message(outcome.report.text())
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        outcome.report.save(place)
+        written = _write_page(outcome, place.with_suffix(".html"), Run.open(subject) if _is_run(subject) else None)
+    except OSError as error:
+        raise RunError(
+            f"the report cannot be written to {place.parent} ({error.strerror}): choose another --out"
+        ) from error
     display.message(f"report: {place}")
     display.message(f"page: {written}")
     return place
@@ -147,7 +152,8 @@ def measure(
         found = _found(subject, packed, n, seed, display)
     else:
         model = load(subject, checkpoint=checkpoint, device=device, report=display.message)
-        packed = _data_of(model.run, display)
+        packed = prepare(model.run.config.data, progress=packing_on(display))
+        model.run.check_data(packed)
         wanted = n or max(FEWEST, min(IMAGES, len(packed.held_out)))
         found = _drawn(model, packed, wanted, seed, checkpoint, options, display)
     asked: dict[str, Any] = {"--data": data, "-n": n, "--seed": seed, "--checkpoint": checkpoint}
@@ -163,15 +169,6 @@ def _is_run(path: Path) -> bool:
 
 
 # -- what is measured
-
-
-def _data_of(trained: Run, display: Display) -> PackedDataset:
-    packed = prepare(trained.config.data, progress=packing_on(display))
-    if packed.digest != trained.config.dataset.digest:
-        raise DataError(
-            f"{trained.config.data.source} has changed since {trained.path} was trained on it: restore the pictures"
-        )
-    return packed
 
 
 def _drawn(

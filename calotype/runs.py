@@ -26,7 +26,7 @@ from torch import Tensor
 from calotype import __version__, checkpoints, devices, sampling
 from calotype.config import build, nearest, plain, read_toml, write_toml
 from calotype.data import DataConfig, PackedDataset
-from calotype.errors import ConfigError, RunError
+from calotype.errors import ConfigError, DataError, RunError
 from calotype.families import FAMILIES
 from calotype.images import write_atomic
 from calotype.model import GenerativeModel, ImageSpec
@@ -159,6 +159,15 @@ class Run:
             lock.release()
 
     # -- what training writes
+
+    def check_data(self, packed: PackedDataset) -> None:
+        """Raise DataError where a data set is not, or no longer, the one that the run was trained on."""
+        known = self.config.dataset.digest
+        if packed.digest != known:
+            raise DataError(
+                f"{self.config.data.source} has changed since {self.path} began (digest {packed.digest[:12]}, was "
+                f"{known[:12]}): restore the pictures, or start a new run"
+            )
 
     def log(self, event: str, **values: Any) -> None:
         """Append a line to log.jsonl. Raises RunError."""

@@ -19,7 +19,7 @@ from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
 from calotype.display import Display, PlainDisplay, packing_on
-from calotype.errors import ConfigError, DataError, RunError
+from calotype.errors import ConfigError, RunError
 from calotype.images import grid, write_png
 from calotype.loop import Context, until_done
 from calotype.mirror import Mirror, tensorboard_mirror
@@ -116,11 +116,7 @@ def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False,
     _set_threads(run.config.training.threads)
     with display or PlainDisplay() as shown:
         packed = _prepare(run.config.data, shown)
-        if packed.digest != run.config.dataset.digest:
-            raise DataError(
-                f"{run.config.data.source} has changed since {run.path} began (digest {packed.digest[:12]}, was "
-                f"{run.config.dataset.digest[:12]}): restore the pictures, or start a new run"
-            )
+        run.check_data(packed)
         _train_run(run, packed, torch_device, shown, tensorboard)
     return run
 

@@ -147,6 +147,15 @@ def test_mistakes_are_told_early(tmp_path: Path, letters: Path, capsys: pytest.C
         assert message in capsys.readouterr().err
 
 
+def test_a_report_that_cannot_be_written_is_shown(letters: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = letters / "config.toml" / "report.json"  # below a file
+    assert cli.main(["evaluate", str(letters), "-n", "20", "--set", "steps=1", "--out", str(place)]) == 2
+    printed = capsys.readouterr()
+    assert "KID-small" in printed.out
+    assert "cannot be written" in printed.err
+    assert "choose another --out" in printed.err
+
+
 def test_features_do_not_depend_on_company_and_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     network, packed = features.efficientnet_lite0(), prepare(DataConfig(source="glyphs:rgba:60"))
     images = packed.read(packed.train[:20]).images

@@ -37,7 +37,6 @@ class Close(NamedTuple):
 
     share: float
     authentic: float  # share; about a half of images of the same distribution
-    near: Near
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -61,16 +60,7 @@ def near(rows: Tensor, training: Tensor) -> Near:
 
 def _to_others(training: Tensor, places: Tensor) -> Tensor:
     """The distance of some training rows to the nearest other one: (len(places),)."""
-    found = torch.empty(len(places), dtype=training.dtype)
-    squared = training.square().sum(1)
-    step = max(1, 2**22 // len(training))
-    for start in range(0, len(places), step):
-        part = places[start : start + step]
-        rows = training[part]
-        distances = rows.square().sum(1)[:, None] + squared - 2 * (rows @ training.T)
-        distances[torch.arange(len(part)), part] = torch.inf
-        found[start : start + len(part)] = distances.amin(1).clamp(min=0).sqrt()
-    return found
+    return nearest(training[places], training, but=places)[0]
 
 
 def apart(training: Tensor, n: int, seed: int) -> Tensor:
@@ -86,7 +76,7 @@ def limit(of_held_out: Tensor) -> float:
 
 def close(found: Near, closest: float) -> Close:
     """How many images are close."""
-    return Close(float((found.distance <= closest).double().mean()), float(found.authentic.double().mean()), found)
+    return Close(float((found.distance <= closest).double().mean()), float(found.authentic.double().mean()))
 
 
 def suspects(found: Near) -> Tensor:
@@ -101,6 +91,6 @@ def near_duplicates(rows: Tensor, of_real: Tensor) -> float:
         rows: of the images, (N, D).
         of_real: of as many real images.
     """
-    own, _ = nearest(rows, rows, others=True)
-    real, _ = nearest(of_real, of_real, others=True)
+    own, _ = nearest(rows, rows, but=torch.arange(len(rows)))
+    real, _ = nearest(of_real, of_real, but=torch.arange(len(of_real)))
     return float((own <= limit(real)).double().mean())

@@ -7,6 +7,7 @@ its own, as a gray image. The features are the means over the last map before th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -140,8 +141,9 @@ def cached(network: FeatureNetwork, key: str, images: Callable[[], Tensor], repo
         return torch.from_numpy(np.load(path)).double()
     except (OSError, ValueError, EOFError):  # none yet, or a damaged one
         found = network.features(images(), report).float()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, lambda file: np.save(file, found.numpy()))
+        with contextlib.suppress(OSError):  # a cache that is full or not writable costs time alone
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, lambda file: np.save(file, found.numpy()))
         return found.double()
 
 

@@ -178,19 +178,19 @@ def reach(features: Tensor, k: int) -> Tensor:
     return found
 
 
-def nearest(queries: Tensor, among: Tensor, others: bool = False) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, among: Tensor, but: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Distance and place of the nearest row of `among` for each query: (N,), int64 (N,).
 
     Args:
         queries: (N, D).
-        among: (M, D); the same tensor as queries where `others` is given.
-        others: pass over row i for query i.
+        among: (M, D).
+        but: int64 (N,), the row of `among` that each query passes over, such as itself.
     """
     distance = torch.empty(len(queries), dtype=queries.dtype)
     place = torch.empty(len(queries), dtype=torch.int64)
     for rows, distances in _distances(queries, among):
-        if others:
-            distances[torch.arange(len(distances)), torch.arange(rows.start, rows.start + len(distances))] = torch.inf
+        if but is not None:
+            distances[torch.arange(len(distances)), but[rows]] = torch.inf
         distance[rows], place[rows] = distances.min(1)
     return distance, place
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -21,11 +23,12 @@ from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.display import Display, PlainDisplay, packing_on
 from calotype.errors import ConfigError, RunError
 from calotype.evaluation import controls, features
+from calotype.evaluation.course import Course
 from calotype.evaluation.evaluate import NORMAL
 from calotype.evaluation.page import Pictures, page
 from calotype.evaluation.protocol import Outcome, Subject, evaluated
 from calotype.evaluation.report import Report, Value
-from calotype.images import read_png, write_atomic
+from calotype.images import cells, read_png, write_atomic
 from calotype.model import HasLikelihood
 from calotype.rng import Noise, fold, permutation
 from calotype.runs import Run, TrainedModel, load
@@ -209,6 +212,7 @@ def _drawn(
     }
     cost = {
         "images seen in training": max((record.get("images_seen", 0) for record in log), default=0),
+        "seconds of training": round(_seconds(log)),
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "samples per second": SEEDS * n / seconds,
         "network calls per image": calls() / (SEEDS * -(-n // sampling.batch_size(model.model, device))),
@@ -216,20 +220,39 @@ def _drawn(
         "device": str(device),
         "threads": torch.get_num_threads(),
     }
+    spec = model.spec
+    stages = [
+        Course(int(path.stem), cells(read_png(path), spec.height, spec.width))
+        for path in sorted((model.run.path / "previews").glob("*.png"))
+    ]
     told_labels = None if labels is None else torch.tensor([labels(i) for i in range(n)])
     return Subject(
-        sets, told_labels, tuple(range(seed, seed + SEEDS)), facts, cost, _likelihood(model, packed, seed, display)
+        sets,
+        told_labels,
+        tuple(range(seed, seed + SEEDS)),
+        facts,
+        cost,
+        _likelihoods(model, packed, seed, display),
+        stages,
     )
 
 
 def _found(folder: Path, packed: PackedDataset, n: int, seed: int, display: Display) -> Subject:
     """Images from elsewhere, brought to the size and the channels of the data set."""
     spec = packed.spec
-    config = DataConfig(source=str(folder), width=spec.width, height=spec.height, channels=spec.channels, labels=False)
+    config = DataConfig(
+        source=str(folder), width=spec.width, height=spec.height, channels=spec.channels, labels=False, to_learn=False
+    )
     there = prepare(config, progress=packing_on(display))
     indices = permutation(fold(seed, "images"), len(there))[: n or IMAGES]
     facts = {"kind": "images", "path": str(folder), "images": len(there), "skipped": len(there.skipped)}
-    return Subject([there.read(np.sort(indices)).images], None, (), facts, {}, None)
+    return Subject([there.read(np.sort(indices)).images], None, (), facts, {}, (), ())
+
+
+def _seconds(log: Sequence[Mapping[str, Any]]) -> float:
+    """How long training took by its log, without the time between a stop and what continued it."""
+    pairs = pairwise(log)
+    return sum(after["time"] - before["time"] for before, after in pairs if after["event"] != "resumed")
 
 
 def _calls(model: nn.Module) -> Callable[[], int]:
@@ -257,18 +280,25 @@ def _peak_memory() -> int:
     return peak // (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _likelihood(model: TrainedModel, packed: PackedDataset, seed: int, display: Display) -> Value | None:
+def _likelihoods(model: TrainedModel, packed: PackedDataset, seed: int, display: Display) -> list[Value]:
+    """Bits per dimension of held-out images; of pictures of two values, which are binary data, nats as well."""
     if not isinstance(model.model, HasLikelihood):
-        return None
+        return [Value("bits/dim", "samples", None, None, None, 0, "not defined: the model is implicit")]
     indices = controls.chosen(packed.held_out, LIKELIHOOD_IMAGES, seed, "likelihood")
     found: list[Tensor] = []
-    kind = ""
+    kind, binary = "", True
     for some in np.array_split(indices, max(1, len(indices) // 8)):
         display.count("held-out images for the likelihood", sum(len(part) for part in found), len(indices))
         noise = Noise.per_image(fold(seed, "likelihood"), [int(i) for i in some], "cpu")
-        bits = model.model.bits_per_dim(packed.read(some), noise)
+        batch = packed.read(some)
+        bits = model.model.bits_per_dim(batch, noise)
         found.append(bits.per_image)
-        kind = bits.kind
+        kind, binary = bits.kind, binary and len(batch.images.unique()) <= 2
     per_image = torch.cat(found)
+    values = [_mean(f"bits/dim ({kind})", per_image)]
+    return [*values, _mean(f"nats ({kind})", per_image * packed.spec.dims * math.log(2))] if binary else values
+
+
+def _mean(name: str, per_image: Tensor) -> Value:
     value, error = float(per_image.mean()), float(per_image.std()) / len(per_image) ** 0.5
-    return Value(f"bits/dim ({kind})", "samples", value, value - NORMAL * error, value + NORMAL * error, len(per_image))
+    return Value(name, "samples", value, value - NORMAL * error, value + NORMAL * error, len(per_image))

@@ -82,3 +82,16 @@ def grid(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
         top, left = gap + i // columns * (h + gap), gap + i % columns * (w + gap)
         sheet[:, top : top + h, left : left + w] = image
     return sheet
+
+
+def cells(sheet: Tensor, height: int, width: int, gap: int = 2) -> Tensor:
+    """The images of such a grid again: uint8 (N, C, height, width); white ones at its end are not images."""
+    _, high, wide = sheet.shape
+    found = [
+        sheet[:, top : top + height, left : left + width]
+        for top in range(gap, high - height, height + gap)
+        for left in range(gap, wide - width, width + gap)
+    ]
+    while found and bool((found[-1] == 255).all()):
+        found.pop()
+    return torch.stack(found) if found else sheet.new_empty(0, sheet.shape[0], height, width)

@@ -15,6 +15,7 @@ from calotype.display import Display, Status
 from calotype.errors import CalotypeError, TrainingDiverged
 from calotype.images import grid, write_png
 from calotype.mirror import Mirror
+from calotype.model import GenerativeModel
 from calotype.plan import preview
 from calotype.runs import Run
 from calotype.trainer import NonFinite, Progress, Trainer
@@ -37,7 +38,7 @@ class Context:
     """What the loop works with."""
 
     run: Run
-    trainer: Trainer
+    trainer: Trainer[GenerativeModel]
     held_out: Batches
     shown: Display
     mirror: Mirror

@@ -86,7 +86,27 @@ class Preset:
     optimizer: str = "adamw"  # or muon
 
 
-class GenerativeModel(nn.Module, ABC):
+class Trainable(nn.Module, ABC):
+    """What the trainer trains: players, and the turns that they take."""
+
+    def players(self) -> Mapping[str, nn.Module]:
+        """The modules that are optimised apart from each other, by name."""
+        return {"model": self}
+
+    @abstractmethod
+    def turns(self) -> Sequence[Turn]:
+        """The turns of one training step, in order."""
+
+    def to_channels_last(self) -> Self:
+        """This model with its convolutions in channels-last layout, the faster one; other layers do not care."""
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def to_eval(self) -> Self:
+        """This model without gradients, in evaluation mode."""
+        return self.requires_grad_(False).eval()
+
+
+class GenerativeModel(Trainable):
     """A family member: built from a spec and its Config, trained by `turns`, asked for images by `sample`."""
 
     Config: ClassVar[type[Any]]  # frozen dataclass: what the model is
@@ -107,14 +127,6 @@ class GenerativeModel(nn.Module, ABC):
         """The config with its open entries filled from training images, uint8 (N, C, H, W). Default: unchanged."""
         return config
 
-    def players(self) -> Mapping[str, nn.Module]:
-        """The modules that are optimised apart from each other, by name."""
-        return {"model": self}
-
-    @abstractmethod
-    def turns(self) -> Sequence[Turn]:
-        """The turns of one training step, in order."""
-
     @abstractmethod
     def sample(self, noise: Noise, labels: Tensor | None = None, options: Any = None) -> Tensor:
         """Draw noise.n images, uint8 (n, C, H, W). Image i depends on row i of the noise and on labels[i] alone."""
@@ -126,14 +138,6 @@ class GenerativeModel(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """Of the weights, and so of what is computed with them."""
         return next(self.parameters()).dtype
-
-    def to_channels_last(self) -> Self:
-        """This model with its convolutions in channels-last layout, the faster one; other layers do not care."""
-        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def to_eval(self) -> Self:
-        """This model without gradients, in evaluation mode."""
-        return self.requires_grad_(False).eval()
 
 
 @runtime_checkable

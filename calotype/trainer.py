@@ -11,14 +11,14 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 
 from calotype.data.batches import Batches
 from calotype.errors import ConfigError
-from calotype.model import Batch, GenerativeModel, Loss, Turn
+from calotype.model import Batch, Loss, Trainable, Turn
 from calotype.optimizers import OPTIMIZERS
 from calotype.rng import Noise, fold
 
@@ -131,8 +131,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
+Model = TypeVar("Model", bound=Trainable)
+
+
 @final
-class Trainer:
+class Trainer(Generic[Model]):
     """Train a model on batches.
 
     Args:
@@ -141,7 +144,7 @@ class Trainer:
         config: how to train.
     """
 
-    def __init__(self, model: GenerativeModel, batches: Batches, config: TrainConfig) -> None:
+    def __init__(self, model: Model, batches: Batches, config: TrainConfig) -> None:
         self.device = next(model.parameters()).device
         self.model = model.to_channels_last()
         self.batches, self.config = batches, config

@@ -137,6 +137,8 @@ def _set_threads(threads: int) -> None:
 
 
 def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
+    if not config.to_learn:
+        raise ConfigError("data.to_learn is false, which is for pictures that are only measured: leave it out")
     packed = prepare(config, progress=packing_on(shown))
     if packed.skipped:
         first = packed.skipped[0]

@@ -94,7 +94,7 @@ def test_reports_come_back_from_their_file(tmp_path: Path) -> None:
     assert again.value("FD-toy").value == 1.5
     assert "not reported" in again.text()
     assert "1.5 (1 to 2)" in again.text()
-    (tmp_path / "r.json").write_text('{"format": 1}')
+    (tmp_path / "r.json").write_text('{"format": 2}')
     with pytest.raises(RunError, match="no report"):
         Report.open(tmp_path / "r.json")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,9 @@ from torch import Tensor
 import calotype
 from calotype import cli
 from calotype.data import DataConfig, prepare
-from calotype.errors import ConfigError
-from calotype.evaluation import controls, features
-from calotype.evaluation.evaluate import METRICS
+from calotype.errors import ConfigError, DataError
+from calotype.evaluation import classifier, controls, features
+from calotype.evaluation.evaluate import DISTANCES, METRICS
 from calotype.evaluation.report import Report
 
 SETTINGS = {"model": {"widths": [16], "blocks": 1, "attention": []}, "training": {"batch_size": 16}}
@@ -36,6 +38,7 @@ def small() -> features.FeatureNetwork:
 @pytest.fixture(autouse=True)
 def _small_features(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "network", lambda name: small())
+    monkeypatch.setattr(classifier, "IMAGES", 1024)  # a second of training
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +72,14 @@ def test_a_run_is_measured_beside_its_controls(letters: Path, capsys: pytest.Cap
 
 def test_every_metric_is_in_the_report_of_every_set(letters: Path) -> None:
     report = calotype.evaluate(letters, n=60, steps=1)
-    names = {value.name for value in report.values if value.of == "patches"}
-    assert names == {f"{name}-small" if name in ("FD", "FD∞", "KID") else name for name in METRICS}
+    names = {value.name for value in report.values if value.of == "patches" and "Classifier" not in value.name}
+    own = {f"{name}-small" if name in DISTANCES else name for name in METRICS}
+    assert names == own | {"modes", "class divergence"}
+    by_classifier = {value.name for value in report.values if "Classifier" in value.name}
+    assert len(by_classifier) == 3
+    assert all(re.fullmatch(r"(FD|FD∞|KID)-Classifier@[0-9a-f]{8}", name) for name in by_classifier)
+    assert [value.of for value in report.over_training] == ["16", "32", "48", "64"]
+    assert all(value.n == 16 and value.low < value.value < value.high for value in report.over_training)
 
 
 def folder(tmp_path: Path, images: Tensor, name: str = "images") -> Path:
@@ -129,6 +138,39 @@ def test_few_images(tmp_path: Path, n: int) -> None:
     assert report.value("FD-small").note == f"needs 50 images, there are {n}"
     text = json.dumps(report.as_dict(), allow_nan=False)
     assert "NaN" not in text
+
+
+def test_one_image_and_images_that_are_all_alike(tmp_path: Path) -> None:
+    """A model that gives but one image is measured like any other; a single image has nothing to be measured by."""
+    alike = torch.full((60, 1, 16, 16), 128, dtype=torch.uint8)
+    report = calotype.evaluate(folder(tmp_path, alike, "alike"), data=LETTERS)
+    assert report.value("recall").value == 0
+    assert report.value("near-duplicates").value == 1
+    assert report.value("modes").value == 1
+    assert report.value("FD-small").low > report.value("FD-small", "held_out").high
+    one = calotype.evaluate(folder(tmp_path, alike[:1], "one"), data=LETTERS)
+    assert one.value("KID-small").note == "needs 20 images, there are 1"
+    assert "not reported: FD-small needs 50 images, there are 1" in one.text()
+    json.dumps(one.as_dict(), allow_nan=False)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="has no usable pictures, but there must be one to measure"):
+        calotype.evaluate(tmp_path / "none", data=LETTERS)
+
+
+def test_pictures_that_are_only_measured_are_not_learnt_from(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="to_learn is false"):
+        calotype.train("diffusion", DataConfig(source=LETTERS, to_learn=False), budget="64img", out=tmp_path / "r")
+
+
+def test_binary_pictures_are_told_in_nats_as_well(tmp_path: Path) -> None:
+    packed = prepare(DataConfig(source=LETTERS, width=16, height=16))
+    binary = (packed.read(packed.train[:100]).images > 127).to(torch.uint8) * 255
+    run = tmp_path / "run"
+    source = folder(tmp_path, binary)
+    calotype.train("diffusion", source, size="16", budget="64img", out=run, settings=SETTINGS)
+    report = calotype.evaluate(run, n=20, steps=1)
+    bits, nats = (report.value(f"{unit} (bound)") for unit in ("bits/dim", "nats"))
+    assert nats.value == pytest.approx(bits.value * 256 * math.log(2))
 
 
 def test_mistakes_are_told_early(tmp_path: Path, letters: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from calotype.errors import DataError
-from calotype.images import grid, to_bytes, to_unit, write_atomic, write_png
+from calotype.images import cells, grid, to_bytes, to_unit, write_atomic, write_png
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -135,3 +135,9 @@ def test_the_target_is_whole_while_it_is_written(tmp_path: Path) -> None:
 
     write_atomic(path, write)
     assert path.read_bytes() == b"new"
+
+
+def test_the_images_of_a_grid_come_back() -> None:
+    images = torch.arange(5 * 3 * 4 * 6, dtype=torch.int64).remainder(200).to(torch.uint8).reshape(5, 3, 4, 6)
+    assert torch.equal(cells(grid(images, 3), 4, 6), images)
+    assert len(cells(grid(torch.full((2, 1, 4, 4), 255, dtype=torch.uint8)), 4, 4)) == 0

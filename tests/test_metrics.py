@@ -13,8 +13,8 @@ from calotype.evaluation.metrics import (
     Frechet,
     Moments,
     Streaming,
-    expected_coverage,
     kernel_distance,
+    kernel_distance_of_few,
     manifolds,
     nearest,
     reach,
@@ -141,11 +141,44 @@ def test_manifolds_against_brute_force(n: int, m: int, k: int) -> None:
         assert float(getattr(found, name).mean()) == pytest.approx(value, abs=1e-12), name
 
 
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_manifolds_agree_with_the_package_of_the_paper(k: int) -> None:
+    from prdc import compute_prdc
+
+    real, samples = normal(120, 5, 1), normal(90, 5, 2) * 1.2 + 0.3
+    expected = compute_prdc(real.numpy(), samples.numpy(), k)
+    found = manifolds(real, samples, k)
+    for name, value in expected.items():
+        assert float(getattr(found, name).mean()) == pytest.approx(value, abs=1e-12), name
+
+
+def test_kernel_distance_of_few_agrees_and_knows_its_error() -> None:
+    """Over many sets of 16 its mean is the value of all of them, and its own error is what they differ by."""
+    reference, sets = normal(600, 4, 0), [normal(16, 4, k + 1) * 1.4 for k in range(200)]
+    found = [kernel_distance_of_few(x, reference) for x in sets]
+    values = np.array([kernel.value for kernel in found])
+    cubic = lambda a, b: (a @ b.T / 4 + 1) ** 3  # noqa: E731
+    x, own = sets[0], cubic(sets[0], sets[0])
+    among = cubic(reference, reference)
+    by_hand = (own.sum() - own.trace()) / (16 * 15) + (among.sum() - among.trace()) / (600 * 599)
+    assert found[0].value == pytest.approx(float(by_hand - 2 * cubic(x, reference).mean()), rel=1e-9)
+    many = torch.cat(sets)
+    assert values.mean() == pytest.approx(
+        kernel_distance_of_few(many, reference).value, abs=4 * values.std() / 200**0.5
+    )
+    assert 0.7 < np.mean([kernel.standard_error for kernel in found]) / values.std() < 1.4
+
+
 def test_manifolds_of_the_same_and_of_other_places() -> None:
     x = normal(50, 4, 0)
     same, apart = manifolds(x, x.clone(), 3), manifolds(x, x + 100, 3)
     assert all(float(part.mean()) == 1 for part in (same.precision, same.recall, same.coverage))
     assert all(float(part.mean()) == 0 for part in apart)
+
+
+def expected_coverage(real: int, samples: int, k: int) -> float:
+    """Of samples of the same distribution: 1 - prod over i = 1..k of (M - i) / (N + M - i). Source: Naeem, eq. 10."""
+    return 1 - math.prod((real - i) / (samples + real - i) for i in range(1, k + 1))
 
 
 def test_coverage_of_the_same_distribution_is_as_expected() -> None:

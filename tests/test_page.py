@@ -106,10 +106,14 @@ def report() -> Report:
         (),
         "calotype evaluate runs/stripes",
         classes,
+        (
+            Value("KID-toy", "640", 0.71234567, 0.61234567, 0.81234567, 16),
+            Value("KID-toy", "1280", 0.03, -0.02, 0.08, 16),
+        ),
     )
 
 
-BARE = replace(report(), values=(), copying=None, cost={}, subject={}, data={}, per_class=())
+BARE = replace(report(), values=(), copying=None, cost={}, subject={}, data={}, per_class=(), over_training=())
 
 
 def numbers(told: object) -> Iterator[float]:
@@ -139,7 +143,8 @@ def test_every_number_of_the_report_is_on_the_page_as_it_is(full: Read) -> None:
 
 def test_every_value_stands_in_its_cell(full: Read) -> None:
     titles = [cell["title"] for cell in full.of("td") if "title" in cell]
-    assert len(titles) == len(report().values) + len(report().per_class)
+    told = report()
+    assert len(titles) == len(told.values) + len(told.per_class) + len(told.over_training)
     for v in (*report().values, *report().per_class):
         value, low, high = (json.dumps(x) for x in (v.value, v.low, v.high))
         assert f"{v.name} of {v.of}: {value}, 95 % interval {low} to {high}, {v.n} images" in titles
@@ -207,6 +212,7 @@ def test_what_is_empty_has_no_section(full: Read) -> None:
         "metrics",
         "plots",
         "over-training",
+        "course",
         "curves",
         "classes",
         "copying",
@@ -225,6 +231,7 @@ def test_what_is_empty_has_no_section(full: Read) -> None:
         (BARE, NO_PICTURES, {"loss/model": [(1, 2.0)]}, {"curves"}),
         (replace(BARE, values=report().values), NO_PICTURES, {}, {"metrics", "plots"}),
         (replace(BARE, per_class=report().per_class), NO_PICTURES, {}, {"classes"}),
+        (replace(BARE, over_training=report().over_training), NO_PICTURES, {}, {"course"}),
         (replace(BARE, copying=Copying(False, "No.", ())), NO_PICTURES, {}, {"copying"}),
         (replace(BARE, cost={"seconds": 1.5}), NO_PICTURES, {}, {"cost"}),
     ],
@@ -236,7 +243,7 @@ def test_each_part_alone_has_its_section(
 
 
 def test_sections_stand_in_their_order(full: Read) -> None:
-    order = "images metrics plots over-training curves classes copying cost protocol subject data again".split()
+    order = "images metrics plots over-training course curves classes copying cost protocol subject data again".split()
     assert [section["id"] for section in full.of("section") if "id" in section] == order
 
 

@@ -10,6 +10,7 @@ from calotype.errors import ConfigError
 
 Fit = Literal["crop", "pad", "stretch"]
 
+FEWEST_TO_LEARN = 16  # pictures: with fewer there is not one to hold out that means anything
 _CHANNELS = (0, 1, 3, 4)
 
 
@@ -39,6 +40,7 @@ class DataConfig:
     value_range: str = ""  # "LO:HI" for 16-bit and float pictures; "": 0:65535 for integers, 0:1 for floats
     labels: bool = True  # False: the labels of the source are not read
     strict: bool = False  # True: the first file that cannot be used is an error, not an entry in a list
+    to_learn: bool = True  # False: pictures to be measured, not learnt from; one is enough, and they may be alike
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -60,6 +62,11 @@ class DataConfig:
     def range(self) -> ValueRange | None:
         """The stated value range, or None where none is stated."""
         return parse_range(self.value_range) if self.value_range else None
+
+    @property
+    def fewest(self) -> int:
+        """Usable pictures that are needed."""
+        return FEWEST_TO_LEARN if self.to_learn else 1
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -21,13 +21,10 @@ from calotype.data.packed import DATASET, FORMAT, IMAGES, LABELS, SPLIT, SURVEY,
 from calotype.data.parallel import ordered_map
 from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, Split, Values
 from calotype.data.sources import Location, locate, open_source
-from calotype.data.split import SplitResult, split_pictures
+from calotype.data.split import SplitResult, nothing_held_out, split_pictures
 from calotype.data.survey import Progress, Survey, resolve, strict_error, survey
 from calotype.errors import DataError
 from calotype.model import ImageSpec
-
-MIN_PICTURES = 16
-"""With fewer there is nothing to learn, and not one picture to hold out that means anything."""
 
 VALUE_RULE = (
     "byte = round(255 (v - low) / (high - low)) for 16-bit gray, integer and float pictures, with value_range, or "
@@ -89,7 +86,7 @@ def prepare(config: DataConfig, *, cache: Path | None = None, progress: Progress
     if pack is None:
         source = open_source(location, config)
         found = survey(source, strict=config.strict, progress=progress)
-        if len(found.facts) < MIN_PICTURES:
+        if len(found.facts) < config.fewest:
             raise _too_few(config, len(found.facts), found, found.skipped, None)
         resolved = resolve(config, source, found)
         pack = _find_pack(root, location, resolved) or _build(root, location, config, resolved, source, found, progress)
@@ -139,10 +136,10 @@ def _build(
     with new_pack(target, needed=len(found.facts) * (spec.dims + 128)) as folder:
         contents = _write_images(folder / IMAGES, source, found, config, len(class_names), progress)
         skipped = tuple(found.skipped) + tuple(contents.skipped)
-        if len(contents.names) < MIN_PICTURES:
+        if len(contents.names) < config.fewest:
             raise _too_few(config, len(contents.names), found, skipped, contents.values)
         hashes = np.frombuffer(b"".join(contents.hashes), np.uint64)[::2]
-        split = split_pictures(hashes, contents.own_split)
+        split = split_pictures(hashes, contents.own_split) if config.to_learn else nothing_held_out(len(hashes))
         _write_arrays(folder, contents, split)
         write_synced(folder / SURVEY, _json({**found.summary(), "names": contents.names}))
         about = {
@@ -264,7 +261,8 @@ def _too_few(
     config: DataConfig, usable: int, found: Survey, skipped: tuple[Skipped, ...], values: Values | None
 ) -> TooFewPictures:
     """The error that says what was found instead of pictures: each kind of failure with its count and an example."""
-    lines = [f"{config.source} has {usable or 'no'} usable pictures, but a model needs at least {MIN_PICTURES}."]
+    needed = f"a model needs at least {config.fewest}" if config.to_learn else "there must be one to measure"
+    lines = [f"{config.source} has {usable or 'no'} usable pictures, but {needed}."]
     for kind, count in Counter(entry.kind for entry in skipped).most_common():
         example = next(entry for entry in skipped if entry.kind == kind)
         lines.append(f"  {count} skipped, {kind}: such as {example.name} ({example.reason})")

@@ -40,6 +40,11 @@ def split_pictures(hashes: NDArray[np.uint64], own: Sequence[Split | None]) -> S
     return SplitResult(_by_hash(hashes), rule)
 
 
+def nothing_held_out(n: int) -> SplitResult:
+    """The split of n pictures that are not to be learnt from."""
+    return SplitResult(np.zeros(n, np.bool_), "none: the pictures are to be measured")
+
+
 def _by_hash(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Below a fixed threshold, so that a picture keeps its side when others are added."""
     least, greatest = hashes.min(), hashes.max()

@@ -7,13 +7,16 @@ control. Distances are taken between features, and between pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calotype.evaluation.evaluate import share
 from calotype.evaluation.metrics import nearest
+from calotype.evaluation.report import Value
 from calotype.rng import fold, permutation
 
 CLOSEST = 0.01  # of held-out images, whose distance is called close
@@ -21,6 +24,8 @@ CLOSEST = 0.01  # of held-out images, whose distance is called close
 # good models of data with much that looks alike, such as digits, come to several times that.
 FLAGGED = 0.1
 SUSPECTS = 16
+FEWEST_TO_COMPARE = 50  # images, to say how near is near
+APART = 2_000  # training images that say it where there are fewer held-out ones, at most
 PIXELS = 32 * 32  # positions of the images whose pixels are compared; larger ones are averaged down
 
 
@@ -94,3 +99,62 @@ def near_duplicates(rows: Tensor, of_real: Tensor) -> float:
     own, _ = nearest(rows, rows, but=torch.arange(len(rows)))
     real, _ = nearest(of_real, of_real, but=torch.arange(len(of_real)))
     return float((own <= limit(real)).double().mean())
+
+
+class Space(NamedTuple):
+    """Rows of the sets in one space, in which distances are taken."""
+
+    samples: Sequence[Tensor]  # per seed, float32 (N, D)
+    held_out: Tensor
+    copies: Tensor  # training images, as a model would give that copies
+    training: Tensor  # all of them
+
+
+class Finding(NamedTuple):
+    """What a look for copies in one space found."""
+
+    values: Sequence[Value]
+    share: float  # of the samples that are close
+    flagged: bool
+    near: Near  # of the first seed's samples
+
+
+def examined(space: Space, name: str, seed: int) -> Finding:
+    """Look for copies among samples, held-out images and training images, in the space of that name.
+
+    Half of the held-out images say what is near, the others are the control. Where a half is too few, the distances of
+    training images from each other say it as well.
+    """
+    half = len(space.held_out) // 2
+    if half < FEWEST_TO_COMPARE:
+        closest, others = limit(apart(space.training, APART, seed)), space.held_out
+    else:
+        closest, others = limit(near(space.held_out[:half], space.training).distance), space.held_out[half:]
+    found = {
+        "samples": [near(rows, space.training) for rows in space.samples],
+        "held_out": [near(others, space.training)],
+        "train": [near(space.copies, space.training)],
+    }
+    values = []
+    for of, sets in found.items():
+        shares, n = [close(part, closest) for part in sets], sum(len(part.distance) for part in sets)
+        values.append(share(f"close in {name}", of, sum(s.share for s in shares) / len(sets), n))
+        values.append(share(f"authentic in {name}", of, sum(s.authentic for s in shares) / len(sets), n))
+    low, middle = values[0].low, values[0].value
+    assert low is not None
+    assert middle is not None
+    return Finding(values, middle, low > FLAGGED, found["samples"][0])
+
+
+def repeated(sets: Mapping[str, Sequence[Tensor]], real: Tensor) -> list[Value]:
+    """How many images have another one of their set nearer than all but one in a hundred real images have."""
+    found, name = [], "near-duplicates"
+    for of, same in sets.items():
+        n = min(len(real), *map(len, same))
+        if n < FEWEST_TO_COMPARE:
+            note = f"needs {FEWEST_TO_COMPARE} images, there are {n}"
+            found.append(Value(name, of, None, None, None, n, note))
+            continue
+        shares = [near_duplicates(features[:n], real[:n]) for features in same]
+        found.append(share(name, of, sum(shares) / len(shares), n * len(shares)))
+    return found

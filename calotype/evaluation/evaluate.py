@@ -1,4 +1,4 @@
-"""The protocol: images in, values with their intervals out, the same way for every generator and for the controls."""
+"""The metrics: features in, values with their intervals out, the same way for every generator and for the controls."""
 
 from __future__ import annotations
 
@@ -33,16 +33,19 @@ class Estimate(NamedTuple):
 class Reference:
     """What sets are compared with, in its own units: each feature with mean 0 and deviation 1."""
 
-    features: Tensor  # float64 (M, D), standardised
+    features: Tensor  # float64 (M, D), in these units
     mean: Tensor
     deviation: Tensor
     frechet: Frechet
 
     @classmethod
-    def of(cls, features: Tensor) -> Reference:
-        """From features of the reference images, float64 (M, D)."""
-        mean, deviation = features.mean(0), features.std(0, correction=0)
-        deviation = torch.where(deviation > 0, deviation, 1.0)  # a feature that never changes
+    def of(cls, features: Tensor, standardised: bool = True) -> Reference:
+        """From features of the reference images, float64 (M, D); not `standardised`, the units are those they have."""
+        if standardised:
+            mean, deviation = features.mean(0), features.std(0, correction=0)
+            deviation = torch.where(deviation > 0, deviation, 1.0)  # a feature that never changes
+        else:
+            mean, deviation = torch.zeros_like(features[0]), torch.ones_like(features[0])
         scaled = (features - mean) / deviation
         return cls(scaled, mean, deviation, Frechet(Moments.of(scaled)))
 
@@ -112,9 +115,19 @@ METRICS: Mapping[str, Metric] = {
 DISTANCES = ("FD", "FD∞", "KID")  # named with the feature network, since their size is a matter of its features
 
 
+PAPERS = "Inception"  # the network that FID is defined on
+
+
+def titled(name: str, network: str) -> str:
+    """A metric with its feature network: FD-EffLite0, and FID for the one network that this is the name of."""
+    if name not in DISTANCES:
+        return name
+    return name.replace("FD", "FID") if network == PAPERS and "FD" in name else f"{name}-{network}"
+
+
 def metric_of(title: str) -> str:
     """A metric without the feature network: FD of FD-EffLite0."""
-    name = title.partition("-")[0]
+    name = title.partition("-")[0].replace("FID", "FD")
     return name if name in DISTANCES else title
 
 
@@ -129,7 +142,7 @@ def measured(name: str, of: str, sets: Sequence[Tensor], reference: Reference, n
         seed: of resampling.
     """
     metric, n = METRICS[name], min(map(len, sets))
-    title = f"{name}-{network}" if name in DISTANCES else name
+    title = titled(name, network)
     available = min(n, len(reference.features))
     if available < metric.needs:
         return Value(title, of, None, None, None, n, f"needs {metric.needs} images, there are {available}")
@@ -142,3 +155,11 @@ def measured(name: str, of: str, sets: Sequence[Tensor], reference: Reference, n
     note = f"fewer images than the {d} features" if name == "FD" and n <= d else ""
     low, high = max(metric.least, value - NORMAL * error), min(metric.most, value + NORMAL * error)
     return Value(title, of, value, low, high, n, note)
+
+
+def share(name: str, of: str, value: float, n: int) -> Value:
+    """A share of n images with its 95 % interval. Source: Wilson 1927."""
+    z = NORMAL**2
+    middle = (value + z / (2 * n)) / (1 + z / n)
+    half = NORMAL * (value * (1 - value) / n + z / (4 * n * n)) ** 0.5 / (1 + z / n)
+    return Value(name, of, value, max(0.0, middle - half), min(1.0, middle + half), n)

@@ -36,15 +36,21 @@ class FeatureNetwork:
     digest: str  # of the weights, and of how images are fed to them
     side: int  # images are resized to side x side
     run: Callable[[Tensor], Tensor]  # float32 (B, 3, side, side) in 0..255 -> (B, D)
+    smooth: bool = True  # what is brought to a smaller size; the figures of papers were made without
+    standardised: bool = True  # features are brought to mean 0 and deviation 1 of the reference
+    whole: bool = False  # all training images are the reference
 
     @torch.no_grad()
     def features(self, images: Tensor, report: Report = lambda done, total: None) -> Tensor:
         """Features of uint8 images (N, C, H, W): float64 (N, D), on the CPU."""
         found = []
         for start in range(0, len(images), AT_ONCE):
-            found.append(self.run(resized(colours(images[start : start + AT_ONCE]), self.side)).double())
+            found.append(self.run(self._fed(images[start : start + AT_ONCE])).double())
             report(min(len(images), start + AT_ONCE), len(images))
         return torch.cat(found)
+
+    def _fed(self, images: Tensor) -> Tensor:
+        return resized(colours(images), self.side, self.smooth)
 
 
 def colours(images: Tensor) -> Tensor:
@@ -67,11 +73,11 @@ def transparency(images: Tensor) -> Tensor | None:
     return images[:, -1:] if images.shape[1] in (2, 4) else None
 
 
-def resized(values: Tensor, side: int) -> Tensor:
-    """Float images (N, C, H, W) resized to side x side, whatever their shape: bilinear, with smoothing when smaller."""
+def resized(values: Tensor, side: int, smooth: bool = True) -> Tensor:
+    """Float images (N, C, H, W) resized to side x side, whatever their shape: bilinear, `smooth` where they shrink."""
     if values.shape[2:] == (side, side):
         return values
-    return F.interpolate(values, (side, side), mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(values, (side, side), mode="bilinear", align_corners=False, antialias=smooth)
 
 
 def efficientnet_lite0() -> FeatureNetwork:

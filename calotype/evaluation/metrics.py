@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,11 +26,12 @@ class Moments(NamedTuple):
     covariance: Tensor  # float64 (D, D), unbiased; zero for a single row
 
     @classmethod
-    def of(cls, features: Tensor) -> Self:
-        """Of rows held at once."""
-        mean = features.mean(0)
-        centred = features - mean
-        return cls(len(features), mean, centred.T @ centred / max(1, len(features) - 1))
+    def of(cls, features: Tensor) -> Moments:
+        """Of rows held at once; some of them are centred at a time."""
+        found = Streaming()
+        for part in features.split(AT_ONCE // 1024):
+            found.add(part)
+        return found.moments()
 
 
 @dataclass
@@ -140,6 +141,26 @@ def kernel_distance(x: Tensor, y: Tensor) -> Kernel:
     return Kernel(value, variance**0.5)
 
 
+def kernel_distance_of_few(x: Tensor, y: Tensor) -> Kernel:
+    """KID of few rows x to many rows y, unbiased; its standard error by leaving out each of x in turn, as y is many."""
+    n, m, d = len(x), len(y), x.shape[1]
+    of_y = 0.0
+    step = max(1, AT_ONCE // m)
+    for start in range(0, m, step):
+        of_y += float(_cubic(y[start : start + step] @ y.T, d).sum())
+    of_y = (of_y - float(_cubic(y.square().sum(1), d).sum())) / (m * (m - 1))
+    to_y = _cubic(x @ y.T, d).mean(1)  # (N,)
+    own = _cubic(x @ x.T, d).fill_diagonal_(0)
+
+    def value(among: float, to: float, count: int) -> float:
+        return among / (count * (count - 1)) + of_y - 2 * to / count
+
+    whole, rows = float(own.sum()), own.sum(1)
+    without = torch.tensor([value(whole - 2 * float(rows[i]), float(to_y.sum() - to_y[i]), n - 1) for i in range(n)])
+    error = ((n - 1) / n * (without - without.mean()).square().sum()).sqrt()
+    return Kernel(value(whole, float(to_y.sum()), n), float(error))
+
+
 def _cubic(products: Tensor, d: int) -> Tensor:
     return (products / d + 1) ** 3
 
@@ -203,14 +224,3 @@ def _distances(x: Tensor, y: Tensor) -> Iterable[tuple[slice, Tensor]]:
         part = x[start : start + step]
         squared = part.square().sum(1)[:, None] + y_squared - 2 * (part @ y.T)
         yield slice(start, start + len(part)), squared.clamp_(min=0).sqrt_()
-
-
-def expected_coverage(real: int, samples: int, k: int) -> float:
-    """The mean coverage of samples of the same distribution: 1 - prod over i = 1..k of (M - i) / (N + M - i).
-
-    Source: Naeem et al. 2020, arXiv:2002.09797, eq. 10 (M real images, N samples).
-    """
-    missed = 1.0
-    for i in range(1, k + 1):
-        missed *= (real - i) / (samples + real - i)
-    return 1 - missed

@@ -21,6 +21,7 @@ from torch import Tensor
 from calotype.evaluation import plots
 from calotype.evaluation.controls import NAMES
 from calotype.evaluation.evaluate import DISTANCES, METRICS, metric_of
+from calotype.evaluation.modes import TOLD
 from calotype.evaluation.report import Report, Value, label, number
 from calotype.images import to_pil
 
@@ -118,6 +119,7 @@ def page(report: Report, pictures: Pictures, curves: Mapping[str, Sequence[tuple
         better={card.name: card.better for card in cards},
         alpha=any(image.shape[-3] == 4 for image in _tensors(pictures)),
         over_training=[(caption, _picture(image)) for caption, image in pictures.over_training],
+        course=plots.course(report.over_training) if report.over_training else None,
         curves=plots.curves(curves),
         per_class=_table(report.per_class, by_class=True),
         few_classes=FEW_CLASSES,
@@ -153,12 +155,18 @@ def _told(name: str) -> tuple[str, str]:
     base = metric_of(name)
     if base in METRICS:
         return METRICS[base].told, "lower" if METRICS[base].lower_is_better else "higher"
+    if base in TOLD:
+        return TOLD[base]
     if base.startswith("bits/dim"):
         return "bits that the model needs for each value of a held-out image", "lower"
+    if base.startswith("nats"):
+        return "the same for a whole image, in nats, as is usual for binary data", "lower"
     if base.startswith("close in "):
         return "share of images nearer to a training image than 99 % of held-out images are", "lower"
     if base.startswith("authentic in "):
         return "share of images farther from the nearest training image than that is from the next; about a half", ""
+    if base == "near-duplicates":
+        return "share of images with a near-double in their set; about 0.01 without repetition", "lower"
     return "", ""
 
 
@@ -181,7 +189,7 @@ def _summary(values: Sequence[Value]) -> Summary:
         "coverage": "of the real images have a sample close by",
     }
     shares = [(told, v, of(name, "held_out")) for name, told in phrases.items() if (v := of(name, "samples"))]
-    likelihoods = [v for v in values if v.name.startswith("bits/dim") and v.value is not None]
+    likelihoods = [v for v in values if v.name.startswith(("bits/dim", "nats")) and v.value is not None]
     return Summary(distance, floor, worst, _standing(distance, floor, worst), shares, likelihoods)
 
 

@@ -171,6 +171,34 @@ def _losses(part: str, kinds: Mapping[str, Sequence[tuple[float, float]]]) -> Ma
     return _drawn(f"loss of {part} over images seen", width, height, draw)
 
 
+def course(values: Sequence[Value]) -> Markup:
+    """One metric over training, with bars for the 95 % intervals; `of` of each value is how many images were seen."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    width, height = 340, 230
+    stages = [(float(v.of), v.value, v.low, v.high) for v in values if v.value is not None]
+    x, y, low, high = (list(column) for column in zip(*stages, strict=True))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_axes((44 / width, 40 / height, 1 - 58 / width, 1 - 52 / height))
+        axes.vlines(x, low, high, color=ACCENT, linewidth=2.5, alpha=0.35)
+        axes.plot(x, y, color=ACCENT, linewidth=1.5, marker="o", markersize=4)
+        if min(y) > 0 and max(y) / min(y) >= 10:
+            axes.set_yscale("log")
+            axes.set_ylim(min(y) / 2, max(y) * 1.5)  # intervals of good stages reach 0 or less
+            axes.set_ylabel("log scale", labelpad=2)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: number(y)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel("images seen")
+        axes.grid(axis="y", color=LINE, linewidth=0.8)
+        axes.set_axisbelow(True)
+
+    return _drawn(f"{values[0].name} over images seen", width, height, draw)
+
+
 def words(key: str) -> str:
     """A key as people read it."""
     return key.replace("_", " ")

@@ -12,13 +12,15 @@ from torch import Tensor
 from calotype.data import PackedDataset
 from calotype.display import Display
 from calotype.evaluation import controls, copying, features
-from calotype.evaluation.evaluate import DISTANCES, METRICS, NORMAL, REFERENCE, K, Reference, measured
+from calotype.evaluation.classifier import Classifier, as_features, classifier
+from calotype.evaluation.course import Course, course
+from calotype.evaluation.evaluate import DISTANCES, METRICS, REFERENCE, K, Reference, measured, share
+from calotype.evaluation.modes import modes, shares
 from calotype.evaluation.report import Copying, Protocol, Report, Value
 from calotype.rng import fold, permutation
 
 PER_CLASS = ("KID", "precision", "coverage")  # right with the few images of a class
-FEWEST_TO_COMPARE = 50  # images, to say how near is near
-APART = 2_000  # training images that say it where there are fewer held-out ones, at most
+SMALL = 64  # pixels: gray images no larger are compared by the classifier of the data set, too
 
 
 class Subject(NamedTuple):
@@ -29,7 +31,8 @@ class Subject(NamedTuple):
     seeds: tuple[int, ...]
     facts: Mapping[str, Any]
     cost: Mapping[str, Any]
-    likelihood: Value | None
+    likelihoods: Sequence[Value]
+    course: Sequence[Course]  # samples as training went on
 
 
 class Outcome(NamedTuple):
@@ -41,62 +44,77 @@ class Outcome(NamedTuple):
     suspects: Sequence[tuple[Tensor, Tensor]]  # samples, and the training images nearest to them
 
 
+class Material(NamedTuple):
+    """The images that everything is measured on."""
+
+    packed: PackedDataset
+    sets: Mapping[str, Sequence[Tensor]]  # samples and controls, per seed uint8 (N, C, H, W)
+    copied: np.ndarray  # places of the control `train` among the training images
+    seed: int
+
+
+class Features(NamedTuple):
+    """The same by one feature network, in the units of its reference."""
+
+    sets: Mapping[str, Sequence[Tensor]]  # float64 (N, D)
+    training: Tensor  # all training images
+    reference: Reference
+    network: features.FeatureNetwork
+
+
 def evaluated(
     subject: Subject, packed: PackedDataset, network: features.FeatureNetwork, seed: int, command: str, display: Display
 ) -> Outcome:
     """Measure a subject and the controls by the protocol."""
     n, warnings = len(subject.sets[0]), []
-    known = features.cached(
-        network,
-        f"{packed.digest[:16]}-train",
-        lambda: packed.read(packed.train).images,
-        lambda done, total: display.count("training images compared by", done, total),
-    )
-    chosen = permutation(fold(seed, "reference"), len(packed.train))[:REFERENCE]
-    reference = Reference.of(known[chosen])
-    held = controls.chosen(packed.held_out, n, seed, "held_out")
-    copied = permutation(fold(seed, "control", "train"), len(packed.train))[:n]
-    others = {
-        "held_out": packed.read(held).images,
-        "gaussian": controls.gaussian(packed, n, seed),
-        "patches": controls.shuffled_patches(packed.read(held).images, seed),
-    }
-    if len(held) < n:
+    telling = classifier(packed, lambda done, total: display.count("training a classifier on images", done, total))
+    material = _material(subject, packed, n, seed)
+    held = len(material.sets["held_out"][0])
+    if held < n:
         warnings.append(
-            f"there are {len(held)} held-out images for sets of {n}: the FD of the controls held-out and patches is "
+            f"there are {held} held-out images for sets of {n}: the FD of the controls held-out and patches is "
             "too large beside that of the samples; FD∞ and KID are not"
         )
-
-    def of(name: str, images: Tensor) -> Tensor:
-        return reference.scaled(network.features(images, lambda done, total: display.count(name, done, total)))
-
-    sets = {"samples": [of(f"samples of seed {s}", images) for s, images in enumerate(subject.sets)]}
-    sets |= {name: [of(f"control {name}", images)] for name, images in others.items()}
-    sets["train"] = [reference.scaled(known[copied])]
-    order = ("samples", *controls.NAMES)
-    values = []
-    for which in order:
-        for k, name in enumerate(METRICS):
-            display.count(f"measuring {which}", k, len(METRICS))
-            values.append(measured(name, which, sets[which], reference, network.name, seed))
-    values += _transparency(subject.sets, others, packed, network, chosen, copied, seed)
-    if subject.likelihood is not None:
-        values.append(subject.likelihood)
-    per_class = _per_class(subject, packed, sets["samples"], known, reference, network.name, seed)
+    main = _features(material, network, display)
+    values = _measured(main, METRICS, seed, display)
+    if telling is not None and packed.spec.channels == 1 and max(packed.spec.height, packed.spec.width) <= SMALL:
+        values += _measured(_features(material, as_features(telling), display), DISTANCES, seed, display)
+    values += _transparency(material, network, len(main.reference.features))
+    values += subject.likelihoods
+    if telling is not None:
+        display.count("telling classes apart", 0, 1)
+        values += _modes(material, telling, subject.labels)
     display.count("looking for copies", 0, 1)
-    verdict, pairs, shares = _copies(subject.sets, sets, packed, reference.scaled(known), held, copied, seed)
-    values += shares + _duplicates(sets)
+    verdict, pairs, close = _copies(material, main)
+    values += close
+    values += copying.repeated({of: main.sets[of] for of in ("samples", "held_out", "train")}, main.sets["train"][0])
     protocol = Protocol(
         n=n,
         seeds=subject.seeds,
         data=packed.digest,
         reference="train",
-        reference_n=len(chosen),
+        reference_n=len(main.reference.features),
         features=network.name,
         features_digest=network.digest,
         k=K,
     )
-    about = {
+    report = Report(
+        subject=dict(subject.facts),
+        data=_about(packed),
+        protocol=protocol,
+        values=tuple(values),
+        copying=verdict,
+        cost=dict(subject.cost),
+        warnings=tuple(warnings),
+        command=command,
+        per_class=_per_class(subject, main, packed, telling, seed),
+        over_training=course(subject.course, network, main.reference),
+    )
+    return Outcome(report, subject.sets[0], material.sets["held_out"][0], pairs)
+
+
+def _about(packed: PackedDataset) -> dict[str, Any]:
+    return {
         "source": packed.config.source,
         "digest": packed.digest,
         "images": len(packed),
@@ -107,150 +125,145 @@ def evaluated(
         "channels": packed.spec.channels,
         "classes": packed.spec.num_classes,
     }
-    report = Report(
-        dict(subject.facts),
-        about,
-        protocol,
-        tuple(values),
-        verdict,
-        dict(subject.cost),
-        tuple(warnings),
-        command,
-        per_class,
+
+
+def _material(subject: Subject, packed: PackedDataset, n: int, seed: int) -> Material:
+    held = packed.read(controls.chosen(packed.held_out, n, seed, "held_out")).images
+    copied = permutation(fold(seed, "control", "train"), len(packed.train))[:n]
+    sets = {
+        "samples": subject.sets,
+        "held_out": [held],
+        "train": [packed.read(packed.train[copied]).images],
+        "gaussian": [controls.gaussian(packed, n, seed)],
+        "patches": [controls.shuffled_patches(held, seed)],
+    }
+    return Material(packed, {name: sets[name] for name in ("samples", *controls.NAMES)}, copied, seed)
+
+
+def _features(material: Material, network: features.FeatureNetwork, display: Display) -> Features:
+    packed = material.packed
+    known = features.cached(
+        network,
+        f"{packed.digest[:16]}-train",
+        lambda: packed.read(packed.train).images,
+        lambda done, total: display.count("training images compared by", done, total),
     )
-    return Outcome(report, subject.sets[0], others["held_out"], pairs)
+    chosen = permutation(fold(material.seed, "reference"), len(known))[: None if network.whole else REFERENCE]
+    reference = Reference.of(known[chosen], network.standardised)
+    found: dict[str, list[Tensor]] = {}
+    for name, sets in material.sets.items():
+        if name == "train":
+            found[name] = [reference.scaled(known[material.copied])]
+            continue
+        found[name] = []
+        for k, images in enumerate(sets):
+            what = f"set {k + 1} of {name}" if len(sets) > 1 else f"control {name}"
+            rows = network.features(images, lambda done, total, what=what: display.count(what, done, total))  # type: ignore[misc]
+            found[name].append(reference.scaled(rows))
+    return Features(found, reference.scaled(known), reference, network)
+
+
+def _measured(found: Features, metrics: Sequence[str] | Mapping[str, Any], seed: int, display: Display) -> list[Value]:
+    values = []
+    for which, sets in found.sets.items():
+        for k, name in enumerate(metrics):
+            display.count(f"measuring {which}", k, len(metrics))
+            values.append(measured(name, which, sets, found.reference, found.network.name, seed))
+    return values
+
+
+def _modes(material: Material, telling: Classifier, asked: Tensor | None) -> list[Value]:
+    """Which classes the sets reach, and how far the classifier that says so can be trusted."""
+    packed, seed = material.packed, material.seed
+    assert packed.labels is not None
+    wanted = shares(torch.from_numpy(packed.labels[packed.train]), len(packed.class_names))
+    values: list[Value] = []
+    for of, sets in material.sets.items():
+        classes, told = [telling.classes(images) for images in sets], asked if of == "samples" else None
+        if of == "held_out":
+            chosen = controls.chosen(packed.held_out, len(classes[0]), seed, "held_out")
+            told = torch.from_numpy(packed.labels[chosen])
+        values += modes(of, classes, wanted, told, seed)
+    return values
 
 
 def _per_class(
-    subject: Subject,
-    packed: PackedDataset,
-    sets: Sequence[Tensor],
-    known: Tensor,
-    reference: Reference,
-    network: str,
-    seed: int,
+    subject: Subject, main: Features, packed: PackedDataset, telling: Classifier | None, seed: int
 ) -> tuple[Value, ...]:
     if subject.labels is None or packed.labels is None:
         return ()
-    told, found = torch.from_numpy(packed.labels[packed.train]), []
+    told, found, reference = torch.from_numpy(packed.labels[packed.train]), [], main.reference
+    seen = torch.cat([telling.classes(images) for images in subject.sets]) if telling else None
+    asked = subject.labels.repeat(len(subject.sets))
     for k, name in enumerate(packed.class_names):
-        own = reference.scaled(known[told == k])
+        own = main.training[told == k]
         own = own[torch.from_numpy(permutation(fold(seed, "class", k), len(own))[:REFERENCE])]
         if len(own) < 2:
             continue
         of_class = Reference(own, reference.mean, reference.deviation, reference.frechet)
-        some = [features[subject.labels == k] for features in sets]
-        found += [measured(metric, name, some, of_class, network, seed) for metric in PER_CLASS]
+        some = [rows[subject.labels == k] for rows in main.sets["samples"]]
+        found += [measured(metric, name, some, of_class, main.network.name, seed) for metric in PER_CLASS]
+        if seen is not None and (asked == k).any():
+            right = (seen[asked == k] == k).double()
+            found.append(share("as asked", name, float(right.mean()), len(right)))
     return tuple(found)
 
 
-def _copies(
-    images: Sequence[Tensor],
-    sets: Mapping[str, Sequence[Tensor]],
-    packed: PackedDataset,
-    known: Tensor,
-    held: np.ndarray,
-    copied: np.ndarray,
-    seed: int,
-) -> tuple[Copying, list[tuple[Tensor, Tensor]], list[Value]]:
+def _copies(material: Material, main: Features) -> tuple[Copying, list[tuple[Tensor, Tensor]], list[Value]]:
     """Whether the samples are copies, the most suspicious ones, and how many are close, beside the controls."""
+    packed, sets = material.packed, material.sets
     training = packed.read(packed.train).images
-    half = len(held) // 2
     spaces = {
-        "features": (
-            [f.float() for f in sets["samples"]],
-            sets["held_out"][0].float(),
-            known[copied].float(),
-            known.float(),
+        "features": copying.Space(
+            [rows.float() for rows in main.sets["samples"]],
+            main.sets["held_out"][0].float(),
+            main.sets["train"][0].float(),
+            main.training.float(),
         ),
-        "pixels": (
-            [copying.pixels(part) for part in images],
-            copying.pixels(packed.read(held).images),
-            copying.pixels(training[torch.from_numpy(copied)]),
+        "pixels": copying.Space(
+            [copying.pixels(images) for images in sets["samples"]],
+            copying.pixels(sets["held_out"][0]),
+            copying.pixels(sets["train"][0]),
             copying.pixels(training),
         ),
     }
-    values, flagged, pairs, told = [], False, [], []
-    for space, (samples, real, copies, among) in spaces.items():
-        if half < FEWEST_TO_COMPARE:  # what training images are from each other serves as well
-            closest = copying.limit(copying.apart(among, APART, seed))
-        else:
-            closest = copying.limit(copying.near(real[:half], among).distance)
-        near = [copying.near(rows, among) for rows in samples]
-        for of, found in {
-            "samples": near,
-            "held_out": [copying.near(real[half if half >= FEWEST_TO_COMPARE else 0 :], among)],
-            "train": [copying.near(copies, among)],
-        }.items():
-            shares = [copying.close(part, closest) for part in found]
-            n = sum(len(part.distance) for part in found)
-            values.append(_share(f"close in {space}", of, sum(s.share for s in shares) / len(shares), n))
-            values.append(_share(f"authentic in {space}", of, sum(s.authentic for s in shares) / len(shares), n))
-        share = next(v for v in values if (v.name, v.of) == (f"close in {space}", "samples"))
-        assert share.low is not None
-        assert share.value is not None
-        told.append(f"{100 * share.value:.1f} % by {space}")
-        flagged |= share.low > copying.FLAGGED
-        if space == "features":
-            for i in copying.suspects(near[0]).tolist():
-                place = int(near[0].place[i])
-                pairs.append((i, place, float(near[0].distance[i])))
+    found = {name: copying.examined(space, name, material.seed) for name, space in spaces.items()}
+    flagged = any(finding.flagged for finding in found.values())
+    told = " and ".join(f"{100 * finding.share:.1f} % by {name}" for name, finding in found.items())
     verdict = (
-        f"{'This looks like copying' if flagged else 'No sign of copying'}: {' and '.join(told)} of the samples "
+        f"{'This looks like copying' if flagged else 'No sign of copying'}: {told} of the samples "
         "are nearer to a training image than 99 % of other images are; without copying it is about 1 %."
     )
-    told_pairs = tuple({"sample": i, "train": int(packed.train[j]), "distance": d} for i, j, d in pairs)
-    return Copying(flagged, verdict, told_pairs), [(images[0][i], training[j]) for i, j, _ in pairs], values
+    near = found["features"].near
+    suspects = copying.suspects(near).tolist()
+    pairs = [(sets["samples"][0][i], training[int(near.place[i])]) for i in suspects]
+    listed = tuple(
+        {"sample": i, "train": int(packed.train[int(near.place[i])]), "distance": float(near.distance[i])}
+        for i in suspects
+    )
+    return Copying(flagged, verdict, listed), pairs, [value for finding in found.values() for value in finding.values]
 
 
-def _share(name: str, of: str, share: float, n: int) -> Value:
-    """A share with its 95 % interval. Source: Wilson 1927."""
-    z = NORMAL**2
-    middle = (share + z / (2 * n)) / (1 + z / n)
-    half = NORMAL * (share * (1 - share) / n + z / (4 * n * n)) ** 0.5 / (1 + z / n)
-    return Value(name, of, share, middle - half, middle + half, n)
+def _transparency(material: Material, network: features.FeatureNetwork, count: int) -> list[Value]:
+    """The distances of the alpha channel alone, as gray images; none for images without one.
 
-
-def _duplicates(sets: Mapping[str, Sequence[Tensor]]) -> list[Value]:
-    """How many images have another one of their set nearer than all but one in a hundred training images have."""
-    real, name = sets["train"][0], "near-duplicates"
-    found = []
-    for of in ("samples", "held_out", "train"):
-        n = min(len(real), *map(len, sets[of]))
-        if n < FEWEST_TO_COMPARE:
-            note = f"needs {FEWEST_TO_COMPARE} images, there are {n}"
-            found.append(Value(name, of, None, None, None, n, note))
-            continue
-        shares = [copying.near_duplicates(features[:n], real[:n]) for features in sets[of]]
-        found.append(_share(name, of, sum(shares) / len(shares), n * len(shares)))
-    return found
-
-
-def _transparency(
-    samples: Sequence[Tensor],
-    others: Mapping[str, Tensor],
-    packed: PackedDataset,
-    network: features.FeatureNetwork,
-    chosen: np.ndarray,
-    copied: np.ndarray,
-    seed: int,
-) -> list[Value]:
-    """The distances of the alpha channel alone, as gray images; none for images without one."""
+    Args:
+        count: training images to compare with.
+    """
 
     def of(images: Tensor) -> Tensor:
         alpha = features.transparency(images)
         assert alpha is not None
         return network.features(alpha)
 
-    if features.transparency(samples[0]) is None:
+    if features.transparency(material.sets["samples"][0]) is None:
         return []
-    reference = Reference.of(of(packed.read(packed.train[chosen]).images))
-    sets = {"samples": [reference.scaled(of(images)) for images in samples]}
-    sets |= {name: [reference.scaled(of(images))] for name, images in others.items()}
-    sets["train"] = [reference.scaled(of(packed.read(packed.train[copied]).images))]
-    title = f"{network.name}, alpha"
+    packed, seed = material.packed, material.seed
+    chosen = permutation(fold(seed, "reference"), len(packed.train))[:count]
+    reference = Reference.of(of(packed.read(packed.train[chosen]).images), network.standardised)
+    sets = {name: [reference.scaled(of(images)) for images in some] for name, some in material.sets.items()}
     return [
-        measured(name, which, sets[which], reference, title, seed)
+        measured(name, which, sets[which], reference, f"{network.name}, alpha", seed)
         for name in DISTANCES
-        for which in ("samples", *controls.NAMES)
+        for which in sets
     ]

@@ -12,7 +12,7 @@ from typing import Any, Self
 from calotype.errors import ConfigError, RunError
 from calotype.images import write_atomic
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ class Report:
     warnings: Sequence[str]
     command: str  # that repeats it
     per_class: Sequence[Value] = field(default_factory=tuple)  # `of` is the class
+    over_training: Sequence[Value] = field(default_factory=tuple)  # of few images; `of` is how many had been seen
 
     def value(self, name: str, of: str = "samples") -> Value:
         """A value by its name. Raises KeyError."""
@@ -106,6 +107,7 @@ class Report:
                 "protocol": Protocol(**protocol),
                 "values": tuple(Value(**value) for value in told["values"]),
                 "per_class": tuple(Value(**value) for value in told["per_class"]),
+                "over_training": tuple(Value(**value) for value in told["over_training"]),
                 "copying": Copying(**told["copying"]) if told["copying"] else None,
             }
             return cls(**told)
@@ -125,6 +127,8 @@ class Report:
             table.append(row)
         widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        missing = {f"{value.name} {value.note}": None for value in self.values if value.value is None}
+        lines += ["", *(f"not reported: {reason}" for reason in missing)] if missing else []
         if self.copying:
             lines += ["", self.copying.verdict]
         return "\n".join([*lines, *(f"note: {warning}" for warning in self.warnings)])

@@ -1,0 +1,141 @@
+"""A small classifier of the classes of a data set: which of them do samples reach, and are they what was asked for?
+
+It is trained on the training images once, by the trainer of the models, and kept in the cache. Its features also serve
+to compare small gray images by, which a network of photographs knows little of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from calotype.data import PackedDataset
+from calotype.data.batches import Batches
+from calotype.data.cache import cache_root
+from calotype.evaluation.features import FeatureNetwork, resized
+from calotype.images import to_unit, write_atomic
+from calotype.model import Batch, ImageSpec, Loss, Trainable, Turn
+from calotype.rng import Noise, fold, seeded
+from calotype.trainer import TrainConfig, Trainer
+
+SIDE = 32  # images are resized to it
+WIDTHS = (32, 64, 128)  # of the maps of 16, 8 and 4 a side
+IMAGES = 120_000  # seen in training: a minute; 99 of 100 digits are told apart after half of it
+EPOCHS = 60  # of a small data set, at most
+VERSION = 1  # of what is above: a classifier of another one is trained anew
+AT_ONCE = 256  # images per call
+
+
+class Block(nn.Module):
+    """Two convolutions beside a skip."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.norm = nn.GroupNorm(max(1, width // 16), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        return x + self.second(F.relu(self.first(F.relu(self.norm(x)))))
+
+
+class Classifier(Trainable):
+    """A residual network of three sizes of maps.
+
+    Args:
+        spec: of the images, with at least two classes.
+    """
+
+    def __init__(self, spec: ImageSpec) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = spec.channels
+        for width in WIDTHS:
+            layers += [nn.Conv2d(before, width, 4, stride=2, padding=1), Block(width)]
+            before = width
+        self.maps = nn.Sequential(*layers)
+        self.norm = nn.LayerNorm(before)
+        self.head = nn.Linear(before, spec.num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Of images (B, C, SIDE, SIDE) in [-1, 1]: (B, D)."""
+        found: Tensor = self.maps(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        return found
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Of the classes: (B, classes)."""
+        found: Tensor = self.head(self.norm(features))
+        return found
+
+    def turns(self) -> Sequence[Turn]:
+        """One, with cross-entropy."""
+        return (Turn("model", self._loss),)
+
+    def _loss(self, batch: Batch, noise: Noise) -> Loss:
+        assert batch.labels is not None
+        return Loss(F.cross_entropy(self.logits(self.features(self._fed(batch.images))), batch.labels), {})
+
+    def _fed(self, images: Tensor) -> Tensor:
+        return resized(to_unit(images, self.head.weight.dtype), SIDE)
+
+    @torch.no_grad()
+    def classes(self, images: Tensor) -> Tensor:
+        """The most probable class of each of uint8 images (N, C, H, W): int64 (N,)."""
+        return torch.cat([self.logits(self.features(self._fed(part))).argmax(1) for part in images.split(AT_ONCE)])
+
+    @property
+    def digest(self) -> str:
+        """Of the weights, eight hexadecimal digits."""
+        return hashlib.sha256(self.stored()).hexdigest()[:8]
+
+    def stored(self) -> bytes:
+        """The weights as a file."""
+        return safetensors.save({name: value.contiguous() for name, value in self.state_dict().items()})
+
+
+def classifier(packed: PackedDataset, report: Callable[[int, int], None]) -> Classifier | None:
+    """The classifier of a data set, from the cache or trained now; None where there are not two classes to tell apart.
+
+    Args:
+        report: told of the images seen, and of how many.
+    """
+    if packed.labels is None or len(packed.class_names) < 2:
+        return None
+    with seeded(fold(0, "classifier")):
+        model = Classifier(packed.spec)
+    path = cache_root(None) / "classifiers" / f"{packed.digest[:16]}-{VERSION}.safetensors"
+    if not _loaded(model, path):
+        batches = Batches(packed, packed.train, 64, fold(0, "classifier"))
+        images = min(IMAGES, EPOCHS * len(packed.train))
+        config = TrainConfig(images=images, optimizer="muon", learning_rate=0.01, decay=1.0, clip_norm=10.0)
+        trainer = Trainer(model, batches, config)
+        for progress in trainer.run():
+            report(min(images, progress.images_seen), images)
+        model = trainer.ema
+        with contextlib.suppress(OSError):  # a cache that is full or not writable costs time alone
+            path.parent.mkdir(parents=True, exist_ok=True)
+            weights = model.stored()
+            write_atomic(path, lambda file: file.write(weights))
+    return model.to_eval().to_channels_last()
+
+
+def as_features(model: Classifier) -> FeatureNetwork:
+    """Its features, of gray images; named with the digest of its weights, since every data set has its own."""
+    mark = model.digest
+    return FeatureNetwork(f"Classifier@{mark}", mark, SIDE, lambda values: model.features(values[:, :1] / 127.5 - 1))
+
+
+def _loaded(model: Classifier, path: Path) -> bool:
+    try:
+        model.load_state_dict(safetensors.load(path.read_bytes()))
+    except (OSError, SafetensorError, RuntimeError):  # none yet, or a damaged one
+        return False
+    return True

@@ -1,0 +1,73 @@
+"""Which classes of the data samples reach, and how evenly, as the classifier of the data set sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from calotype.evaluation.evaluate import BOOTSTRAP, NORMAL, share
+from calotype.evaluation.report import Value
+from calotype.rng import fold, resample
+
+REACHED = 0.1  # of its share in the training images: a class with fewer of the samples is not counted as reached
+
+TOLD: Mapping[str, tuple[str, str]] = {
+    "modes": ("classes that the set reaches, by at least a tenth of their share in the training images", "higher"),
+    "class divergence": ("how far its classes are out of proportion: Kullback-Leibler divergence, in nats", "lower"),
+    "as asked": ("share of images in which a classifier sees the class that was asked for", "higher"),
+}
+
+
+def shares(classes: Tensor, count: int) -> Tensor:
+    """How often each of `count` classes occurs: float64 (count,), summing to 1."""
+    return torch.bincount(classes, minlength=count).double() / len(classes)
+
+
+def reached(found: Tensor, wanted: Tensor) -> float:
+    """How many classes are reached, from their shares."""
+    return float(((found > 0) & (found >= REACHED * wanted)).sum())
+
+
+def divergence(found: Tensor, wanted: Tensor) -> float:
+    """KL(found || wanted) of shares, in nats; a class that is not wanted at all is left out."""
+    both = (found > 0) & (wanted > 0)
+    return float((found[both] * (found[both] / wanted[both]).log()).sum())
+
+
+def modes(of: str, sets: Sequence[Tensor], wanted: Tensor, asked: Tensor | None, seed: int) -> list[Value]:
+    """The values of sets that differ by their seed alone.
+
+    Args:
+        of: samples, or the name of a control.
+        sets: the classes seen, int64 (N,) per seed.
+        wanted: shares of the classes among the training images.
+        asked: int64 (N,), the classes that were asked for; None where none were.
+        seed: of resampling.
+    """
+    found = []
+    for name, measure in (("modes", reached), ("class divergence", divergence)):
+        value = sum(measure(shares(classes, len(wanted)), wanted) for classes in sets) / len(sets)
+        half = NORMAL * _spread(sets, wanted, measure, fold(seed, name, of))
+        most = float(len(wanted)) if name == "modes" else float("inf")
+        found.append(Value(name, of, value, max(0.0, value - half), min(most, value + half), len(sets[0])))
+    if asked is not None:
+        right = torch.cat([classes == asked for classes in sets])
+        found.append(share("as asked", of, float(right.double().mean()), len(right)))
+    return found
+
+
+def _spread(sets: Sequence[Tensor], wanted: Tensor, measure: Callable[[Tensor, Tensor], float], seed: int) -> float:
+    """The standard error of a mean over sets, by resampling their images."""
+    values = torch.tensor(
+        [
+            sum(
+                measure(shares(classes[resample(fold(seed, k, s), len(classes))], len(wanted)), wanted)
+                for s, classes in enumerate(sets)
+            )
+            / len(sets)
+            for k in range(BOOTSTRAP)
+        ]
+    )
+    return float(values.std())

@@ -25,20 +25,20 @@ from torch import Tensor
 from calotype.data import DataConfig, prepare
 from calotype.evaluation import evaluate
 from calotype.evaluation.evaluate import REFERENCE, Reference
-from calotype.evaluation.features import AT_ONCE, colours, resized
+from calotype.evaluation.features import AT_ONCE, colours, smooth
 from calotype.rng import fold, permutation
 
 SIDES = (32, 48, 64, 96)
 BLOCKS = {"block 10, 112": 10, "block 14, 192": 14, "block 15, 320": 15}  # name and width: the output of that block
 HEAD = "head, 1280"
-RESAMPLED = 20  # sets for a standard error: enough to compare choices by
+RESAMPLED = 8  # sets for a standard error, good to a quarter: enough to compare choices by
 
 
 def layers(network: EfficientNet, images: Tensor, side: int) -> dict[str, Tensor]:
     """Means over the maps of several layers: float64 (N, D) by name."""
     found: dict[str, list[Tensor]] = {name: [] for name in [*BLOCKS, HEAD]}
     for part in images.split(AT_ONCE):
-        x = ((resized(colours(part), side) - 127) / 128).contiguous(memory_format=torch.channels_last)
+        x = ((smooth(colours(part), side) - 127) / 128).contiguous(memory_format=torch.channels_last)
         x = network._swish(network._bn0(network._conv_stem(x)))
         for k, block in enumerate(network._blocks):
             x = block(x)

@@ -236,7 +236,7 @@ def test_a_network_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "text.pt2").write_text("no network")
     with pytest.raises(ConfigError, match="cannot be used as a feature network"):
         features.own_network(tmp_path / "text.pt2")
-    with pytest.raises(ConfigError, match="neither one of EffLite0 nor a file"):
+    with pytest.raises(ConfigError, match="neither one of EffLite0, Inception:FILE, DINOv2:FILE nor a file"):
         features.own_network(tmp_path / "inception")
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from calotype.data import PackedDataset
 from calotype.data.batches import Batches
 from calotype.data.cache import cache_root
-from calotype.evaluation.features import FeatureNetwork, resized
+from calotype.evaluation.features import FeatureNetwork, smooth
 from calotype.images import to_unit, write_atomic
 from calotype.model import Batch, ImageSpec, Loss, Trainable, Turn
 from calotype.rng import Noise, fold, seeded
@@ -84,7 +84,7 @@ class Classifier(Trainable):
         return Loss(F.cross_entropy(self.logits(self.features(self._fed(batch.images))), batch.labels), {})
 
     def _fed(self, images: Tensor) -> Tensor:
-        return resized(to_unit(images, self.head.weight.dtype), SIDE)
+        return smooth(to_unit(images, self.head.weight.dtype), SIDE)
 
     @torch.no_grad()
     def classes(self, images: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 `EffLite0` is EfficientNet-Lite0 with ImageNet weights, as two small packages carry it: nothing is downloaded. Images of
 one channel are repeated to three; those with transparency are laid over white, and what is transparent is compared on
 its own, as a gray image. The features are the means over the last map before the head.
+
+Figures of papers are of networks whose weights the user has to bring: Inception-v3, whose distance alone is called FID,
+and DINOv2. They are fed as the programs do that such figures are made with.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +40,7 @@ class FeatureNetwork:
     digest: str  # of the weights, and of how images are fed to them
     side: int  # images are resized to side x side
     run: Callable[[Tensor], Tensor]  # float32 (B, 3, side, side) in 0..255 -> (B, D)
-    smooth: bool = True  # what is brought to a smaller size; the figures of papers were made without
+    resize: Callable[[Tensor, int], Tensor] = field(default_factory=lambda: smooth)
     standardised: bool = True  # features are brought to mean 0 and deviation 1 of the reference
     whole: bool = False  # all training images are the reference
 
@@ -50,7 +54,7 @@ class FeatureNetwork:
         return torch.cat(found)
 
     def _fed(self, images: Tensor) -> Tensor:
-        return resized(colours(images), self.side, self.smooth)
+        return self.resize(colours(images), self.side)
 
 
 def colours(images: Tensor) -> Tensor:
@@ -73,11 +77,21 @@ def transparency(images: Tensor) -> Tensor | None:
     return images[:, -1:] if images.shape[1] in (2, 4) else None
 
 
-def resized(values: Tensor, side: int, smooth: bool = True) -> Tensor:
-    """Float images (N, C, H, W) resized to side x side, whatever their shape: bilinear, `smooth` where they shrink."""
+def smooth(values: Tensor, side: int) -> Tensor:
+    """Float images (N, C, H, W) resized to side x side, whatever their shape: bilinear, smoothed where they shrink."""
     if values.shape[2:] == (side, side):
         return values
-    return F.interpolate(values, (side, side), mode="bilinear", align_corners=False, antialias=smooth)
+    return F.interpolate(values, (side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
+def rough(values: Tensor, side: int) -> Tensor:
+    """The same without smoothing, as FID has always been measured."""
+    return F.interpolate(values, (side, side), mode="bilinear", align_corners=False)
+
+
+def bicubic(values: Tensor, side: int) -> Tensor:
+    """The same bicubic and smoothed, to whole values, as Pillow does."""
+    return F.interpolate(values, (side, side), mode="bicubic", antialias=True).clamp(0, 255).round()
 
 
 def efficientnet_lite0() -> FeatureNetwork:
@@ -108,7 +122,7 @@ def own_network(path: Path) -> FeatureNetwork:
         ConfigError: the file is not there, or does not do that.
     """
     if not path.is_file():
-        known = ", ".join(NETWORKS)
+        known = ", ".join([*NETWORKS, *(f"{name}:FILE" for name in WITH_WEIGHTS)])
         raise ConfigError(f"the feature network {path} is neither one of {known} nor a file saved by torch.export.save")
     try:
         program = torch.export.load(path)
@@ -127,12 +141,92 @@ def own_network(path: Path) -> FeatureNetwork:
     return FeatureNetwork(path.stem, _digest(path, "0..255", side), side, module)
 
 
+PUBLISHED = "6726825d"  # the SHA-256 of Inception's weights begins so
+
+
+def inception_v3(path: Path) -> FeatureNetwork:
+    """The network of FID, with its weights; named Inception only where these are the published ones.
+
+    As in https://github.com/mseitzer/pytorch-fid, which agrees with the program of Heusel et al. 2017.
+    """
+    from calotype.nn.inception import SIDE, inception
+
+    network = inception(_weights(path)).requires_grad_(False).eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    mark = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    return FeatureNetwork(
+        name="Inception" if mark == PUBLISHED else f"Inception@{mark}",
+        digest=_digest(path, "x / 127.5 - 1, bilinear without smoothing, pool3"),
+        side=SIDE,
+        run=lambda values: network((values / 127.5 - 1).contiguous(memory_format=torch.channels_last)),
+        resize=rough,
+        standardised=False,
+        whole=True,
+    )
+
+
+def dino_v2(path: Path) -> FeatureNetwork:
+    """DINOv2 of the size of its weights; fed as in https://github.com/layer6ai-labs/dgm-eval."""
+    from calotype.nn.dinov2 import SIDE, dinov2
+
+    network = dinov2(_weights(path)).requires_grad_(False).eval()
+    mean, deviation = (torch.tensor(x).reshape(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    size = {384: "S", 768: "B", 1024: "L"}.get(network.cls_token.shape[2], str(network.cls_token.shape[2]))
+    return FeatureNetwork(
+        name=f"DINOv2{size}",
+        digest=_digest(path, "(x / 255 - mean) / deviation of ImageNet, bicubic, class token"),
+        side=SIDE,
+        run=lambda values: network((values / 255 - mean) / deviation),
+        resize=bicubic,
+        standardised=False,
+        whole=True,
+    )
+
+
+def _weights(path: Path) -> Mapping[str, Tensor]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file of another kind makes torch say
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{path} cannot be read as weights ({first}): give the file as it is published") from error
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ConfigError(f"{path} holds no weights by name: give the file as it is published")
+    return found
+
+
 NETWORKS: Mapping[str, Callable[[], FeatureNetwork]] = {"EffLite0": efficientnet_lite0}
 
 
+class Published(NamedTuple):
+    """A network whose weights the user brings."""
+
+    make: Callable[[Path], FeatureNetwork]
+    file: str  # where they are published
+
+
+WITH_WEIGHTS: Mapping[str, Published] = {
+    "Inception": Published(
+        inception_v3,
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    ),
+    "DINOv2": Published(
+        dino_v2, "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth, or vitb14, vits14"
+    ),
+}
+
+
 def network(name: str) -> FeatureNetwork:
-    """A feature network by its name, or from a file. Raises ConfigError."""
-    return NETWORKS[name]() if name in NETWORKS else own_network(Path(name))
+    """A feature network: EffLite0, Inception:FILE, DINOv2:FILE, or the file of an own one. Raises ConfigError."""
+    if name in NETWORKS:
+        return NETWORKS[name]()
+    kind, colon, file = name.partition(":")
+    if kind not in WITH_WEIGHTS:
+        return own_network(Path(name))
+    known = WITH_WEIGHTS[kind]
+    if not colon or not Path(file).is_file():
+        missing = f"the weights {file} of {kind} are not there" if file else f"{kind} needs a file of weights"
+        raise ConfigError(f"{missing}: download {known.file} and give --features {kind}:FILE")
+    return known.make(Path(file))
 
 
 def cached(network: FeatureNetwork, key: str, images: Callable[[], Tensor], report: Report) -> Tensor:

@@ -238,8 +238,8 @@ def evaluate(
         data: what images from elsewhere are to be like: a source of pictures as for train.
         n: images per set; by default as many as are held out, 200 to 2000, and all of a folder up to 2000.
         seed: of the samples; those of the seed after it are measured too.
-        features: what images are compared by: EffLite0, Inception:FILE or DINOv2:FILE with their published weights, or the
-            file of a network saved by torch.export.save.
+        features: what images are compared by: EffLite0, Inception:FILE or DINOv2:FILE with their published weights, or
+            the file of a network saved by torch.export.save.
         checkpoint: last, best, or images seen.
         set: KEY=VALUE for an option of sampling, such as steps=32; may be given several times.
         device: auto, cpu, cuda or mps.

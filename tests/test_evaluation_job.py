@@ -99,9 +99,10 @@ def test_copies_are_flagged_and_held_out_images_are_not(tmp_path: Path) -> None:
     assert not found["real"].copying.flagged
     for space in ("features", "pixels"):
         assert found["copies"].value(f"close in {space}").value == 1
-        assert found["copies"].value(f"authentic in {space}").value == 0
         assert found["copies"].value(f"close in {space}", "train").value == 1
         assert found["real"].value(f"close in {space}").value < 0.05
+    assert found["copies"].value("authentic in features").value == 0
+    assert found["real"].value("authentic in features").value > 0.5
     assert found["real"].value("near-duplicates").value < 0.06  # 0.01, and what the letters of one typeface share
     # Of a copy the nearest training image is the one it is of.
     places = [(pair["sample"], pair["train"]) for pair in found["copies"].copying.suspects]

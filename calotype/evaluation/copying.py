@@ -34,14 +34,6 @@ class Near(NamedTuple):
 
     distance: Tensor  # float (N,)
     place: Tensor  # int64 (N,), among the training images
-    authentic: Tensor  # bool (N,): farther from it than that is from the next training image
-
-
-class Close(NamedTuple):
-    """How many samples are close to a training image, in one space."""
-
-    share: float
-    authentic: float  # share; about a half of images of the same distribution
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -57,10 +49,16 @@ def pixels(images: Tensor) -> Tensor:
 
 def near(rows: Tensor, training: Tensor) -> Near:
     """The nearest training rows of rows, (N, D) and (M, D)."""
-    distance, place = nearest(rows, training)
-    found, where = torch.unique(place, return_inverse=True)
-    apart = _to_others(training, found)[where]
-    return Near(distance, place, distance > apart)
+    return Near(*nearest(rows, training))
+
+
+def authentic(found: Near, training: Tensor) -> float:
+    """The share of images farther from their nearest training image than that is from the next one.
+
+    Source: Alaa et al. 2022, arXiv:2102.08921, section 3.3.
+    """
+    places, where = torch.unique(found.place, return_inverse=True)
+    return float((found.distance > _to_others(training, places)[where]).double().mean())
 
 
 def _to_others(training: Tensor, places: Tensor) -> Tensor:
@@ -79,9 +77,9 @@ def limit(of_held_out: Tensor) -> float:
     return float(of_held_out.double().quantile(CLOSEST))
 
 
-def close(found: Near, closest: float) -> Close:
-    """How many images are close."""
-    return Close(float((found.distance <= closest).double().mean()), float(found.authentic.double().mean()))
+def close(found: Near, closest: float) -> float:
+    """The share of images that are close."""
+    return float((found.distance <= closest).double().mean())
 
 
 def suspects(found: Near) -> Tensor:
@@ -108,6 +106,7 @@ class Space(NamedTuple):
     held_out: Tensor
     copies: Tensor  # training images, as a model would give that copies
     training: Tensor  # all of them
+    authentic: bool  # whether to say how many are authentic, which takes as long again
 
 
 class Finding(NamedTuple):
@@ -137,9 +136,11 @@ def examined(space: Space, name: str, seed: int) -> Finding:
     }
     values = []
     for of, sets in found.items():
-        shares, n = [close(part, closest) for part in sets], sum(len(part.distance) for part in sets)
-        values.append(share(f"close in {name}", of, sum(s.share for s in shares) / len(sets), n))
-        values.append(share(f"authentic in {name}", of, sum(s.authentic for s in shares) / len(sets), n))
+        n = sum(len(part.distance) for part in sets)
+        values.append(share(f"close in {name}", of, sum(close(part, closest) for part in sets) / len(sets), n))
+        if space.authentic:
+            shares = [authentic(part, space.training) for part in sets]
+            values.append(share(f"authentic in {name}", of, sum(shares) / len(sets), n))
     low, middle = values[0].low, values[0].value
     assert low is not None
     assert middle is not None

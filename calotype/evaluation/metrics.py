@@ -209,18 +209,28 @@ def nearest(queries: Tensor, among: Tensor, but: Tensor | None = None) -> tuple[
     """
     distance = torch.empty(len(queries), dtype=queries.dtype)
     place = torch.empty(len(queries), dtype=torch.int64)
-    for rows, distances in _distances(queries, among):
+    for rows, relative in _relative(queries, among):
         if but is not None:
-            distances[torch.arange(len(distances)), but[rows]] = torch.inf
-        distance[rows], place[rows] = distances.min(1)
+            relative[torch.arange(len(relative)), but[rows]] = torch.inf
+        least, place[rows] = relative.min(1)
+        distance[rows] = (least + queries[rows].square().sum(1)).clamp_(min=0).sqrt_()
     return distance, place
 
 
 def _distances(x: Tensor, y: Tensor) -> Iterable[tuple[slice, Tensor]]:
     """Distances of some rows of x at a time to all rows of y."""
+    for rows, relative in _relative(x, y):
+        yield rows, relative.add_(x[rows].square().sum(1)[:, None]).clamp_(min=0).sqrt_()
+
+
+def _relative(x: Tensor, y: Tensor) -> Iterable[tuple[slice, Tensor]]:
+    """Squared distances of some rows of x at a time to all rows of y, less the square of the row: y . y - 2 x . y.
+
+    What is given may be written to, and is gone with the next.
+    """
     y_squared = y.square().sum(1)
-    step = max(1, AT_ONCE // len(y))
+    step = min(len(x), max(1, AT_ONCE // len(y)))
+    held = torch.empty(step, len(y), dtype=x.dtype)  # memory that is new costs as much as the arithmetic
     for start in range(0, len(x), step):
-        part = x[start : start + step]
-        squared = part.square().sum(1)[:, None] + y_squared - 2 * (part @ y.T)
-        yield slice(start, start + len(part)), squared.clamp_(min=0).sqrt_()
+        rows = slice(start, min(len(x), start + step))
+        yield rows, torch.addmm(y_squared, x[rows], y.T, alpha=-2, out=held[: rows.stop - start])

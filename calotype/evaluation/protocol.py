@@ -219,12 +219,14 @@ def _copies(material: Material, main: Features) -> tuple[Copying, list[tuple[Ten
             main.sets["held_out"][0].float(),
             main.sets["train"][0].float(),
             main.training.float(),
+            authentic=True,
         ),
         "pixels": copying.Space(
             [copying.pixels(images) for images in sets["samples"]],
             copying.pixels(sets["held_out"][0]),
             copying.pixels(sets["train"][0]),
             copying.pixels(training),
+            authentic=False,
         ),
     }
     found = {name: copying.examined(space, name, material.seed) for name, space in spaces.items()}

@@ -7,7 +7,7 @@ import difflib
 import json
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -116,6 +116,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown name: what was probably meant, or what there is."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f": did you mean {close[0]}?" if close else f": choose one of {', '.join(sorted(known))}"
+
+
+def check_choice(name: str, value: str, known: Iterable[str]) -> None:
+    """Raise ConfigError where a value is none of those known, naming the nearest."""
+    if value not in known:
+        raise ConfigError(f"{name} is {value!r}{nearest(value, [k for k in known if k])}")
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:

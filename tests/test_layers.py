@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"rng", "images", "config", "display", "devices", "signals", "mirror"},
-    {"model", "curves", "optimizers"},
+    {"model", "curves", "optimizers", "distributions"},
     {"nn", "data"},
     {"families"},
     {"trainer", "sampling", "checkpoints"},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from calotype.families.autoregressive import Autoregressive
 from calotype.families.diffusion import Diffusion
 from calotype.model import GenerativeModel
 
-FAMILIES: Mapping[str, type[GenerativeModel]] = {"diffusion": Diffusion}
+FAMILIES: Mapping[str, type[GenerativeModel]] = {"autoregressive": Autoregressive, "diffusion": Diffusion}

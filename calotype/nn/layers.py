@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.rng import Noise
+
+L = TypeVar("L", nn.Conv2d, nn.Linear)
 
 
 def dropout(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
@@ -19,12 +22,17 @@ def dropout(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
     return x * kept.to(x.dtype) / (1 - rate)
 
 
+def fork(noise: Noise | None, name: int | str) -> Noise | None:
+    """The fork of a noise for a part of a network; without noise there is none."""
+    return None if noise is None else noise.fork(name)
+
+
 def groups_for(channels: int, width: int = 16) -> int:
     """How many groups a group norm over `channels` gets: `width` channels each where that divides, 32 at most."""
     return next(g for g in range(min(32, max(1, channels // width)), 0, -1) if channels % g == 0)
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+def zeroed(layer: L) -> L:
     """The layer with weights and bias zero: a residual branch that ends in it starts as the identity."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

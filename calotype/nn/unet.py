@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype.nn.layers import SelfAttention, SinusoidalEmbedding, dropout, groups_for, zeroed
+from calotype.nn.layers import SelfAttention, SinusoidalEmbedding, dropout, fork, groups_for, zeroed
 from calotype.rng import Noise
 
 Resample = Literal["none", "down", "up"]
@@ -211,20 +211,16 @@ class UNet(nn.Module):
             h = self.fold(F.pixel_unshuffle(fine, self.patch))
         skips = [h]
         for i, layer in enumerate(self.down):
-            h = layer(h, embedding, _fork(noise, f"down{i}"))
+            h = layer(h, embedding, fork(noise, f"down{i}"))
             skips.append(h)
         for i, layer in enumerate(self.middle):
-            h = layer(h, embedding, _fork(noise, f"middle{i}"))
+            h = layer(h, embedding, fork(noise, f"middle{i}"))
         for i, layer in enumerate(self.up):
             if layer.resample == "up":
-                h = layer(h, embedding, _fork(noise, f"up{i}"), skips[-1].shape[2:])
+                h = layer(h, embedding, fork(noise, f"up{i}"), skips[-1].shape[2:])
             else:
-                h = layer(torch.cat([h, skips.pop()], dim=1), embedding, _fork(noise, f"up{i}"))
+                h = layer(torch.cat([h, skips.pop()], dim=1), embedding, fork(noise, f"up{i}"))
         if self.patch > 1:
             h = torch.cat([F.pixel_shuffle(self.unfold(h), self.patch), fine], dim=1)
-            h = self.merge(h, embedding, _fork(noise, "merge"))
+            h = self.merge(h, embedding, fork(noise, "merge"))
         return self.last(F.silu(self.last_norm(h)))[:, :, :height, :width]
-
-
-def _fork(noise: Noise | None, name: str) -> Noise | None:
-    return None if noise is None else noise.fork(name)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 
-from calotype.config import nearest
+from calotype.config import check_choice
 from calotype.errors import ConfigError
 from calotype.families.diffusion.predictions import PREDICTIONS
 from calotype.families.diffusion.schedules import SCHEDULES
@@ -54,10 +53,10 @@ class DiffusionConfig:
         for name in ("dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give a probability from 0 to below 1")
-        _check_choice("model.design", self.design, DESIGNS)
-        _check_choice("model.prediction", self.prediction, PREDICTIONS)
-        _check_choice("model.loss", self.loss, ["", *PREDICTIONS])
-        _check_choice("model.schedule", self.schedule, SCHEDULES)
+        check_choice("model.design", self.design, DESIGNS)
+        check_choice("model.prediction", self.prediction, PREDICTIONS)
+        check_choice("model.loss", self.loss, ["", *PREDICTIONS])
+        check_choice("model.schedule", self.schedule, SCHEDULES)
         if not (isfinite(self.sigma_data) and self.sigma_data >= 0):
             raise ConfigError(f"model.sigma_data is {self.sigma_data}: give a positive value, or 0 to have it measured")
         if not isfinite(self.noise_mean):
@@ -84,7 +83,7 @@ class DiffusionOptions:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"steps is {self.steps}: give at least 1")
-        _check_choice("solver", self.solver, SOLVERS)
+        check_choice("solver", self.solver, SOLVERS)
         if not (isfinite(self.guidance) and self.guidance >= 0):
             raise ConfigError(f"guidance is {self.guidance}: give 0 (no class), 1 (as trained) or more, such as 2")
         if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
@@ -98,7 +97,7 @@ class DiffusionOptions:
             raise ConfigError(f"stochasticity has no meaning for {self.solver}: leave it out, or use ddim or heun")
         if self.stochasticity > 1 and self.solver in ("ddim", "ddpm"):
             raise ConfigError(f"stochasticity is {self.stochasticity}, but that of {self.solver} is from 0 to 1")
-        _check_choice("spacing", self.spacing, SPACINGS)
+        check_choice("spacing", self.spacing, SPACINGS)
         if not (isfinite(self.rho) and self.rho > 0):
             raise ConfigError(f"rho is {self.rho}: give a positive value, such as 7")
         for name in ("sigma_min", "sigma_max"):
@@ -112,8 +111,3 @@ class DiffusionOptions:
             )
         if 0 < self.sigma_max <= self.sigma_min:
             raise ConfigError(f"sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: sigma_min must be the lower")
-
-
-def _check_choice(name: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"{name} is {value!r}{nearest(value, [k for k in known if k])}")

@@ -1,0 +1,81 @@
+"""What an autoregressive model is, and how to sample from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+from calotype.config import check_choice
+from calotype.distributions import LEVELS, Taste
+from calotype.errors import ConfigError
+from calotype.families.autoregressive.networks import NETWORKS
+
+LIKELIHOODS = ("auto", "categorical", "logistics", "bernoulli")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoregressiveConfig:
+    """What an autoregressive model is."""
+
+    network: str = "causal-unet"  # or pixelcnn++, gated-pixelcnn, pixelcnn, row-lstm, diagonal-bilstm
+    widths: tuple[int, ...] = (16, 32, 64)  # features per level, finest first; only the first two networks have levels
+    blocks: tuple[int, ...] = (2, 2, 4)  # per level, and again after the levels below
+    attention: tuple[int, ...] = ()  # of causal-unet: levels whose blocks also attend to all positions before
+    head: int = 0  # features of the last hidden layers of the networks of one level; 0: their width
+    likelihood: str = "auto"  # categorical, logistics, bernoulli (of 0 and 255, other values binarised at random)
+    mixtures: int = 10  # components of logistics
+    dropout: float = 0.0  # within the blocks; small data sets may want 0.1 to 0.5
+
+    def __post_init__(self) -> None:
+        check_choice("model.network", self.network, NETWORKS)
+        check_choice("model.likelihood", self.likelihood, LIKELIHOODS)
+        if not self.widths or len(self.widths) != len(self.blocks):
+            raise ConfigError(
+                f"model.widths has {len(self.widths)} levels and model.blocks {len(self.blocks)}: give each level both"
+            )
+        network = NETWORKS[self.network]
+        if len(self.widths) > 1 and not network.levels:
+            raise ConfigError(
+                f"model.widths has {len(self.widths)} levels, but {self.network} has one: give one width and one "
+                "number of blocks"
+            )
+        for width in (*self.widths, *([self.head] if self.head else [])):
+            if width < 16 or width % 16:
+                near = max(16, round(width / 16) * 16)
+                raise ConfigError(f"model.widths and head contain {width}, but widths are multiples of 16: use {near}")
+        if min(self.blocks) < 1:
+            raise ConfigError(f"model.blocks contains {min(self.blocks)}: give at least 1 for each level")
+        if self.attention and not network.attention:
+            raise ConfigError(f"model.attention is set, but {self.network} has none: leave it out, or use causal-unet")
+        for level in self.attention:
+            if not 0 <= level < len(self.widths):
+                raise ConfigError(
+                    f"model.attention names level {level}, but levels are 0 to {len(self.widths) - 1}: give others, "
+                    "or none, as in model.attention=[]"
+                )
+        if self.mixtures < 1:
+            raise ConfigError(f"model.mixtures is {self.mixtures}: give at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.dropout is {self.dropout}: give a probability from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoregressiveOptions:
+    """How to sample from an autoregressive model."""
+
+    temperature: float = 1.0  # below 1: likelier pixels, smoother and less varied images; 0: the likeliest
+    top_k: int = 0  # only the k likeliest values of a pixel, of categorical models; 0: all
+    top_p: float = 1.0  # only the likeliest values that together have this probability, of categorical models
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigError(f"temperature is {self.temperature}: give 0 or more; 1 draws as the model has learned")
+        if not 0 <= self.top_k <= LEVELS:
+            raise ConfigError(f"top_k is {self.top_k}: give 1 to {LEVELS}, or 0 for all values")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}: give a probability above 0, up to 1 for all values")
+
+    @property
+    def taste(self) -> Taste:
+        """The same, for distributions."""
+        return Taste(self.temperature, self.top_k, self.top_p)

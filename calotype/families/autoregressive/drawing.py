@@ -1,0 +1,112 @@
+"""Drawing images pixel by pixel, each layer keeping what the next pixels need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from calotype.distributions import AS_LEARNED, Distribution, Taste
+from calotype.images import to_unit
+from calotype.nn.causal import PixelNetwork, Place, canvas_of
+
+Evaluate = Callable[[Tensor, int, int], Tensor]
+"""(canvas, row, column) -> the network's numbers (B, outputs) for that pixel."""
+
+
+class Drawn(NamedTuple):
+    """Images, and how probable the model says that they are."""
+
+    images: Tensor  # uint8 (B, C, H, W)
+    log_prob: Tensor  # nats of the pixels that were drawn, float64 (B,); where it was asked for
+
+
+def draw(
+    network: PixelNetwork,
+    distribution: Distribution,
+    images: Tensor,
+    known: int,
+    uniforms: Tensor,
+    labels: Tensor | None,
+    taste: Taste = AS_LEARNED,
+    probable: bool = False,
+) -> Drawn:
+    """Draw the pixels of images from the `known`-th on, in raster order; those before are kept.
+
+    Args:
+        images: uint8 (B, C, H, W); what is in them from there on is not looked at.
+        uniforms: (B, H, W, distribution.draws) in [0, 1).
+        probable: whether to say how probable what is drawn is, which takes time.
+
+    A pixel costs the same in any row and column, but for attention, and nothing is computed twice.
+    """
+    memory: dict[nn.Module, Any] = {}
+    width = images.shape[3]
+    above: Any = None
+    entered = -1
+
+    def evaluate(canvas: Tensor, row: int, column: int) -> Tensor:
+        nonlocal above, entered
+        if row > entered:
+            above, entered = network.above(canvas, labels, Place(memory, width, row), None), row
+        return network.beside(canvas, above, labels, Place(memory, width, row, column), None)[:, 0, 0]
+
+    return _draw(evaluate, network, distribution, images, known, uniforms, taste, probable)
+
+
+def draw_naively(
+    network: PixelNetwork,
+    distribution: Distribution,
+    images: Tensor,
+    known: int,
+    uniforms: Tensor,
+    labels: Tensor | None,
+    taste: Taste = AS_LEARNED,
+    probable: bool = False,
+) -> Drawn:
+    """What `draw` gives, by computing all pixels anew for each: what it is checked against, and slow."""
+
+    def evaluate(canvas: Tensor, row: int, column: int) -> Tensor:
+        seen = canvas[:, network.margin :, network.margin : -network.margin, :-1]
+        return network(seen, labels)[:, row, column]
+
+    return _draw(evaluate, network, distribution, images, known, uniforms, taste, probable)
+
+
+def _draw(
+    evaluate: Evaluate,
+    network: PixelNetwork,
+    distribution: Distribution,
+    images: Tensor,
+    known: int,
+    uniforms: Tensor,
+    taste: Taste,
+    probable: bool,
+) -> Drawn:
+    b, channels, high, wide = images.shape
+    pixels = images.permute(0, 2, 3, 1).contiguous()
+    given = torch.arange(high * wide, device=images.device).reshape(high, wide) < known
+    pixels[:, ~given] = 0
+    dtype = uniforms.dtype
+    canvas = canvas_of(to_unit(pixels, dtype) * given[..., None].to(dtype), network.margin)
+    log_prob = torch.zeros(b, dtype=torch.float64)
+    alone = type(distribution)(1) if network.ordered else distribution
+    for row in range(high):
+        for column in range(wide):
+            place = canvas[:, network.margin + row, network.margin + column]
+            drawing = row * wide + column >= known
+            for c in range(channels) if network.ordered else range(1):
+                numbers = evaluate(canvas, row, column)
+                if not drawing:
+                    break
+                if network.ordered:
+                    numbers = distribution.channel(numbers, c)
+                part = slice(c, c + 1) if network.ordered else slice(None)
+                drawn = alone.sample(numbers, uniforms[:, row, column, part], taste)
+                if probable:
+                    log_prob += alone.log_prob(numbers, drawn).double().cpu()
+                pixels[:, row, column, part] = drawn
+                place[:, :channels][:, part] = to_unit(drawn, dtype)
+    return Drawn(pixels.permute(0, 3, 1, 2).contiguous(), log_prob)

@@ -1,0 +1,130 @@
+"""Autoregressive models: the probability of an image as a product over its pixels in raster order.
+
+    p(x) = prod_i p(x_i | x_1, ..., x_(i-1)),    loss = -log2 p(x) / dims,
+
+with the conditional distributions of `calotype.distributions`, whose parameters a causal network gives for all pixels
+at once. So the loss is the exact number of bits that a value of the image takes, and the likelihood is the loss.
+
+Source: van den Oord et al. 2016, arXiv:1601.06759.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from calotype.distributions import Bernoulli, Categorical, Distribution, Logistics
+from calotype.errors import ConfigError
+from calotype.families.autoregressive.config import AutoregressiveConfig, AutoregressiveOptions
+from calotype.families.autoregressive.drawing import draw
+from calotype.families.autoregressive.networks import NETWORKS
+from calotype.families.autoregressive.presets import presets
+from calotype.images import to_unit
+from calotype.model import Batch, Bits, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
+from calotype.rng import Noise
+
+
+class Autoregressive(GenerativeModel, HasLikelihood):
+    """Pixels one after another, each given those before it."""
+
+    Config = AutoregressiveConfig
+    Options = AutoregressiveOptions
+
+    def __init__(self, spec: ImageSpec, config: AutoregressiveConfig) -> None:
+        super().__init__(spec, config)
+        self.distribution = _distribution(spec, config)
+        ordered = spec.channels > 1 and self.distribution.channelwise
+        self.network = NETWORKS[config.network].make(spec, config, self.distribution.parameters, ordered)
+
+    @classmethod
+    def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        return presets(spec)
+
+    @classmethod
+    def measured(cls, config: AutoregressiveConfig, images: Tensor) -> AutoregressiveConfig:
+        """Choose the likelihood by what values the training images have: uint8 (N, C, H, W)."""
+        if config.likelihood != "auto":
+            return config
+        if images.shape[1] > 1 and not NETWORKS[config.network].ordered:
+            return replace(config, likelihood="logistics")
+        binary = bool(((images == 0) | (images == 255)).all())
+        return replace(config, likelihood="bernoulli" if binary else "categorical")
+
+    def turns(self) -> Sequence[Turn]:
+        return (Turn("model", self.loss),)
+
+    def loss(self, batch: Batch, noise: Noise) -> Loss:
+        """Bits per dimension."""
+        images = self._binarised(batch.images, noise)
+        dropping = noise.fork("dropout") if self.config.dropout and self.training else None
+        return Loss(self._bits(images, batch.labels, dropping).mean(), {})
+
+    def _bits(self, images: Tensor, labels: Tensor | None, noise: Noise | None) -> Tensor:
+        """Bits per dimension of each image: (B,)."""
+        pixels = images.permute(0, 2, 3, 1)
+        numbers = self.network(to_unit(pixels, self.dtype), labels, noise)
+        nats = -self.distribution.log_prob(numbers.to(self.dtype), pixels).flatten(1)
+        return nats.double().sum(1) / (self.spec.dims * math.log(2))
+
+    def _binarised(self, images: Tensor, noise: Noise) -> Tensor:
+        """For bernoulli, each value 255 with the probability of its brightness, else 0: those of 0 and 255 stay."""
+        if self.config.likelihood != "bernoulli":
+            return images
+        bright = noise.fork("binarise").uniform(*images.shape[1:]).to(images.device) * 255 < images
+        return bright.to(torch.uint8) * 255
+
+    @torch.no_grad()
+    def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
+        """-log2 p(x) / dims, exact, given the label where there are classes."""
+        device = next(self.parameters()).device
+        labels = None if batch.labels is None else batch.labels.to(device)
+        return Bits(self._bits(self._binarised(batch.images.to(device), noise), labels, None).cpu(), "exact")
+
+    def sample(
+        self, noise: Noise, labels: Tensor | None = None, options: AutoregressiveOptions | None = None
+    ) -> Tensor:
+        blank = torch.zeros(noise.n, *self.spec.shape, dtype=torch.uint8, device=noise.device)
+        return self.complete(blank, 0, noise, labels, options)
+
+    @torch.no_grad()
+    def complete(
+        self,
+        images: Tensor,
+        known: int,
+        noise: Noise,
+        labels: Tensor | None = None,
+        options: AutoregressiveOptions | None = None,
+    ) -> Tensor:
+        """Images that begin as these do: uint8 (n, C, H, W), of which the first `known` pixels in raster order count.
+
+        Image i depends on its beginning, on row i of the noise and on labels[i] alone.
+        """
+        taste = (options or AutoregressiveOptions()).taste
+        uniforms = noise.uniform(self.spec.height, self.spec.width, self.distribution.draws).to(self.dtype)
+        return draw(self.network, self.distribution, images, known, uniforms, labels, taste).images
+
+    def check_options(self, options: AutoregressiveOptions) -> None:
+        if self.config.likelihood != "categorical" and (options.top_k or options.top_p < 1):
+            raise ConfigError(
+                f"top_k and top_p choose among the 256 values of categorical models, but this one has likelihood "
+                f"{self.config.likelihood}: leave them out, or use temperature"
+            )
+
+
+def _distribution(spec: ImageSpec, config: AutoregressiveConfig) -> Distribution:
+    if config.likelihood == "auto":
+        raise ConfigError(
+            "model.likelihood is auto, to be chosen by the data: use Autoregressive.measured(config, images)"
+        )
+    if config.likelihood != "logistics" and spec.channels > 1 and not NETWORKS[config.network].ordered:
+        raise ConfigError(
+            f"model.likelihood is {config.likelihood}, but {config.network} gives the {spec.channels} channels of a "
+            "pixel at once, and they would be independent: use logistics, or the network gated-pixelcnn"
+        )
+    if config.likelihood == "logistics":
+        return Logistics(spec.channels, config.mixtures)
+    return Categorical(spec.channels) if config.likelihood == "categorical" else Bernoulli(spec.channels)

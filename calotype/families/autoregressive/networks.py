@@ -1,0 +1,71 @@
+"""The networks that an autoregressive model may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from calotype.model import ImageSpec
+from calotype.nn.causal import PixelNetwork
+from calotype.nn.causal_unet import CausalUNet
+from calotype.nn.pixelcnn import GatedPixelCNN, PixelCNN
+from calotype.nn.pixelcnnpp import PixelCNNpp
+from calotype.nn.pixelrnn import PixelRNN
+
+if TYPE_CHECKING:
+    from calotype.families.autoregressive.config import AutoregressiveConfig
+
+Make = Callable[[ImageSpec, "AutoregressiveConfig", int, bool], PixelNetwork]
+"""(spec, config, numbers per pixel, whether channels are ordered) -> the network."""
+
+
+class Network(NamedTuple):
+    """How a network is made, and what it can be asked for."""
+
+    make: Make
+    levels: bool  # of resolution, more than one
+    ordered: bool  # whether channels of a pixel can see those before them; else all are given at once
+    attention: bool = False  # whether levels can have it
+
+
+def _one_level(
+    network: Callable[..., PixelNetwork],
+    spec: ImageSpec,
+    config: AutoregressiveConfig,
+    outputs: int,
+    ordered: bool,
+    **more: Any,
+) -> PixelNetwork:
+    width = config.widths[0]
+    return network(
+        spec.channels,
+        outputs,
+        width,
+        config.blocks[0],
+        config.head or width,
+        num_classes=spec.num_classes,
+        dropout_rate=config.dropout,
+        ordered=ordered,
+        **more,
+    )
+
+
+def _pixelcnnpp(spec: ImageSpec, config: AutoregressiveConfig, outputs: int, ordered: bool) -> PixelNetwork:
+    return PixelCNNpp(spec.channels, outputs, config.widths, config.blocks, spec.num_classes, config.dropout)
+
+
+def _causal_unet(spec: ImageSpec, config: AutoregressiveConfig, outputs: int, ordered: bool) -> PixelNetwork:
+    size = spec.height, spec.width
+    shape = config.widths, config.blocks, config.attention
+    return CausalUNet(spec.channels, outputs, size, *shape, spec.num_classes, config.dropout)
+
+
+NETWORKS: Mapping[str, Network] = {
+    "causal-unet": Network(_causal_unet, levels=True, ordered=False, attention=True),
+    "pixelcnn++": Network(_pixelcnnpp, levels=True, ordered=False),
+    "gated-pixelcnn": Network(partial(_one_level, GatedPixelCNN), levels=False, ordered=True),
+    "pixelcnn": Network(partial(_one_level, PixelCNN), levels=False, ordered=True),
+    "row-lstm": Network(partial(_one_level, PixelRNN, kind="row"), levels=False, ordered=True),
+    "diagonal-bilstm": Network(partial(_one_level, PixelRNN, kind="diagonal"), levels=False, ordered=True),
+}

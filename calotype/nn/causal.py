@@ -1,0 +1,371 @@
+"""Networks in which a pixel is computed from the pixels before it, in raster order, and the layers they are made of.
+
+Maps are (B, rows, columns, channels). Such a network is evaluated in three ways by the same code: for whole images in
+training, and in drawing for one row or one pixel at a time. The latter two are told their `Place`, whose memory holds
+what the layers need of the rows and pixels before; a layer that is called for place after place in raster order gives
+what it gives for whole images.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calotype.nn.layers import zeroed
+from calotype.rng import Noise
+
+Own = Literal["all", "A", "B"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a network is being evaluated: a row, or a pixel of it, and what its layers keep from place to place."""
+
+    memory: dict[nn.Module, Any]
+    width: int  # columns of the map
+    row: int
+    column: int | None = None  # None: the whole row
+
+    def coarser(self) -> Place:
+        """The same place in a map of half as many rows and columns, rounded up."""
+        column = None if self.column is None else self.column // 2
+        return replace(self, width=-(-self.width // 2), row=self.row // 2, column=column)
+
+    @property
+    def even(self) -> bool:
+        """Whether a map of half as many rows and columns has a place of its own here."""
+        return self.row % 2 == 0 and (self.column is None or self.column % 2 == 0)
+
+
+class PixelNetwork(nn.Module, ABC):
+    """Maps an image to numbers for each pixel that depend on the pixels before it, in raster order.
+
+    What depends on whole rows above is computed apart from what depends on the own row: in drawing the former is
+    needed once per row only.
+    """
+
+    margin: int  # of the canvas that the network looks at
+    ordered: bool  # whether channels of a pixel see those before them, and the numbers are in groups by channel
+
+    @abstractmethod
+    def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Any:
+        """What `beside` needs of the rows above, for whole images, or for the row at a place."""
+
+    @abstractmethod
+    def beside(
+        self,
+        canvas: Tensor,
+        above: Any,
+        labels: Tensor | None,
+        at: Place | None,
+        noise: Noise | None,
+    ) -> Tensor:
+        """The numbers (B, H, W, outputs), or those of the pixel at a place (B, 1, 1, outputs), given `above`."""
+
+    def forward(self, x: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:
+        """The numbers of all pixels: (B, H, W, C) to (B, H, W, outputs). With noise, dropout is on."""
+        canvas = canvas_of(x, self.margin)
+        return self.beside(canvas, self.above(canvas, labels, None, noise), labels, None, noise)
+
+
+def canvas_of(x: Tensor, margin: int) -> Tensor:
+    """x with margins of zeros above, left and right, and a channel that is 1 there.
+
+    By it a network tells the outside of the image from pixels in the middle of their range: x (B, H, W, C) to
+    (B, margin + H, margin + W + margin, C + 1).
+    """
+    sides = (0, 0, margin, margin, margin, 0)
+    mark = F.pad(torch.zeros_like(x[..., :1]), sides, value=1.0)
+    return torch.cat([F.pad(x, sides), mark], -1)
+
+
+def here(x: Tensor, at: Place | None) -> Tensor:
+    """Of a map its part at a place: itself, or the pixel (B, 1, 1, C) of a row."""
+    return x if at is None or at.column is None else x[:, :, at.column : at.column + 1]
+
+
+def groups(channels: int, of: int, parts: int = 1) -> Tensor:
+    """To which of `of` ordered channels of a pixel each feature belongs: int64 (channels,), in `parts` like parts."""
+    each = channels // parts
+    return (torch.arange(each, device="cpu") * of // each).repeat(parts)
+
+
+def _mask(size: Sequence[int], place: tuple[int, int], own: Own, inputs: Tensor, outputs: Tensor) -> Tensor | None:
+    """Which weights (outputs, inputs, rows, columns) count, where `place` is the tap of the own position."""
+    if own == "all":
+        return None
+    mask = torch.ones(len(outputs), len(inputs), *size, device="cpu")
+    row, column = place
+    mask[:, :, row, column + 1 :] = 0
+    if column < size[1]:
+        seen = inputs[None] < outputs[:, None] if own == "A" else inputs[None] <= outputs[:, None]
+        mask[:, :, row, column] = seen.float()
+    return None if bool(mask.all()) else mask
+
+
+class _Masked(nn.Module):
+    """Weights and bias of a convolution, of which some are held at 0."""
+
+    mask: Tensor | None
+
+    def __init__(self, conv: nn.Conv2d, mask: Tensor | None) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self.register_buffer("mask", mask, persistent=False)
+        if mask is not None:
+            with torch.no_grad():  # the outputs vary as they would if nothing were masked
+                self.weight.mul_(float(mask.mean()) ** -0.5)
+
+    def effective(self) -> Tensor:
+        """(outputs, inputs, rows, columns)."""
+        return self.weight if self.mask is None else self.weight * self.mask
+
+
+class FirstConv(nn.Module):
+    """The convolution that looks at the canvas: at a rectangle of pixels, all of them before the own one.
+
+    Args:
+        channels: of the image.
+        outputs: features.
+        rows: first and last, relative to the own one, such as (-3, -1), or (-3, 0), where the own row counts up to
+            the own pixel.
+        columns: first and last.
+        own: A where features in groups see the channels of the own pixel that are before theirs.
+        parts: of the features, that are grouped alike.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        outputs: int,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        ordered: bool = False,
+        parts: int = 1,
+    ) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, columns
+        size = rows[1] - rows[0] + 1, columns[1] - columns[0] + 1
+        seen = torch.arange(channels + 1, device="cpu")  # last the mark, which is 0 inside
+        group = groups(outputs, channels if ordered else 1, parts)
+        mask = None
+        if rows[1] == 0:
+            mask = _mask(size, (size[0] - 1, -columns[0]), "A", seen, group)
+        self.conv = _Masked(nn.Conv2d(channels + 1, outputs, size), mask)
+
+    def forward(self, canvas: Tensor, margin: int, at: Place | None = None) -> Tensor:
+        """The features of all pixels, or of the row or pixel at a place."""
+        top, bottom = margin + self.rows[0], self.rows[1] + 1
+        left, right = margin + self.columns[0], self.columns[1] + 1
+        high, wide = canvas.shape[1] - margin, canvas.shape[2] - 2 * margin
+        if at is None:
+            seen = canvas[:, top : margin + high + bottom - 1, left : margin + wide + right - 1]
+        else:
+            seen = canvas[:, top + at.row : margin + at.row + bottom]
+            if at.column is None:
+                seen = seen[:, :, left : margin + wide + right - 1]
+            else:
+                seen = seen[:, :, left + at.column : margin + at.column + right]
+                weight = _once(at, self, lambda: self.conv.effective().permute(2, 3, 1, 0).flatten(0, 2))
+                return (seen.flatten(1) @ weight + self.conv.bias)[:, None, None]
+        return _conv(seen, self.conv.effective(), self.conv.bias)
+
+
+def _once(at: Place, key: nn.Module, make: Any) -> Any:
+    """What was made at the first place, kept for the others."""
+    if key not in at.memory:
+        at.memory[key] = make()
+    return at.memory[key]
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
+    """The convolution of a padded map (B, H, W, C)."""
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride).permute(0, 2, 3, 1)
+
+
+class CausalConv(nn.Module):
+    """A convolution of features that sees its own row and `up` rows above, from `left` before to `right` after.
+
+    Args:
+        inputs, outputs: channels.
+        up, left, right: the window, in rows and columns of the input.
+        own: what is seen of the own row: "all" of the window, where a row of features knows the rows above only;
+            or "B", up to the own place.
+        channels: of the image, where features are in ordered groups by channel and see those up to their own.
+        parts: of the outputs, that are grouped alike.
+        stride: 2 gives a map of half as many rows and columns, rounded up.
+        bias: whether a constant is added.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        up: int = 0,
+        left: int = 0,
+        right: int = 0,
+        own: Own = "B",
+        channels: int = 1,
+        parts: int = 1,
+        stride: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.up, self.left, self.right, self.stride = up, left, right, stride
+        size = up + 1, left + 1 + right
+        mask = _mask(size, (up, left), own, groups(inputs, channels), groups(outputs, channels, parts))
+        self.conv = _Masked(nn.Conv2d(inputs, outputs, size, bias=bias), mask)
+
+    def forward(self, x: Tensor, at: Place | None = None) -> Tensor:
+        """x (B, H, W, inputs), or the row or pixel at a place: the same of the output.
+
+        With stride 2 a place that is not even has no output, and what comes back means nothing.
+        """
+        if self.up == self.left == self.right == 0 and self.stride == 1:
+            return F.linear(x, self.conv.effective()[:, :, 0, 0], self.conv.bias)
+        if at is None:
+            return self._convolved(F.pad(x, (0, 0, self.left, self.right, self.up, 0)))
+        return self._row(x, at) if at.column is None else self._pixel(x, at)
+
+    def _convolved(self, padded: Tensor) -> Tensor:
+        return _conv(padded, self.conv.effective(), self.conv.bias, self.stride)
+
+    def _row(self, x: Tensor, at: Place) -> Tensor:
+        before = _once(at, self, lambda: x.new_zeros(len(x), self.up, *x.shape[2:]))
+        rows = torch.cat([before, x], 1)
+        at.memory[self] = rows[:, 1:]
+        if at.row % self.stride:
+            return x
+        return self._convolved(F.pad(rows, (0, 0, self.left, self.right)))
+
+    def _pixel(self, x: Tensor, at: Place) -> Tensor:
+        kept: _Window = _once(at, self, lambda: _Window(self, x, at.width))
+        assert at.column is not None
+        if at.column == 0:
+            kept.enter(self, at.row)
+        return kept.pixel(self, x, at.row, at.column)
+
+
+class _Window:
+    """The rows that a convolution keeps while it goes from pixel to pixel, and the share of those above in the sum."""
+
+    def __init__(self, layer: CausalConv, x: Tensor, width: int) -> None:
+        self.rows = x.new_zeros(len(x), layer.up + 1, layer.left + width + layer.right, x.shape[-1])
+        weight = layer.conv.effective()
+        self.taps = layer.left + 1
+        self.own = weight[:, :, layer.up, : self.taps].permute(2, 1, 0).flatten(0, 1).contiguous()  # (taps inputs, O)
+        self.above = weight[:, :, : layer.up]
+        self.base: Tensor | None = None
+        self.entered = -1
+
+    def enter(self, layer: CausalConv, row: int) -> None:
+        """Begin a row: those before move up, and what they add is computed for all columns at once."""
+        if self.entered == row:  # a pixel is visited once per channel
+            return
+        self.entered = row
+        if layer.up == 0:
+            return
+        if row > 0:
+            self.rows[:, :-1] = self.rows[:, 1:].clone()
+        if row % layer.stride == 0:
+            self.base = _conv(self.rows[:, : layer.up], self.above, layer.conv.bias, layer.stride)[:, 0]
+
+    def pixel(self, layer: CausalConv, x: Tensor, row: int, column: int) -> Tensor:
+        """Take note of x, and give the output where there is one."""
+        self.rows[:, -1, layer.left + column] = x[:, 0, 0]
+        if row % layer.stride or column % layer.stride:
+            return x
+        window = self.rows[:, -1, column : column + self.taps].flatten(1)
+        if self.base is not None:
+            total = torch.addmm(self.base[:, column // layer.stride], window, self.own)
+        elif layer.conv.bias is not None:
+            total = torch.addmm(layer.conv.bias, window, self.own)
+        else:
+            total = window @ self.own
+        return total[:, None, None]
+
+
+def unfolded(x: Tensor, high: int, wide: int, at: Place | None) -> Tensor:
+    """A map of twice as many rows and columns: each 2 x 2 of its pixels from the channels of one.
+
+    Args:
+        x: (B, H, W, 4 C), or the row or pixel at a place of it.
+        high, wide: of the finer map, for whole images.
+        at: the place in the finer map.
+    """
+    if at is None:
+        shuffled = F.pixel_shuffle(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+        return shuffled[:, :high, :wide]
+    rows = x.unflatten(-1, (-1, 2, 2))[..., at.row % 2, :]  # (B, 1, columns, C, 2)
+    if at.column is not None:
+        return rows[..., at.column % 2]
+    return rows.transpose(3, 4).flatten(2, 3)[:, :, : at.width]
+
+
+def below(at: Place | None, key: nn.Module, run: Callable[[Place | None], Tensor]) -> Tensor:
+    """What a level of half the resolution gives at a place: where it has none of its own, what it gave before.
+
+    Args:
+        at: the place in the finer map.
+        key: what the level's last row is remembered by.
+        run: gives the level's map, row or pixel at a place of its own.
+    """
+    if at is None:
+        return run(None)
+    coarse = at.coarser()
+    if coarse.column is None:
+        if at.even:
+            at.memory[key] = run(coarse)
+        return at.memory[key]
+    here = slice(coarse.column, coarse.column + 1)
+    if at.even:
+        result = run(coarse)
+        kept = _once(at, key, lambda: result.new_zeros(len(result), 1, coarse.width, result.shape[-1]))
+        kept[:, :, here] = result
+    return at.memory[key][:, :, here]
+
+
+class CausalAttention(nn.Module):
+    """Multi-head attention of each position to itself and those before it, residual and pre-normalised.
+
+    Args:
+        width: features of the map.
+        heads: of attention; they divide the width.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = zeroed(nn.Linear(width, width))
+
+    def forward(self, x: Tensor, at: Place | None = None) -> Tensor:
+        """x (B, H, W, width), or its pixel at a place."""
+        b, h, w, c = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, HW, d)
+        if at is None:
+            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            attended = F.scaled_dot_product_attention(q, *self._remembered(k, v, at))
+        return x + self.out(attended.transpose(1, 2).reshape(b, h, w, c))
+
+    def _remembered(self, k: Tensor, v: Tensor, at: Place) -> tuple[Tensor, Tensor]:
+        """All keys and values until now, these included."""
+        assert at.column is not None
+        position = at.row * at.width + at.column
+        kept = at.memory.get(self)
+        if kept is None or kept.shape[3] <= position:  # grows by doubling
+            larger = k.new_zeros(2, *k.shape[:2], max(2 * position, 4 * at.width), k.shape[3])
+            if kept is not None:
+                larger[:, :, :, : kept.shape[3]] = kept
+            kept = at.memory[self] = larger
+        kept[0, :, :, position], kept[1, :, :, position] = k[:, :, 0], v[:, :, 0]
+        return kept[0, :, :, : position + 1], kept[1, :, :, : position + 1]

@@ -1,0 +1,142 @@
+"""A causal U-Net: one stack of masked convolutions at several resolutions, with attention at the low ones.
+
+Each block sees its own pixel, the one before, and three of the row above,
+
+    h <- h + glu(W * silu(norm(h) + a)),
+
+a being a bias of the class. Between levels are a masked convolution of stride 2 and a linear map to 2 x 2 pixels; all
+that a low map knows at (R, C) is from before the pixel (2 R, 2 C), so that it may be added from there on. One stack
+costs half of the two of Gated PixelCNN and PixelCNN++, and lower levels a quarter and a sixteenth of the finest. What
+a stack of masked convolutions cannot see, above and far to the right, attention does; and it costs little where
+positions are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calotype.nn.causal import CausalAttention, CausalConv, FirstConv, PixelNetwork, Place, below, unfolded
+from calotype.nn.layers import dropout, fork, zeroed
+from calotype.rng import Noise
+
+
+class CausalUNet(PixelNetwork):
+    """Masked convolutions at several resolutions.
+
+    Args:
+        channels: of the image.
+        outputs: numbers per pixel.
+        size: height and width of the image.
+        widths: features per level, finest first; each level has half the resolution of the one before, rounded up.
+        blocks: per level; but for the lowest as many on the way down as on the way up.
+        attention: levels whose blocks are each followed by attention, on the way up; 0 is the finest.
+        num_classes: of the labels; 0: none.
+        dropout_rate: within blocks, where there is noise.
+    """
+
+    margin = 3
+    ordered = False
+
+    def __init__(
+        self,
+        channels: int,
+        outputs: int,
+        size: tuple[int, int],
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        attention: Collection[int] = (),
+        num_classes: int = 0,
+        dropout_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        width = widths[0]
+        self.first = FirstConv(channels, width, (-3, 0), (-3, 3))
+        self.rows = nn.Parameter(nn.init.normal_(torch.empty(size[0], 1, width), std=0.1))
+        self.columns = nn.Parameter(nn.init.normal_(torch.empty(size[1], width), std=0.1))
+        self.level = Level(widths, blocks, attention, num_classes, dropout_rate)
+        self.norm = nn.LayerNorm(width)
+        self.last = zeroed(nn.Linear(width, outputs))
+
+    def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> None:
+        return None
+
+    def beside(
+        self,
+        canvas: Tensor,
+        above: None,
+        labels: Tensor | None,
+        at: Place | None,
+        noise: Noise | None,
+    ) -> Tensor:
+        x = self.first(canvas, self.margin, at)
+        place = self.rows + self.columns if at is None else self.rows[at.row, 0] + self.columns[at.column]
+        x = x + place
+        return self.last(F.silu(self.norm(self.level(x, labels, at, noise))))
+
+
+class Level(nn.Module):
+    """Blocks at one resolution, the levels below, and blocks again."""
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        attention: Collection[int],
+        num_classes: int,
+        dropout_rate: float,
+    ) -> None:
+        super().__init__()
+        width = widths[0]
+
+        def some() -> nn.ModuleList:
+            return nn.ModuleList(Block(width, num_classes, dropout_rate) for _ in range(blocks[0]))
+
+        self.lower: Level | None = None
+        self.down = nn.ModuleList()
+        if len(widths) > 1:
+            self.down = some()
+            self.to_lower = CausalConv(width, widths[1], 1, 1, 1, stride=2)
+            self.lower = Level(widths[1:], blocks[1:], [k - 1 for k in attention], num_classes, dropout_rate)
+            self.from_lower = nn.Linear(widths[1], 4 * width)
+        self.up = some()
+        heads = max(1, width // 32)
+        self.attention = nn.ModuleList(CausalAttention(width, heads) for _ in self.up if 0 in attention)
+
+    def forward(self, x: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
+        for k, block in enumerate(self.down):
+            x = block(x, labels, at, fork(noise, f"down{k}"))
+        if self.lower is not None:
+            level, halved = self.lower, self.to_lower(x, at)
+
+            def run(place: Place | None) -> Tensor:
+                return self.from_lower(level(halved, labels, place, fork(noise, "lower")))
+
+            x = x + unfolded(below(at, self.from_lower, run), x.shape[1], x.shape[2], at)
+        for k, block in enumerate(self.up):
+            x = block(x, labels, at, fork(noise, f"up{k}"))
+            if self.attention:
+                x = self.attention[k](x, at)
+        return x
+
+
+class Block(nn.Module):
+    """A residual block of one masked convolution, which starts small."""
+
+    def __init__(self, width: int, num_classes: int, dropout_rate: float) -> None:
+        super().__init__()
+        self.dropout_rate = dropout_rate
+        self.norm = nn.LayerNorm(width)
+        self.embed = nn.Embedding(num_classes, width) if num_classes else None
+        self.conv = CausalConv(width, 2 * width, 1, 1, 1)
+        if self.embed is not None:
+            nn.init.normal_(self.embed.weight, std=0.1)
+
+    def forward(self, x: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
+        h = self.norm(x)
+        if self.embed is not None:
+            h = h + self.embed(labels)[:, None, None]
+        return x + F.glu(self.conv(dropout(F.silu(h), self.dropout_rate, noise), at), -1)

@@ -1,0 +1,287 @@
+"""Autoregressive models: order, exact probabilities, and samples that are those of the full network."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from calotype.errors import ConfigError
+from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig, AutoregressiveOptions
+from calotype.families.autoregressive.drawing import draw, draw_naively
+from calotype.families.autoregressive.networks import NETWORKS
+from calotype.images import to_unit
+from calotype.model import Batch, ImageSpec
+from calotype.rng import Noise, seeded
+
+SMALL: dict[str, dict[str, Any]] = {
+    "causal-unet": {"widths": (16, 16, 32), "blocks": (1, 2, 1), "attention": (2,)},
+    "pixelcnn++": {"widths": (16, 16), "blocks": (1, 1)},
+    "gated-pixelcnn": {"widths": (16,), "blocks": (2,)},
+    "pixelcnn": {"widths": (16,), "blocks": (2,)},
+    "row-lstm": {"widths": (16,), "blocks": (2,)},
+    "diagonal-bilstm": {"widths": (16,), "blocks": (2,)},
+}
+
+
+def model_of(network: str, spec: ImageSpec, likelihood: str = "", seed: int = 0, **more: Any) -> Autoregressive:
+    """A float64 model with random weights, so that no layer is idle."""
+    if not likelihood:
+        likelihood = "logistics" if spec.channels > 1 and not NETWORKS[network].ordered else "categorical"
+    config = AutoregressiveConfig(**({"network": network, "likelihood": likelihood} | SMALL[network] | more))
+    with seeded(seed):
+        model = Autoregressive(spec, config).double()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+    return model.to_eval()
+
+
+def pictures(spec: ImageSpec, n: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (n, *spec.shape), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+
+
+def labels_of(spec: ImageSpec, n: int) -> Tensor | None:
+    return torch.arange(n) % spec.num_classes if spec.num_classes else None
+
+
+def influences(model: Autoregressive, dropout: bool = False) -> Tensor:
+    """Which values of an image change the probability of which: bool (dims, dims), in raster order, channels last.
+
+    Where channels are given at once, they are one; of several random images, so that no unit is idle in all.
+    """
+    spec, network = model.spec, model.network
+    found = torch.zeros(1)
+    for seed in range(3):
+        x = to_unit(pictures(spec, 1, seed), torch.float64).permute(0, 2, 3, 1)
+        noise = Noise.shared(seed, 1, "cpu") if dropout else None
+
+        def numbers(x: Tensor, noise: Noise | None = noise) -> Tensor:
+            return (
+                network(x, labels_of(spec, 1), noise).abs().sum(-1)
+                if not network.ordered
+                else torch.stack(
+                    [
+                        model.distribution.channel(network(x, labels_of(spec, 1), noise), c).sin().sum(-1)
+                        for c in range(spec.channels)
+                    ],
+                    -1,
+                )
+            )
+
+        derivative = torch.autograd.functional.jacobian(numbers, x)
+        flat = derivative.reshape(-1, spec.height * spec.width, spec.channels)
+        found = found + (flat.flatten(1) if network.ordered else flat.abs().sum(-1)).abs()
+    return found > 0
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("classes", [0, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_pixel_depends_on_itself_or_a_later_one(network: str, channels: int, classes: int) -> None:
+    model = model_of(network, ImageSpec(channels, 5, 6, classes), dropout=0.3)
+    for dropout in (False, True):
+        assert not influences(model, dropout).triu().any()
+
+
+WIDE = {
+    "causal-unet": {"widths": (16, 16), "blocks": (2, 2), "attention": (0,)},
+    "pixelcnn++": {"widths": (16, 16), "blocks": (2, 2)},
+    "gated-pixelcnn": {"widths": (16,), "blocks": (4,)},
+    "diagonal-bilstm": {"widths": (64,), "blocks": (2,)},
+}
+
+
+@pytest.mark.parametrize("network", WIDE)
+def test_networks_without_a_blind_spot_see_all_that_is_before(network: str) -> None:
+    """But for one pixel, the last of the row above: in networks of one stack it enters a map three columns before."""
+    high, wide = 5, 7
+    seen = influences(model_of(network, ImageSpec(1, high, wide), **WIDE[network]))
+    expected = torch.ones_like(seen).tril(-1).reshape(high, wide, high, wide)
+    if network in ("causal-unet", "diagonal-bilstm"):
+        for row in range(1, high):
+            expected[row, : wide - 4, row - 1, wide - 1] = False
+    assert torch.equal(seen, expected.reshape(seen.shape))
+
+
+def test_the_plain_network_has_its_known_blind_spot() -> None:
+    """What n blocks of masked 3 x 3 convolutions reach from a masked 7 x 7 one, counted by hand."""
+    first = {(dy, dx) for dy in range(-3, 1) for dx in range(-3, 4) if (dy, dx) < (0, 0)}
+    step = {(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0)}
+    reach = first
+    for _ in range(2):
+        reach = {(a + c, b + d) for a, b in reach for c, d in step}
+    high, wide = 7, 9
+    seen = influences(model_of("pixelcnn", ImageSpec(1, high, wide), widths=(64,)))
+    places = list(itertools.product(range(high), range(wide)))
+    expected = torch.tensor([[(c - a, d - b) in reach for c, d in places] for a, b in places])
+    assert torch.equal(seen, expected)
+    assert expected.sum() < high * wide * (high * wide - 1) / 2  # there is a blind spot
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_probabilities_of_all_images_sum_to_one(network: str) -> None:
+    spec = ImageSpec(1, 3, 4, 2)
+    model = model_of(network, spec, "bernoulli")
+    bits = (torch.arange(4096)[:, None] >> torch.arange(12)) & 1
+    images = (bits * 255).to(torch.uint8).reshape(4096, 1, 3, 4)
+    for label in range(2):
+        batch = Batch(images, torch.full((4096,), label))
+        found = model.bits_per_dim(batch, Noise.shared(0, 4096, "cpu"))
+        assert found.kind == "exact"
+        assert float(torch.exp2(-found.per_image * 12).sum()) == pytest.approx(1, abs=1e-12)
+
+
+def test_probabilities_of_channels_in_order_sum_to_one() -> None:
+    """All images of 2 x 2 pixels with 3 channels of two values."""
+    model = model_of("gated-pixelcnn", ImageSpec(3, 2, 2), "bernoulli")
+    bits = (torch.arange(4096)[:, None] >> torch.arange(12)) & 1
+    images = (bits * 255).to(torch.uint8).reshape(4096, 3, 2, 2)
+    found = model.bits_per_dim(Batch(images, None), Noise.shared(0, 4096, "cpu")).per_image
+    assert float(torch.exp2(-found * 12).sum()) == pytest.approx(1, abs=1e-12)
+
+
+def test_samples_come_as_often_as_they_are_probable() -> None:
+    """Chi-square of 20,000 images of 2 x 2 against their 16 probabilities: 99.9 % of them below 37.7."""
+    spec = ImageSpec(1, 2, 2)
+    model = model_of("causal-unet", spec, "bernoulli", widths=(16,), blocks=(1,), attention=())
+    bits = (torch.arange(16)[:, None] >> torch.arange(4)) & 1
+    images = (bits * 255).to(torch.uint8).reshape(16, 1, 2, 2)
+    expected = torch.exp2(-4 * model.bits_per_dim(Batch(images, None), Noise.shared(0, 16, "cpu")).per_image)
+    n = 20_000
+    drawn = model.sample(Noise.shared(1, n, "cpu"))
+    index = ((drawn.flatten(1) > 0).long() << torch.arange(4)).sum(1)
+    counts = torch.bincount(index, minlength=16).double()
+    assert float(((counts - n * expected).square() / (n * expected)).sum()) < 37.7
+
+
+def test_a_model_that_knows_nothing_takes_eight_bits() -> None:
+    spec = ImageSpec(1, 4, 4)
+    with seeded(0):
+        model = Autoregressive(spec, AutoregressiveConfig(likelihood="categorical")).to_eval()
+    found = model.bits_per_dim(Batch(pictures(spec, 3), None), Noise.shared(0, 3, "cpu")).per_image
+    assert found.tolist() == pytest.approx([8, 8, 8], abs=1e-6)
+
+
+CASES = [
+    (ImageSpec(1, 6, 7, 2), 7),
+    (ImageSpec(3, 5, 4, 2), 1),
+    (ImageSpec(3, 5, 6), 2),
+    (ImageSpec(1, 1, 6), 2),
+    (ImageSpec(2, 6, 1), 2),
+    (ImageSpec(1, 1, 1, 2), 2),
+    (ImageSpec(4, 9, 5), 1),
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("spec", "n"), CASES, ids=str)
+def test_cached_samples_are_those_of_the_full_network(network: str, spec: ImageSpec, n: int) -> None:
+    model = model_of(network, spec)
+    uniforms = Noise.per_image(3, range(n), "cpu").uniform(spec.height, spec.width, model.distribution.draws).double()
+    blank, labels = torch.zeros(n, *spec.shape, dtype=torch.uint8), labels_of(spec, n)
+    with torch.no_grad():
+        cached = draw(model.network, model.distribution, blank, 0, uniforms, labels, probable=True)
+        naive = draw_naively(model.network, model.distribution, blank, 0, uniforms, labels, probable=True)
+    assert torch.equal(cached.images, naive.images)
+    torch.testing.assert_close(cached.log_prob, naive.log_prob, rtol=1e-9, atol=1e-9)
+    exact = model.bits_per_dim(Batch(cached.images, labels), Noise.shared(0, n, "cpu")).per_image
+    torch.testing.assert_close(-cached.log_prob / (spec.dims * math.log(2)), exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("network", ["causal-unet", "pixelcnn++", "gated-pixelcnn", "diagonal-bilstm"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "logistics"])
+def test_other_likelihoods_are_drawn_alike(network: str, likelihood: str) -> None:
+    spec = ImageSpec(1, 5, 5)
+    model = model_of(network, spec, likelihood)
+    uniforms = Noise.per_image(3, range(2), "cpu").uniform(5, 5, model.distribution.draws).double()
+    blank = torch.zeros(2, *spec.shape, dtype=torch.uint8)
+    with torch.no_grad():
+        cached = draw(model.network, model.distribution, blank, 0, uniforms, None, probable=True)
+        naive = draw_naively(model.network, model.distribution, blank, 0, uniforms, None, probable=True)
+    assert torch.equal(cached.images, naive.images)
+    exact = model.bits_per_dim(Batch(cached.images, None), Noise.shared(0, 2, "cpu")).per_image
+    torch.testing.assert_close(-cached.log_prob / (25 * math.log(2)), exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_completion_keeps_what_is_known_and_draws_the_rest(network: str) -> None:
+    spec = ImageSpec(3, 5, 4)
+    model = model_of(network, spec)
+    noise = lambda: Noise.per_image(5, range(2), "cpu")  # noqa: E731
+    whole = model.sample(noise())
+    for known in (1, 7, 8, 19, 20):
+        mangled = whole.clone()
+        mangled.flatten(2)[:, :, known:] = 99  # what is there is not looked at
+        assert torch.equal(model.complete(mangled, known, noise()), whole)
+    other = pictures(spec, 2)
+    completed = model.complete(other, 8, noise())
+    assert torch.equal(completed[:, :, :2], other[:, :, :2])
+    assert not torch.equal(completed[:, :, 2:], whole[:, :, 2:])
+
+
+def test_binarised_at_random_and_so_each_time_anew() -> None:
+    spec = ImageSpec(1, 4, 4)
+    model = model_of("causal-unet", spec, "bernoulli")
+    gray, binary = torch.full((1, 1, 4, 4), 128, dtype=torch.uint8), torch.tensor([0, 255], dtype=torch.uint8)
+    bits = lambda images, seed: float(model.bits_per_dim(Batch(images, None), Noise.shared(seed, 1, "cpu")).per_image)  # noqa: E731
+    assert bits(gray, 0) != bits(gray, 1)
+    two = binary.repeat(8).reshape(1, 1, 4, 4)
+    assert bits(two, 0) == bits(two, 1)
+    assert set(model.sample(Noise.per_image(0, range(4), "cpu")).unique().tolist()) == {0, 255}
+    many = model._binarised(torch.full((400, 1, 4, 4), 64, dtype=torch.uint8), Noise.shared(0, 400, "cpu"))
+    share = float((many > 0).double().mean())
+    assert share == pytest.approx(64 / 255, abs=4 * math.sqrt(0.25 * 0.75 / 6400))
+
+
+def test_the_likelihood_is_chosen_by_the_data() -> None:
+    gray, binary = pictures(ImageSpec(1, 4, 4), 3), (pictures(ImageSpec(1, 4, 4), 3) > 99).to(torch.uint8) * 255
+    chosen = lambda images, **kw: Autoregressive.measured(AutoregressiveConfig(**kw), images).likelihood  # noqa: E731
+    single = {"widths": (16,), "blocks": (1,)}
+    assert chosen(gray) == "categorical"
+    assert chosen(binary) == "bernoulli"
+    assert chosen(gray.expand(3, 3, 4, 4)) == "logistics"
+    assert chosen(gray.expand(3, 3, 4, 4), network="gated-pixelcnn", **single) == "categorical"
+    assert chosen(binary, likelihood="logistics") == "logistics"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"network": "pixelcnn+"}, "pixelcnn"),
+        ({"likelihood": "gaussian"}, "likelihood"),
+        ({"widths": (16, 32)}, "give each level both"),
+        ({"widths": (24, 32, 64)}, "multiples of 16"),
+        ({"blocks": (1, 0, 1)}, "at least 1"),
+        ({"network": "gated-pixelcnn"}, "has one: give one width"),
+        ({"network": "pixelcnn++", "attention": (2,)}, "has none"),
+        ({"attention": (3,)}, "levels are 0 to 2"),
+        ({"mixtures": 0}, "mixtures"),
+        ({"dropout": 1.0}, "dropout"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AutoregressiveConfig(**settings)
+
+
+@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_k": 300}, {"top_p": 0.0}])
+def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        AutoregressiveOptions(**options)
+
+
+def test_options_and_channels_that_a_model_cannot_follow() -> None:
+    model = model_of("causal-unet", ImageSpec(3, 4, 4))
+    with pytest.raises(ConfigError, match="top_k"):
+        model.check_options(AutoregressiveOptions(top_k=3))
+    model_of("gated-pixelcnn", ImageSpec(3, 4, 4)).check_options(AutoregressiveOptions(top_k=3))
+    with pytest.raises(ConfigError, match="independent"):
+        Autoregressive(ImageSpec(3, 4, 4), replace(model.config, likelihood="categorical"))
+    with pytest.raises(ConfigError, match="measured"):
+        Autoregressive(ImageSpec(3, 4, 4), AutoregressiveConfig())

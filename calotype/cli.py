@@ -96,7 +96,7 @@ def train(
     """Train a model on pictures, or continue a run with --resume.
 
     Args:
-        family: diffusion.
+        family: autoregressive or diffusion.
         data: folder, zip or tar, Parquet, npz or npy, "glyphs", or a hub name.
         budget: a time as 90s, 30m or 2h, or images as 20000img, 500kimg or 2Mimg; by default 30m.
         out: the run directory; by default a new one below runs/.
@@ -219,6 +219,60 @@ def sample(
     return 0
 
 
+def complete(
+    run: Path,
+    pictures: Data,
+    /,
+    rows: MaybeNumber = None,
+    pixels: MaybeNumber = None,
+    n: Annotated[int, arg(aliases=["-n"])] = 4,
+    seed: int = 0,
+    out: MaybePath = None,
+    folder: MaybePath = None,
+    labels: Words = "",
+    set: Assignments = (),
+    checkpoint: str = "last",
+    device: str = "auto",
+) -> int:
+    """Keep the top of pictures, and draw the rest anew by an autoregressive run.
+
+    Args:
+        run: a run directory.
+        pictures: a source of pictures as for train, of which the first 64 are completed.
+        rows: how many rows are kept; by default half of them.
+        pixels: how many pixels are kept, row by row from the left, instead of whole rows.
+        n: completions of each picture.
+        seed: of the completions.
+        out: a PNG file: a row for each picture, with itself, what was kept, and its completions; by default
+            completions-SEED.png in the run.
+        folder: a folder for the completions as single PNG files.
+        labels: classes by name or number, separated by commas, taken in turn; by default those of the pictures.
+        set: KEY=VALUE for an option of sampling, such as temperature=0.9; may be given several times.
+        checkpoint: last, best, or images seen.
+        device: auto, cpu, cuda or mps.
+    """
+    from calotype import completion_job
+    from calotype.display import for_stream
+
+    with for_stream() as display:
+        completion_job.run(
+            run,
+            pictures,
+            rows=rows,
+            pixels=pixels,
+            n=n,
+            seed=seed,
+            out=out,
+            folder=folder,
+            labels=[name.strip() for name in labels.split(",")] if labels else None,
+            options=set,
+            checkpoint=checkpoint,
+            device=device,
+            display=display,
+        )
+    return 0
+
+
 def evaluate(
     subject: Path,
     /,
@@ -279,6 +333,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "check": check,
     "train": train,
     "sample": sample,
+    "complete": complete,
     "evaluate": evaluate,
     "demo": demo,
 }

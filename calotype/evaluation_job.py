@@ -36,7 +36,9 @@ from calotype.runs import Run, TrainedModel, load
 IMAGES = 2_000  # per set, where the data set has as many held-out images
 FEWEST = 200  # where it has not, but for images that are given
 SEEDS = 2
-LIKELIHOOD_IMAGES = 32
+# Held-out images for the likelihood, by its kind: a bound takes many network calls, what is exact takes one.
+LIKELIHOOD_BATCH = 8
+LIKELIHOOD_IMAGES = {"exact": 2_000, "bound": 32, "estimate": 32}
 SHOWN = 100  # samples on the page
 PREVIEWS = 6  # of training
 
@@ -201,6 +203,7 @@ def _drawn(
         sets.append(torch.cat(parts))
     config, log = model.run.config, model.run.read_log()
     device = next(model.model.parameters()).device
+    counted, batches = calls(), SEEDS * -(-n // sampling.batch_size(model.model, device))
     facts = {
         "kind": "run",
         "path": str(model.run.path),
@@ -215,7 +218,7 @@ def _drawn(
         "seconds of training": round(_seconds(log)),
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "samples per second": SEEDS * n / seconds,
-        "network calls per image": calls() / (SEEDS * -(-n // sampling.batch_size(model.model, device))),
+        "network calls per image": model.model.network_calls(chosen) or counted / batches,
         "peak memory in MB": _peak_memory(),
         "device": str(device),
         "threads": torch.get_num_threads(),
@@ -284,19 +287,22 @@ def _likelihoods(model: TrainedModel, packed: PackedDataset, seed: int, display:
     """Bits per dimension of held-out images; of pictures of two values, which are binary data, nats as well."""
     if not isinstance(model.model, HasLikelihood):
         return [Value("bits/dim", "samples", None, None, None, 0, "not defined: the model is implicit")]
-    indices = controls.chosen(packed.held_out, LIKELIHOOD_IMAGES, seed, "likelihood")
-    found: list[Tensor] = []
-    kind, binary = "", True
-    for some in np.array_split(indices, max(1, len(indices) // 8)):
-        display.count("held-out images for the likelihood", sum(len(part) for part in found), len(indices))
+    most = controls.chosen(packed.held_out, max(LIKELIHOOD_IMAGES.values()), seed, "likelihood")
+    wanted, found = len(most), list[Tensor]()
+    name, binary = "", True
+    while (done := sum(len(part) for part in found)) < wanted:
+        display.count("held-out images for the likelihood", done, wanted)
+        some = most[done : min(wanted, done + LIKELIHOOD_BATCH)]
         noise = Noise.per_image(fold(seed, "likelihood"), [int(i) for i in some], "cpu")
         batch = packed.read(some)
         bits = model.model.bits_per_dim(batch, noise)
         found.append(bits.per_image)
-        kind, binary = bits.kind, binary and len(batch.images.unique()) <= 2
+        wanted = min(wanted, LIKELIHOOD_IMAGES[bits.kind])
+        name = f"{bits.kind}, {bits.images}" if bits.images else bits.kind
+        binary = binary and (bool(bits.images) or len(batch.images.unique()) <= 2)
     per_image = torch.cat(found)
-    values = [_mean(f"bits/dim ({kind})", per_image)]
-    return [*values, _mean(f"nats ({kind})", per_image * packed.spec.dims * math.log(2))] if binary else values
+    values = [_mean(f"bits/dim ({name})", per_image)]
+    return [*values, _mean(f"nats ({name})", per_image * packed.spec.dims * math.log(2))] if binary else values
 
 
 def _mean(name: str, per_image: Tensor) -> Value:

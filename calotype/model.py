@@ -73,6 +73,7 @@ class Bits(NamedTuple):
 
     per_image: Tensor  # float64 (B,)
     kind: Literal["exact", "bound", "estimate"]
+    images: str = ""  # what was done to the images, where it is not them whose bits these are
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,10 @@ class GenerativeModel(Trainable):
     def check_options(self, options: Any) -> None:
         """Raise ConfigError for sampling options that this model cannot follow. Default: it follows all."""
 
+    def network_calls(self, options: Any) -> int | None:
+        """How often the network is evaluated for a batch of samples; None, the default: it is counted."""
+        return None
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights, and so of what is computed with them."""
@@ -147,6 +152,20 @@ class HasLikelihood(Protocol):
     @abstractmethod
     def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
         """Negative log2-likelihood per dimension of each image."""
+
+
+@runtime_checkable
+class Completable(Protocol):
+    """A model that can go on from the beginning of an image."""
+
+    @abstractmethod
+    def complete(
+        self, images: Tensor, known: int, noise: Noise, labels: Tensor | None = None, options: Any = None
+    ) -> Tensor:
+        """Images, uint8 (n, C, H, W), whose first `known` pixels in raster order are those of uint8 `images`.
+
+        Image i depends on its beginning, on row i of the noise and on labels[i] alone.
+        """
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Images from a model: the only caller of `model.sample`.
+"""Images from a model: the only caller of `model.sample` and `model.complete`.
 
 Image i of seed s is the same in any selection and order. Its noise depends on (s, i) alone; and since floating-point
 sums may depend on the shape of a batch, every call of the model has the same shape: the last one is filled up.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from calotype.errors import ConfigError
-from calotype.model import GenerativeModel
+from calotype.model import Completable, GenerativeModel
 from calotype.rng import Noise, fold
 
 # Images per call. A CPU is as fast with 16 as with more, and less is wasted on filling up; other devices want more.
@@ -65,6 +65,57 @@ def stream(
         ConfigError: for labels that the model does not have, or lacks.
     """
     check(model, labels, options)
+    for wanted, _, noise, chosen in _calls(model, indices, seed, labels):
+        yield Samples(wanted, model.sample(noise, chosen, options)[: len(wanted)].cpu())
+
+
+def complete(
+    model: GenerativeModel,
+    beginnings: Tensor,
+    known: int,
+    seed: int,
+    labels: Callable[[int], int] | None = None,
+    options: Any = None,
+) -> Iterator[Samples]:
+    """Images that go on from given beginnings, some at a time, in their order.
+
+    Args:
+        model: in evaluation mode, on the device to use.
+        beginnings: uint8 (n, C, H, W), of which the first `known` pixels in raster order count.
+        known: from 0 to H W.
+        seed: image i of the same beginning and seed is the same.
+        labels: the class of image i, for a model with classes.
+        options: an instance of model.Options; None for its defaults.
+
+    Raises:
+        ConfigError: for a model that cannot complete, images of another shape, and as for `stream`.
+    """
+    if not isinstance(model, Completable):
+        raise ConfigError("a model of this family cannot complete pictures: train an autoregressive one")
+    spec = model.spec
+    if tuple(beginnings.shape[1:]) != spec.shape:
+        raise ConfigError(f"beginnings are {tuple(beginnings.shape[1:])}, but the model draws {spec.shape}: fit them")
+    if not 0 <= known <= spec.height * spec.width:
+        raise ConfigError(f"{known} pixels are to be kept, but the images have {spec.height * spec.width}")
+    check(model, labels, options)
+    for wanted, filled, noise, chosen in _calls(model, range(len(beginnings)), seed, labels):
+        images = beginnings[list(filled)].to(noise.device)
+        yield Samples(wanted, model.complete(images, known, noise, chosen, options)[: len(wanted)].cpu())
+
+
+class _Call(NamedTuple):
+    """One call of the model."""
+
+    wanted: tuple[int, ...]
+    filled: tuple[int, ...]  # the same, and the last again, so that all calls have the same shape
+    noise: Noise
+    labels: Tensor | None
+
+
+def _calls(
+    model: GenerativeModel, indices: Sequence[int], seed: int, labels: Callable[[int], int] | None
+) -> Iterator[_Call]:
+    """The calls by which images are drawn."""
     classes = model.spec.num_classes
     device = next(model.parameters()).device
     size = batch_size(model, device)
@@ -76,8 +127,7 @@ def stream(
             chosen = torch.tensor([labels(i) for i in filled], device=device)
             if int(chosen.min()) < 0 or int(chosen.max()) >= classes:
                 raise ConfigError(f"label {chosen.tolist()} is out of range: the model has classes 0 to {classes - 1}")
-        noise = Noise.per_image(fold(seed, "sample"), filled, device)
-        yield Samples(wanted, model.sample(noise, chosen, options)[: len(wanted)].cpu())
+        yield _Call(wanted, filled, Noise.per_image(fold(seed, "sample"), filled, device), chosen)
 
 
 def sample(

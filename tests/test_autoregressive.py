@@ -15,7 +15,6 @@ from calotype.errors import ConfigError
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig, AutoregressiveOptions
 from calotype.families.autoregressive.drawing import draw, draw_naively
 from calotype.families.autoregressive.networks import NETWORKS
-from calotype.images import to_unit
 from calotype.model import Batch, ImageSpec
 from calotype.rng import Noise, seeded
 
@@ -56,27 +55,19 @@ def influences(model: Autoregressive, dropout: bool = False) -> Tensor:
     Where channels are given at once, they are one; of several random images, so that no unit is idle in all.
     """
     spec, network = model.spec, model.network
-    found = torch.zeros(1)
+    pixels = spec.height * spec.width
+    parts = spec.channels if network.ordered else 1
+    found = torch.zeros(pixels * parts, pixels * parts)
     for seed in range(3):
-        x = to_unit(pictures(spec, 1, seed), torch.float64).permute(0, 2, 3, 1)
         noise = Noise.shared(seed, 1, "cpu") if dropout else None
 
         def numbers(x: Tensor, noise: Noise | None = noise) -> Tensor:
-            return (
-                network(x, labels_of(spec, 1), noise).abs().sum(-1)
-                if not network.ordered
-                else torch.stack(
-                    [
-                        model.distribution.channel(network(x, labels_of(spec, 1), noise), c).sin().sum(-1)
-                        for c in range(spec.channels)
-                    ],
-                    -1,
-                )
-            )
+            given = network.numbers(x, labels_of(spec, 1), noise)
+            return given.unflatten(-1, (parts, -1)).sin().sum(-1)
 
-        derivative = torch.autograd.functional.jacobian(numbers, x)
-        flat = derivative.reshape(-1, spec.height * spec.width, spec.channels)
-        found = found + (flat.flatten(1) if network.ordered else flat.abs().sum(-1)).abs()
+        encoded = network.encode(pictures(spec, 1, seed).permute(0, 2, 3, 1))
+        derivative = torch.autograd.functional.jacobian(numbers, encoded)
+        found += derivative.reshape(pixels * parts, pixels * parts, -1).abs().sum(-1)
     return found > 0
 
 
@@ -87,6 +78,21 @@ def test_no_pixel_depends_on_itself_or_a_later_one(network: str, channels: int, 
     model = model_of(network, ImageSpec(channels, 5, 6, classes), dropout=0.3)
     for dropout in (False, True):
         assert not influences(model, dropout).triu().any()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_other_values_later_change_nothing(network: str) -> None:
+    """Of bytes, since what is looked up by value has no derivative."""
+    model = model_of(network, ImageSpec(1, 6, 5))
+    pixels = pictures(model.spec, 2).permute(0, 2, 3, 1)
+    before = model.network(pixels)
+    for place in range(30):
+        other = pixels.flatten(1, 2).clone()
+        other[:, place:] += 77
+        after = model.network(other.reshape(pixels.shape)).flatten(1, 2)
+        torch.testing.assert_close(after[:, : place + 1], before.flatten(1, 2)[:, : place + 1], rtol=0, atol=1e-12)
+        if place % 5 < 4:  # the next one is in the same row
+            assert not torch.allclose(after[:, place + 1], before.flatten(1, 2)[:, place + 1], atol=1e-6)
 
 
 WIDE = {

@@ -24,7 +24,7 @@ LAYERS = [
     {"runs", "export", "evaluation"},
     {"plan"},
     {"loop", "request"},
-    {"training", "sampling_job", "evaluation_job"},
+    {"training", "sampling_job", "completion_job", "evaluation_job"},
     {"cli"},
     {"__main__"},
 ]

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype.images import to_unit
 from calotype.nn.layers import zeroed
 from calotype.rng import Noise
 
@@ -53,6 +54,10 @@ class PixelNetwork(nn.Module, ABC):
     margin: int  # of the canvas that the network looks at
     ordered: bool  # whether channels of a pixel see those before them, and the numbers are in groups by channel
 
+    def encode(self, pixels: Tensor) -> Tensor:
+        """What the canvas shows of pixels: uint8 (..., C) to float (..., features). Default: values in [-1, 1]."""
+        return to_unit(pixels, next(self.parameters()).dtype)
+
     @abstractmethod
     def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Any:
         """What `beside` needs of the rows above, for whole images, or for the row at a place."""
@@ -68,17 +73,21 @@ class PixelNetwork(nn.Module, ABC):
     ) -> Tensor:
         """The numbers (B, H, W, outputs), or those of the pixel at a place (B, 1, 1, outputs), given `above`."""
 
-    def forward(self, x: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:
-        """The numbers of all pixels: (B, H, W, C) to (B, H, W, outputs). With noise, dropout is on."""
-        canvas = canvas_of(x, self.margin)
+    def forward(self, pixels: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:
+        """The numbers of all pixels: uint8 (B, H, W, C) to (B, H, W, outputs). With noise, dropout is on."""
+        return self.numbers(self.encode(pixels), labels, noise)
+
+    def numbers(self, encoded: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:
+        """The same of encoded pixels, (B, H, W, features)."""
+        canvas = canvas_of(encoded, self.margin)
         return self.beside(canvas, self.above(canvas, labels, None, noise), labels, None, noise)
 
 
 def canvas_of(x: Tensor, margin: int) -> Tensor:
-    """x with margins of zeros above, left and right, and a channel that is 1 there.
+    """x with margins of zeros above, left and right, and a feature that is 1 there.
 
-    By it a network tells the outside of the image from pixels in the middle of their range: x (B, H, W, C) to
-    (B, margin + H, margin + W + margin, C + 1).
+    By it a network tells the outside of the image from pixels in the middle of their range: x (B, H, W, features) to
+    (B, margin + H, margin + W + margin, features + 1).
     """
     sides = (0, 0, margin, margin, margin, 0)
     mark = F.pad(torch.zeros_like(x[..., :1]), sides, value=1.0)
@@ -131,18 +140,18 @@ class FirstConv(nn.Module):
     """The convolution that looks at the canvas: at a rectangle of pixels, all of them before the own one.
 
     Args:
-        channels: of the image.
+        inputs: features of a pixel on the canvas; where they are ordered, the channels of the image.
         outputs: features.
         rows: first and last, relative to the own one, such as (-3, -1), or (-3, 0), where the own row counts up to
             the own pixel.
         columns: first and last.
-        own: A where features in groups see the channels of the own pixel that are before theirs.
+        ordered: whether groups of outputs see the channels of the own pixel that are before theirs.
         parts: of the features, that are grouped alike.
     """
 
     def __init__(
         self,
-        channels: int,
+        inputs: int,
         outputs: int,
         rows: tuple[int, int],
         columns: tuple[int, int],
@@ -152,12 +161,12 @@ class FirstConv(nn.Module):
         super().__init__()
         self.rows, self.columns = rows, columns
         size = rows[1] - rows[0] + 1, columns[1] - columns[0] + 1
-        seen = torch.arange(channels + 1, device="cpu")  # last the mark, which is 0 inside
-        group = groups(outputs, channels if ordered else 1, parts)
+        seen = torch.arange(inputs + 1, device="cpu")  # last the mark, which is 0 inside
+        group = groups(outputs, inputs if ordered else 1, parts)
         mask = None
         if rows[1] == 0:
             mask = _mask(size, (size[0] - 1, -columns[0]), "A", seen, group)
-        self.conv = _Masked(nn.Conv2d(channels + 1, outputs, size), mask)
+        self.conv = _Masked(nn.Conv2d(inputs + 1, outputs, size), mask)
 
     def forward(self, canvas: Tensor, margin: int, at: Place | None = None) -> Tensor:
         """The features of all pixels, or of the row or pixel at a place."""

@@ -23,6 +23,11 @@ from calotype.nn.causal import CausalAttention, CausalConv, FirstConv, PixelNetw
 from calotype.nn.layers import dropout, fork, zeroed
 from calotype.rng import Noise
 
+LEVELS = 256  # of a value
+
+# Pixels whose value the next may repeat: rows above, columns before.
+NEARBY = ((0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, -1), (1, 2), (1, -2), (2, 0))
+
 
 class CausalUNet(PixelNetwork):
     """Masked convolutions at several resolutions.
@@ -36,6 +41,9 @@ class CausalUNet(PixelNetwork):
         attention: levels whose blocks are each followed by attention, on the way up; 0 is the finest.
         num_classes: of the labels; 0: none.
         dropout_rate: within blocks, where there is noise.
+        embedding: features of a pixel's value beside the value itself, from a table; 0: none.
+        copies: whether the numbers, scores of the values of one channel, may be raised at the values of pixels nearby.
+            Values that come again and again, as in drawings and along straight edges, need not be learned one by one.
     """
 
     margin = 3
@@ -51,15 +59,26 @@ class CausalUNet(PixelNetwork):
         attention: Collection[int] = (),
         num_classes: int = 0,
         dropout_rate: float = 0.0,
+        embedding: int = 16,
+        copies: bool = False,
     ) -> None:
         super().__init__()
         width = widths[0]
-        self.first = FirstConv(channels, width, (-3, 0), (-3, 3))
+        self.values = nn.Embedding(LEVELS * channels, embedding) if embedding else None
+        self.first = FirstConv(channels + embedding, width, (-3, 0), (-3, 3))
         self.rows = nn.Parameter(nn.init.normal_(torch.empty(size[0], 1, width), std=0.1))
         self.columns = nn.Parameter(nn.init.normal_(torch.empty(size[1], width), std=0.1))
         self.level = Level(widths, blocks, attention, num_classes, dropout_rate)
         self.norm = nn.LayerNorm(width)
         self.last = zeroed(nn.Linear(width, outputs))
+        self.copy = zeroed(nn.Linear(width, len(NEARBY))) if copies else None
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        x = super().encode(pixels)
+        if self.values is None:
+            return x
+        tables = LEVELS * torch.arange(pixels.shape[-1], device=pixels.device)
+        return torch.cat([x, self.values(pixels + tables).sum(-2)], -1)
 
     def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> None:
         return None
@@ -75,7 +94,25 @@ class CausalUNet(PixelNetwork):
         x = self.first(canvas, self.margin, at)
         place = self.rows + self.columns if at is None else self.rows[at.row, 0] + self.columns[at.column]
         x = x + place
-        return self.last(F.silu(self.norm(self.level(x, labels, at, noise))))
+        x = F.silu(self.norm(self.level(x, labels, at, noise)))
+        numbers = self.last(x)
+        if self.copy is None:
+            return numbers
+        values, inside = self._nearby(canvas, at)
+        return numbers.scatter_add(-1, values, (self.copy(x) * inside).to(numbers.dtype))
+
+    def _nearby(self, canvas: Tensor, at: Place | None) -> tuple[Tensor, Tensor]:
+        """The values of pixels nearby, int64 (B, H, W, nearby), and 1 where they are inside of the image, else 0."""
+        m, high, wide = self.margin, canvas.shape[1] - self.margin, canvas.shape[2] - 2 * self.margin
+        if at is None:
+            top, left = m, m
+        else:
+            assert at.column is not None
+            top, left, high, wide = m + at.row, m + at.column, 1, 1
+        views = [canvas[:, top - up : top - up + high, left - dx : left - dx + wide] for up, dx in NEARBY]
+        seen = torch.stack(views, -1)  # (B, H, W, features, nearby)
+        values = ((seen[:, :, :, 0] + 1) * 127.5).round().long()
+        return values, 1 - seen[:, :, :, -1]
 
 
 class Level(nn.Module):

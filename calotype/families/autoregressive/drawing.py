@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from calotype.distributions import AS_LEARNED, Distribution, Taste
-from calotype.images import to_unit
 from calotype.nn.causal import PixelNetwork, Place, canvas_of
 
 Evaluate = Callable[[Tensor, int, int], Tensor]
@@ -70,7 +69,7 @@ def draw_naively(
 
     def evaluate(canvas: Tensor, row: int, column: int) -> Tensor:
         seen = canvas[:, network.margin :, network.margin : -network.margin, :-1]
-        return network(seen, labels)[:, row, column]
+        return network.numbers(seen, labels)[:, row, column]
 
     return _draw(evaluate, network, distribution, images, known, uniforms, taste, probable)
 
@@ -86,11 +85,10 @@ def _draw(
     probable: bool,
 ) -> Drawn:
     b, channels, high, wide = images.shape
-    pixels = images.permute(0, 2, 3, 1).contiguous()
+    pixels = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
     given = torch.arange(high * wide, device=images.device).reshape(high, wide) < known
     pixels[:, ~given] = 0
-    dtype = uniforms.dtype
-    canvas = canvas_of(to_unit(pixels, dtype) * given[..., None].to(dtype), network.margin)
+    canvas = canvas_of(network.encode(pixels), network.margin)
     log_prob = torch.zeros(b, dtype=torch.float64)
     alone = type(distribution)(1) if network.ordered else distribution
     for row in range(high):
@@ -108,5 +106,5 @@ def _draw(
                 if probable:
                     log_prob += alone.log_prob(numbers, drawn).double().cpu()
                 pixels[:, row, column, part] = drawn
-                place[:, :channels][:, part] = to_unit(drawn, dtype)
+                place[:, :-1] = network.encode(pixels[:, row, column])
     return Drawn(pixels.permute(0, 3, 1, 2).contiguous(), log_prob)

@@ -23,12 +23,11 @@ from calotype.families.autoregressive.config import AutoregressiveConfig, Autore
 from calotype.families.autoregressive.drawing import draw
 from calotype.families.autoregressive.networks import NETWORKS
 from calotype.families.autoregressive.presets import presets
-from calotype.images import to_unit
-from calotype.model import Batch, Bits, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
+from calotype.model import Batch, Bits, Completable, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
 from calotype.rng import Noise
 
 
-class Autoregressive(GenerativeModel, HasLikelihood):
+class Autoregressive(GenerativeModel, HasLikelihood, Completable):
     """Pixels one after another, each given those before it."""
 
     Config = AutoregressiveConfig
@@ -66,7 +65,7 @@ class Autoregressive(GenerativeModel, HasLikelihood):
     def _bits(self, images: Tensor, labels: Tensor | None, noise: Noise | None) -> Tensor:
         """Bits per dimension of each image: (B,)."""
         pixels = images.permute(0, 2, 3, 1)
-        numbers = self.network(to_unit(pixels, self.dtype), labels, noise)
+        numbers = self.network(pixels, labels, noise)
         nats = -self.distribution.log_prob(numbers.to(self.dtype), pixels).flatten(1)
         return nats.double().sum(1) / (self.spec.dims * math.log(2))
 
@@ -82,7 +81,9 @@ class Autoregressive(GenerativeModel, HasLikelihood):
         """-log2 p(x) / dims, exact, given the label where there are classes."""
         device = next(self.parameters()).device
         labels = None if batch.labels is None else batch.labels.to(device)
-        return Bits(self._bits(self._binarised(batch.images.to(device), noise), labels, None).cpu(), "exact")
+        images = self._binarised(batch.images, noise)
+        changed = "" if torch.equal(images, batch.images) else "binarised at random"
+        return Bits(self._bits(images.to(device), labels, None).cpu(), "exact", changed)
 
     def sample(
         self, noise: Noise, labels: Tensor | None = None, options: AutoregressiveOptions | None = None
@@ -99,13 +100,13 @@ class Autoregressive(GenerativeModel, HasLikelihood):
         labels: Tensor | None = None,
         options: AutoregressiveOptions | None = None,
     ) -> Tensor:
-        """Images that begin as these do: uint8 (n, C, H, W), of which the first `known` pixels in raster order count.
-
-        Image i depends on its beginning, on row i of the noise and on labels[i] alone.
-        """
         taste = (options or AutoregressiveOptions()).taste
         uniforms = noise.uniform(self.spec.height, self.spec.width, self.distribution.draws).to(self.dtype)
         return draw(self.network, self.distribution, images, known, uniforms, labels, taste).images
+
+    def network_calls(self, options: AutoregressiveOptions | None) -> int:
+        """One for each pixel, or for each of its channels where they are in order; each for that pixel alone."""
+        return self.spec.height * self.spec.width * (self.spec.channels if self.network.ordered else 1)
 
     def check_options(self, options: AutoregressiveOptions) -> None:
         if self.config.likelihood != "categorical" and (options.top_k or options.top_p < 1):

@@ -58,7 +58,8 @@ def _pixelcnnpp(spec: ImageSpec, config: AutoregressiveConfig, outputs: int, ord
 def _causal_unet(spec: ImageSpec, config: AutoregressiveConfig, outputs: int, ordered: bool) -> PixelNetwork:
     size = spec.height, spec.width
     shape = config.widths, config.blocks, config.attention
-    return CausalUNet(spec.channels, outputs, size, *shape, spec.num_classes, config.dropout)
+    copies = config.likelihood == "categorical"
+    return CausalUNet(spec.channels, outputs, size, *shape, spec.num_classes, config.dropout, copies=copies)
 
 
 NETWORKS: Mapping[str, Network] = {

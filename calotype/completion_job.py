@@ -1,0 +1,125 @@
+"""`calotype complete`: a run, pictures, and how much of them to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calotype import sampling
+from calotype.config import build, read_assignments
+from calotype.data import prepare
+from calotype.data.packed import PackedDataset
+from calotype.display import Display, packing_on
+from calotype.errors import ConfigError, RunError
+from calotype.images import grid, write_png
+from calotype.runs import TrainedModel, load
+
+MOST = 64  # pictures: more make a sheet that cannot be looked at
+
+
+def run(
+    path: Path,
+    pictures: str,
+    *,
+    rows: int | None,
+    pixels: int | None,
+    n: int,
+    seed: int,
+    out: Path | None,
+    folder: Path | None,
+    labels: Sequence[str] | None,
+    options: Sequence[str],
+    checkpoint: str,
+    device: str,
+    display: Display,
+) -> list[Path]:
+    """Go on from the beginnings of pictures; returns where the results are.
+
+    Raises:
+        CalotypeError: for anything the user can mend.
+    """
+    if n < 1:
+        raise ConfigError(f"n is {n}: draw at least 1 completion of each picture")
+    model = load(path, checkpoint=checkpoint, device=device, report=display.message)
+    known = _known(model, rows, pixels)
+    chosen = build(model.model.Options, read_assignments(options), "option")
+    trained_on = model.run.config.data
+    packed = prepare(
+        replace(
+            trained_on,
+            source=pictures,
+            width=model.spec.width,
+            height=model.spec.height,
+            channels=model.spec.channels,
+            labels=bool(model.class_names) and labels is None,
+            to_learn=False,
+        ),
+        progress=packing_on(display),
+    )
+    if len(packed) > MOST:
+        display.message(f"the first {MOST} of {len(packed)} pictures are completed")
+    given = packed.read(np.arange(min(len(packed), MOST)))
+    classes = _classes(model, packed, given.labels, labels, n)
+    beginnings = given.images.repeat_interleave(n, 0)
+    drawn: list[Tensor] = []
+    display.count("completions", 0, len(beginnings))
+    for part in sampling.complete(model.model, beginnings, known, seed, classes, chosen):
+        drawn.append(part.images)
+        display.count("completions", sum(map(len, drawn)), len(beginnings))
+    completions = torch.cat(drawn)
+    places = [out or path / f"completions-{seed}.png"] if folder is None or out is not None else []
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for i, image in enumerate(completions):
+                write_png(folder / f"{i // n:06d}-{i % n:02d}.png", image)
+        for place in places:
+            write_png(place, _sheet(given.images, completions, known, n))
+    except OSError as error:
+        raise RunError(f"completions cannot be written ({error}): choose another --out or --folder") from error
+    places += [folder] if folder is not None else []
+    display.message(f"completions: {', '.join(map(str, places))}")
+    return places
+
+
+def _known(model: TrainedModel, rows: int | None, pixels: int | None) -> int:
+    spec = model.spec
+    if rows is not None and pixels is not None:
+        raise ConfigError("rows and pixels both say how much is kept: give one of them")
+    if pixels is not None:
+        if not 0 <= pixels <= spec.height * spec.width:
+            raise ConfigError(f"pixels is {pixels}, but the images have {spec.height * spec.width}: give 0 to that")
+        return pixels
+    kept = spec.height // 2 if rows is None else rows
+    if not 0 <= kept <= spec.height:
+        raise ConfigError(f"rows is {kept}, but the images have {spec.height}: give 0 to that")
+    return kept * spec.width
+
+
+def _classes(
+    model: TrainedModel, packed: PackedDataset, found: Tensor | None, asked: Sequence[str] | None, n: int
+) -> Callable[[int], int] | None:
+    """The class of each completion: as asked for, or that of its picture."""
+    if asked is not None or not model.class_names:
+        return model.labels(asked)
+    names = packed.class_names
+    if found is None or not set(names) <= set(model.class_names):
+        raise ConfigError(
+            f"the model knows the classes {', '.join(model.class_names[:20])}, but the pictures do not say theirs: "
+            "give --labels, or folders of those names"
+        )
+    each = [model.class_names.index(names[int(label)]) for label in found]
+    return lambda i: each[i // n]
+
+
+def _sheet(pictures: Tensor, completions: Tensor, known: int, n: int) -> Tensor:
+    """A row for each picture: itself, what was kept of it, and its completions."""
+    kept = pictures.clone(memory_format=torch.contiguous_format)
+    kept.flatten(2)[:, :, known:] = 128
+    rows = torch.cat([pictures[:, None], kept[:, None], completions.unflatten(0, (-1, n))], 1)
+    return grid(rows.flatten(0, 1), columns=n + 2)

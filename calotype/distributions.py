@@ -78,9 +78,9 @@ class Categorical(Distribution):
         self.parameters, self.draws = LEVELS * channels, channels
 
     def log_prob(self, parameters: Tensor, pixels: Tensor) -> Tensor:
-        logits = parameters.unflatten(-1, (self.channels, LEVELS))
-        chosen = logits.gather(-1, pixels.long()[..., None])[..., 0]
-        return (chosen - logits.logsumexp(-1)).sum(-1)
+        logits = parameters.reshape(-1, LEVELS)
+        nats = F.cross_entropy(logits, pixels.reshape(-1).long(), reduction="none")
+        return -nats.reshape(pixels.shape).sum(-1)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, taste: Taste = AS_LEARNED) -> Tensor:
         return _inverse(parameters.unflatten(-1, (self.channels, LEVELS)), uniforms, taste).to(torch.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from calotype.distributions import AS_LEARNED, Taste
 from calotype.errors import ConfigError
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig, AutoregressiveOptions
 from calotype.families.autoregressive.drawing import draw, draw_naively
 from calotype.families.autoregressive.networks import NETWORKS
 from calotype.model import Batch, ImageSpec
+from calotype.nn.native import loop
 from calotype.rng import Noise, seeded
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -32,7 +35,9 @@ def model_of(network: str, spec: ImageSpec, likelihood: str = "", seed: int = 0,
     """A float64 model with random weights, so that no layer is idle."""
     if not likelihood:
         likelihood = "logistics" if spec.channels > 1 and not NETWORKS[network].ordered else "categorical"
-    config = AutoregressiveConfig(**({"network": network, "likelihood": likelihood} | SMALL[network] | more))
+    config = AutoregressiveConfig(
+        **({"network": network, "likelihood": likelihood, "attention": ()} | SMALL[network] | more)
+    )
     with seeded(seed):
         model = Autoregressive(spec, config).double()
         with torch.no_grad():
@@ -200,6 +205,48 @@ def test_cached_samples_are_those_of_the_full_network(network: str, spec: ImageS
     torch.testing.assert_close(-cached.log_prob / (spec.dims * math.log(2)), exact, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+@pytest.mark.parametrize("network", [name for name in NETWORKS if "lstm" not in name])
+@pytest.mark.parametrize(("spec", "n"), [*CASES, (ImageSpec(1, 12, 11), 19)], ids=str)
+def test_the_compiled_loop_draws_the_same(network: str, spec: ImageSpec, n: int) -> None:
+    """In float32, where a value whose cumulative probability is that of its uniform number to rounding may differ."""
+    for likelihood in ("",) if spec.channels > 1 else ("categorical", "logistics", "bernoulli"):
+        model = model_of(network, spec, likelihood).float()
+        uniforms = Noise.per_image(3, range(n), "cpu").uniform(spec.height, spec.width, model.distribution.draws)
+        assert loop.usable(model.network, model.distribution, uniforms, AS_LEARNED)
+        given, labels, known = pictures(spec, n), labels_of(spec, n), spec.width * spec.height // 3
+        for taste in (AS_LEARNED, Taste(temperature=0.7)):
+            with torch.no_grad():
+                compiled, stepped = (
+                    draw(model.network, model.distribution, given, known, uniforms, labels, taste, compiled=way).images
+                    for way in (True, False)
+                )
+            assert torch.equal(compiled, stepped)
+            few = slice(0, 1)
+            labels_of_few = None if labels is None else labels[few]
+            with torch.no_grad():
+                alone = draw(
+                    model.network, model.distribution, given[few], known, uniforms[few], labels_of_few, taste
+                ).images
+            assert torch.equal(alone, compiled[few])
+
+
+def test_what_the_compiled_loop_cannot_do_is_left_to_the_other() -> None:
+    model = model_of("gated-pixelcnn", ImageSpec(1, 4, 4)).float()
+    uniforms = torch.zeros(1, 4, 4, 1)
+    assert not loop.usable(model.network, model.distribution, uniforms, Taste(top_k=3))
+    assert not loop.usable(model.network, model.distribution, uniforms.double(), AS_LEARNED)
+    rnn = model_of("row-lstm", ImageSpec(1, 4, 4)).float()
+    assert not loop.usable(rnn.network, rnn.distribution, uniforms, AS_LEARNED)
+
+
+def test_without_a_compiler_all_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "library", lambda: None)
+    spec = ImageSpec(1, 5, 5)
+    model = model_of("causal-unet", spec).float()
+    assert model.sample(Noise.per_image(0, range(2), "cpu")).shape == (2, 1, 5, 5)
+
+
 @pytest.mark.parametrize("network", ["causal-unet", "pixelcnn++", "gated-pixelcnn", "diagonal-bilstm"])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "logistics"])
 def test_other_likelihoods_are_drawn_alike(network: str, likelihood: str) -> None:
@@ -248,7 +295,7 @@ def test_binarised_at_random_and_so_each_time_anew() -> None:
 def test_the_likelihood_is_chosen_by_the_data() -> None:
     gray, binary = pictures(ImageSpec(1, 4, 4), 3), (pictures(ImageSpec(1, 4, 4), 3) > 99).to(torch.uint8) * 255
     chosen = lambda images, **kw: Autoregressive.measured(AutoregressiveConfig(**kw), images).likelihood  # noqa: E731
-    single = {"widths": (16,), "blocks": (1,)}
+    single = {"widths": (16,), "blocks": (1,), "attention": ()}
     assert chosen(gray) == "categorical"
     assert chosen(binary) == "bernoulli"
     assert chosen(gray.expand(3, 3, 4, 4)) == "logistics"
@@ -264,7 +311,7 @@ def test_the_likelihood_is_chosen_by_the_data() -> None:
         ({"widths": (16, 32)}, "give each level both"),
         ({"widths": (24, 32, 64)}, "multiples of 16"),
         ({"blocks": (1, 0, 1)}, "at least 1"),
-        ({"network": "gated-pixelcnn"}, "has one: give one width"),
+        ({"network": "gated-pixelcnn", "attention": ()}, "has one: give one width"),
         ({"network": "pixelcnn++", "attention": (2,)}, "has none"),
         ({"attention": (3,)}, "levels are 0 to 2"),
         ({"mixtures": 0}, "mixtures"),

@@ -14,7 +14,7 @@ from calotype.request import request
 from calotype.trainer import TrainConfig
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
-PARAMETERS = {"cifar10-ddpm": 35_746_307, "cifar10-edm": 55_732_739}
+PARAMETERS = {"cifar10-ddpm": 35_746_307, "cifar10-edm": 55_732_739, "cifar10-pixelcnnpp": 53_526_340}
 
 
 def test_every_recipe_states_its_size() -> None:
@@ -27,7 +27,9 @@ def test_a_recipe_makes_the_published_model(path: Path) -> None:
     family = FAMILIES[asked.family]
     spec = ImageSpec(3, 32, 32)
     preset = family.presets(spec)[asked.preset]
-    config = build(family.Config, plain(preset.model) | {"sigma_data": 0.5} | dict(asked.settings["model"]), "model")
+    config = build(family.Config, plain(preset.model) | dict(asked.settings["model"]), "model")
+    images = torch.arange(3 * 32 * 32).reshape(1, *spec.shape).to(torch.uint8)
+    config = family.measured(config, images)
     with torch.device("meta"):
         assert sum(p.numel() for p in family(spec, config).parameters()) == PARAMETERS[path.stem]
     training = build(TrainConfig, {"images": asked.budget.images} | dict(asked.settings["training"]), "training")

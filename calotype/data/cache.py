@@ -20,15 +20,6 @@ from calotype.errors import DataError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def cache_root(cache: Path | None) -> Path:
-    """The cache: as given, else $CALOTYPE_CACHE, else calotype in $XDG_CACHE_HOME or ~/.cache."""
-    if cache:
-        return cache
-    if stated := os.environ.get("CALOTYPE_CACHE"):
-        return Path(stated).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calotype"
-
-
 def slug(address: str) -> str:
     """A short name for people, from the last part of an address."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", address.rstrip("/").rpartition("/")[2]).strip("-.")[:40] or "pictures"

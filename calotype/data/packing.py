@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.data.cache import cache_root, new_pack, pack_path, slug, write_synced
+from calotype.caches import cache_root
+from calotype.data.cache import new_pack, pack_path, slug, write_synced
 from calotype.data.config import DataConfig
 from calotype.data.decode import decode, quiet_pillow, suggest_range
 from calotype.data.fit import fit_picture

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
+from calotype.caches import cache_root
 from calotype.data import PackedDataset
 from calotype.data.batches import Batches
-from calotype.data.cache import cache_root
 from calotype.evaluation.features import FeatureNetwork, smooth
 from calotype.images import to_unit, write_atomic
 from calotype.model import Batch, ImageSpec, Loss, Trainable, Turn

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calotype.data.cache import cache_root
+from calotype.caches import cache_root
 from calotype.errors import ConfigError
 from calotype.images import write_atomic
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from calotype.images import to_unit
 from calotype.nn.layers import zeroed
+from calotype.nn.native.recorder import Operand, Recorder, Vector
 from calotype.rng import Noise
 
 Own = Literal["all", "A", "B"]
@@ -32,11 +33,13 @@ class Place:
     width: int  # columns of the map
     row: int
     column: int | None = None  # None: the whole row
+    level: int = 0  # halvings of the resolution
+    recorder: Recorder | None = None  # where what is done is to be written down, for pixels of any column
 
     def coarser(self) -> Place:
         """The same place in a map of half as many rows and columns, rounded up."""
         column = None if self.column is None else self.column // 2
-        return replace(self, width=-(-self.width // 2), row=self.row // 2, column=column)
+        return replace(self, width=-(-self.width // 2), row=self.row // 2, column=column, level=self.level + 1)
 
     @property
     def even(self) -> bool:
@@ -53,6 +56,8 @@ class PixelNetwork(nn.Module, ABC):
 
     margin: int  # of the canvas that the network looks at
     ordered: bool  # whether channels of a pixel see those before them, and the numbers are in groups by channel
+    halvings: int = 0  # of the resolution, to the lowest level
+    recordable: bool = True  # whether its layers can be recorded, see `calotype.nn.native`
 
     def encode(self, pixels: Tensor) -> Tensor:
         """What the canvas shows of pixels: uint8 (..., C) to float (..., features). Default: values in [-1, 1]."""
@@ -96,6 +101,8 @@ def canvas_of(x: Tensor, margin: int) -> Tensor:
 
 def here(x: Tensor, at: Place | None) -> Tensor:
     """Of a map its part at a place: itself, or the pixel (B, 1, 1, C) of a row."""
+    if at is not None and at.recorder is not None:
+        return cast(Tensor, at.recorder.map(x[:, 0], at))
     return x if at is None or at.column is None else x[:, :, at.column : at.column + 1]
 
 
@@ -170,6 +177,8 @@ class FirstConv(nn.Module):
 
     def forward(self, canvas: Tensor, margin: int, at: Place | None = None) -> Tensor:
         """The features of all pixels, or of the row or pixel at a place."""
+        if at is not None and at.recorder is not None:
+            return cast(Tensor, self._record(canvas, margin, at.recorder))
         top, bottom = margin + self.rows[0], self.rows[1] + 1
         left, right = margin + self.columns[0], self.columns[1] + 1
         high, wide = canvas.shape[1] - margin, canvas.shape[2] - 2 * margin
@@ -184,6 +193,19 @@ class FirstConv(nn.Module):
                 weight = _once(at, self, lambda: self.conv.effective().permute(2, 3, 1, 0).flatten(0, 2))
                 return (seen.flatten(1) @ weight + self.conv.bias)[:, None, None]
         return _conv(seen, self.conv.effective(), self.conv.bias)
+
+    def _record(self, canvas: Tensor, margin: int, recorder: Recorder) -> Vector:
+        weight, recorder.canvas = self.conv.effective().detach(), canvas
+        assert self.conv.bias is not None
+        total = recorder.of(self.conv.bias[None, None, None])
+        stride, features = canvas.stride(1), canvas.shape[3]
+        for k, row in enumerate(range(self.rows[0], self.rows[1] + 1)):
+            last = min(0, self.columns[1]) if row == 0 else self.columns[1]
+            first = canvas.data_ptr() + 4 * ((margin + row) * stride + (margin + self.columns[0]) * features)
+            seen = Operand(first, canvas.stride(0), stride, features)
+            taps = weight[:, :, k, : last - self.columns[0] + 1]
+            total = recorder.linear(seen, taps.permute(2, 1, 0).flatten(0, 1), total)
+        return total
 
 
 def _once(at: Place, key: nn.Module, make: Any) -> Any:
@@ -254,7 +276,11 @@ class CausalConv(nn.Module):
         return self._convolved(F.pad(rows, (0, 0, self.left, self.right)))
 
     def _pixel(self, x: Tensor, at: Place) -> Tensor:
-        kept: _Window = _once(at, self, lambda: _Window(self, x, at.width))
+        images = at.recorder.images if at.recorder is not None else len(x)
+        kept: _Window = _once(at, self, lambda: _Window(self, images, at.width))
+        if at.recorder is not None:
+            at.recorder.before_rows.append(lambda row: kept.enter(self, row >> at.level))
+            return cast(Tensor, kept.record(self, cast(Vector, x), at, at.recorder))
         assert at.column is not None
         if at.column == 0:
             kept.enter(self, at.row)
@@ -264,13 +290,16 @@ class CausalConv(nn.Module):
 class _Window:
     """The rows that a convolution keeps while it goes from pixel to pixel, and the share of those above in the sum."""
 
-    def __init__(self, layer: CausalConv, x: Tensor, width: int) -> None:
-        self.rows = x.new_zeros(len(x), layer.up + 1, layer.left + width + layer.right, x.shape[-1])
+    def __init__(self, layer: CausalConv, images: int, width: int) -> None:
         weight = layer.conv.effective()
+        outputs, inputs = weight.shape[:2]
+        self.rows = weight.new_zeros(images, layer.up + 1, layer.left + width + layer.right, inputs)
         self.taps = layer.left + 1
         self.own = weight[:, :, layer.up, : self.taps].permute(2, 1, 0).flatten(0, 1).contiguous()  # (taps inputs, O)
         self.above = weight[:, :, : layer.up]
         self.base: Tensor | None = None
+        if layer.up:
+            self.base = weight.new_zeros(images, -(-width // layer.stride), outputs)
         self.entered = -1
 
     def enter(self, layer: CausalConv, row: int) -> None:
@@ -278,12 +307,12 @@ class _Window:
         if self.entered == row:  # a pixel is visited once per channel
             return
         self.entered = row
-        if layer.up == 0:
+        if self.base is None:
             return
         if row > 0:
             self.rows[:, :-1] = self.rows[:, 1:].clone()
         if row % layer.stride == 0:
-            self.base = _conv(self.rows[:, : layer.up], self.above, layer.conv.bias, layer.stride)[:, 0]
+            self.base.copy_(_conv(self.rows[:, : layer.up], self.above, layer.conv.bias, layer.stride)[:, 0])
 
     def pixel(self, layer: CausalConv, x: Tensor, row: int, column: int) -> Tensor:
         """Take note of x, and give the output where there is one."""
@@ -299,6 +328,23 @@ class _Window:
             total = window @ self.own
         return total[:, None, None]
 
+    def record(self, layer: CausalConv, x: Vector, at: Place, recorder: Recorder) -> Vector:
+        """Write down what `pixel` does."""
+        own = self.rows[:, -1]
+        recorder.store(x, recorder.map(own, at, layer.left))
+        if at.row % layer.stride:
+            return x
+        start: Vector | None = None
+        if self.base is not None:
+            start = recorder.map(self.base, at.coarser() if layer.stride > 1 else at)
+        elif layer.conv.bias is not None:
+            start = recorder.of(layer.conv.bias[None, None, None])
+        end = recorder.only_even(at.level + 1) if layer.stride > 1 else None
+        total = recorder.linear(recorder.map(own, at).operand, self.own, start)
+        if end is not None:
+            end()
+        return total
+
 
 def unfolded(x: Tensor, high: int, wide: int, at: Place | None) -> Tensor:
     """A map of twice as many rows and columns: each 2 x 2 of its pixels from the channels of one.
@@ -308,6 +354,8 @@ def unfolded(x: Tensor, high: int, wide: int, at: Place | None) -> Tensor:
         high, wide: of the finer map, for whole images.
         at: the place in the finer map.
     """
+    if at is not None and at.recorder is not None:
+        return cast(Tensor, at.recorder.unfold(cast(Vector, x), at))
     if at is None:
         shuffled = F.pixel_shuffle(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
         return shuffled[:, :high, :wide]
@@ -328,6 +376,8 @@ def below(at: Place | None, key: nn.Module, run: Callable[[Place | None], Tensor
     if at is None:
         return run(None)
     coarse = at.coarser()
+    if at.recorder is not None:
+        return cast(Tensor, _record_below(at, key, run, at.recorder))
     if coarse.column is None:
         if at.even:
             at.memory[key] = run(coarse)
@@ -338,6 +388,17 @@ def below(at: Place | None, key: nn.Module, run: Callable[[Place | None], Tensor
         kept = _once(at, key, lambda: result.new_zeros(len(result), 1, coarse.width, result.shape[-1]))
         kept[:, :, here] = result
     return at.memory[key][:, :, here]
+
+
+def _record_below(at: Place, key: nn.Module, run: Callable[[Place | None], Tensor], recorder: Recorder) -> Vector:
+    coarse = at.coarser()
+    if at.row % 2 == 0:
+        end = recorder.only_even(coarse.level)
+        result = cast(Vector, run(coarse))
+        kept = _once(at, key, lambda: torch.zeros(recorder.images, coarse.width, result.size))
+        recorder.store(result, recorder.map(kept, coarse))
+        end()
+    return recorder.map(at.memory[key], coarse)
 
 
 class CausalAttention(nn.Module):
@@ -357,6 +418,8 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Tensor, at: Place | None = None) -> Tensor:
         """x (B, H, W, width), or its pixel at a place."""
+        if at is not None and at.recorder is not None:
+            return x + self.out(cast(Tensor, self._record(x, at, at.recorder)))
         b, h, w, c = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, HW, d)
@@ -378,3 +441,10 @@ class CausalAttention(nn.Module):
             kept = at.memory[self] = larger
         kept[0, :, :, position], kept[1, :, :, position] = k[:, :, 0], v[:, :, 0]
         return kept[0, :, :, : position + 1], kept[1, :, :, : position + 1]
+
+    def _record(self, x: Tensor, at: Place, recorder: Recorder) -> Vector:
+        """Write down what `_remembered` and the attention do."""
+        q, k, v = cast(Vector, self.qkv(self.norm(x))).chunk(3, -1)
+        rows = -(-recorder.height // 2**at.level)
+        kept = _once(at, self, lambda: torch.zeros(2, recorder.images, rows * at.width, q.size))
+        return recorder.attend(q, k, v, kept, self.heads, at)

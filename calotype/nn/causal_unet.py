@@ -14,13 +14,15 @@ positions are few.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype.nn.causal import CausalAttention, CausalConv, FirstConv, PixelNetwork, Place, below, unfolded
+from calotype.nn.causal import CausalAttention, CausalConv, FirstConv, PixelNetwork, Place, below, here, unfolded
 from calotype.nn.layers import dropout, fork, zeroed
+from calotype.nn.native.recorder import Vector
 from calotype.rng import Noise
 
 LEVELS = 256  # of a value
@@ -41,7 +43,7 @@ class CausalUNet(PixelNetwork):
         attention: levels whose blocks are each followed by attention, on the way up; 0 is the finest.
         num_classes: of the labels; 0: none.
         dropout_rate: within blocks, where there is noise.
-        embedding: features of a pixel's value beside the value itself, from a table; 0: none.
+        tables: whether a pixel is seen by features of its values from tables, beside the values themselves.
         copies: whether the numbers, scores of the values of one channel, may be raised at the values of pixels nearby.
             Values that come again and again, as in drawings and along straight edges, need not be learned one by one.
     """
@@ -59,12 +61,13 @@ class CausalUNet(PixelNetwork):
         attention: Collection[int] = (),
         num_classes: int = 0,
         dropout_rate: float = 0.0,
-        embedding: int = 16,
+        tables: bool = True,
         copies: bool = False,
     ) -> None:
         super().__init__()
-        width = widths[0]
-        self.values = nn.Embedding(LEVELS * channels, embedding) if embedding else None
+        width, self.halvings = widths[0], len(widths) - 1
+        embedding = -(channels + 1) % 16 if tables else 0  # 16 features with values and mark, which fill a vector
+        self.values = nn.Embedding(LEVELS * channels, embedding) if tables else None
         self.first = FirstConv(channels + embedding, width, (-3, 0), (-3, 3))
         self.rows = nn.Parameter(nn.init.normal_(torch.empty(size[0], 1, width), std=0.1))
         self.columns = nn.Parameter(nn.init.normal_(torch.empty(size[1], width), std=0.1))
@@ -80,24 +83,25 @@ class CausalUNet(PixelNetwork):
         tables = LEVELS * torch.arange(pixels.shape[-1], device=pixels.device)
         return torch.cat([x, self.values(pixels + tables).sum(-2)], -1)
 
-    def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> None:
-        return None
+    def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
+        rows = self.rows if at is None else self.rows[at.row : at.row + 1]
+        return (rows + self.columns)[None]  # what a pixel's place says, (1, H or 1, W, width)
 
     def beside(
         self,
         canvas: Tensor,
-        above: None,
+        above: Tensor,
         labels: Tensor | None,
         at: Place | None,
         noise: Noise | None,
     ) -> Tensor:
-        x = self.first(canvas, self.margin, at)
-        place = self.rows + self.columns if at is None else self.rows[at.row, 0] + self.columns[at.column]
-        x = x + place
+        x = self.first(canvas, self.margin, at) + here(above, at)
         x = F.silu(self.norm(self.level(x, labels, at, noise)))
         numbers = self.last(x)
         if self.copy is None:
             return numbers
+        if at is not None and at.recorder is not None:
+            return cast(Tensor, at.recorder.raised(cast(Vector, numbers), cast(Vector, self.copy(x)), NEARBY))
         values, inside = self._nearby(canvas, at)
         return numbers.scatter_add(-1, values, (self.copy(x) * inside).to(numbers.dtype))
 
@@ -109,10 +113,12 @@ class CausalUNet(PixelNetwork):
         else:
             assert at.column is not None
             top, left, high, wide = m + at.row, m + at.column, 1, 1
-        views = [canvas[:, top - up : top - up + high, left - dx : left - dx + wide] for up, dx in NEARBY]
-        seen = torch.stack(views, -1)  # (B, H, W, features, nearby)
-        values = ((seen[:, :, :, 0] + 1) * 127.5).round().long()
-        return values, 1 - seen[:, :, :, -1]
+        known = ((canvas[..., 0] + 1) * 127.5).round().long(), 1 - canvas[..., -1]
+        values, inside = (
+            torch.stack([x[:, top - up : top - up + high, left - dx : left - dx + wide] for up, dx in NEARBY], -1)
+            for x in known
+        )
+        return values, inside
 
 
 class Level(nn.Module):

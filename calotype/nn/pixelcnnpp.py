@@ -50,7 +50,7 @@ class PixelCNNpp(PixelNetwork):
         dropout_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        width = widths[0]
+        width, self.halvings = widths[0], len(widths) - 1
         self.first_above = FirstConv(channels, width, (-2, -1), (-1, 1))
         self.first_row = FirstConv(channels, width, (-1, -1), (-1, 1))
         self.first_left = FirstConv(channels, width, (-1, 0), (-1, -1))

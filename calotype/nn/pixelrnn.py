@@ -44,6 +44,7 @@ class PixelRNN(PixelNetwork):
     """
 
     margin = 3
+    recordable = False
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 config   what a model is, and how to sample from it
 presets  the sizes of network that a budget is matched with
+networks the networks that a model may have
 model    the loss, sampling, completion and the likelihood, put together
 drawing  from a network to images, pixel by pixel
 """

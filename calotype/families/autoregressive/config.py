@@ -20,7 +20,7 @@ class AutoregressiveConfig:
     network: str = "causal-unet"  # or pixelcnn++, gated-pixelcnn, pixelcnn, row-lstm, diagonal-bilstm
     widths: tuple[int, ...] = (16, 32, 64)  # features per level, finest first; only the first two networks have levels
     blocks: tuple[int, ...] = (2, 2, 4)  # per level, and again after the levels below
-    attention: tuple[int, ...] = ()  # of causal-unet: levels whose blocks also attend to all positions before
+    attention: tuple[int, ...] = (2,)  # of causal-unet: levels whose blocks also attend to all positions before
     head: int = 0  # features of the last hidden layers of the networks of one level; 0: their width
     likelihood: str = "auto"  # categorical, logistics, bernoulli (of 0 and 255, other values binarised at random)
     mixtures: int = 10  # components of logistics
@@ -46,7 +46,7 @@ class AutoregressiveConfig:
         if min(self.blocks) < 1:
             raise ConfigError(f"model.blocks contains {min(self.blocks)}: give at least 1 for each level")
         if self.attention and not network.attention:
-            raise ConfigError(f"model.attention is set, but {self.network} has none: leave it out, or use causal-unet")
+            raise ConfigError(f"model.attention names levels, but {self.network} has none: use model.attention=[]")
         for level in self.attention:
             if not 0 <= level < len(self.widths):
                 raise ConfigError(

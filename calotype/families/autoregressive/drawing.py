@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from calotype.distributions import AS_LEARNED, Distribution, Taste
 from calotype.nn.causal import PixelNetwork, Place, canvas_of
+from calotype.nn.native import loop
 
 Evaluate = Callable[[Tensor, int, int], Tensor]
 """(canvas, row, column) -> the network's numbers (B, outputs) for that pixel."""
@@ -31,6 +32,7 @@ def draw(
     labels: Tensor | None,
     taste: Taste = AS_LEARNED,
     probable: bool = False,
+    compiled: bool = True,
 ) -> Drawn:
     """Draw the pixels of images from the `known`-th on, in raster order; those before are kept.
 
@@ -38,9 +40,14 @@ def draw(
         images: uint8 (B, C, H, W); what is in them from there on is not looked at.
         uniforms: (B, H, W, distribution.draws) in [0, 1).
         probable: whether to say how probable what is drawn is, which takes time.
+        compiled: whether to use the compiled loop where it can be had, which is the faster and agrees to rounding.
 
     A pixel costs the same in any row and column, but for attention, and nothing is computed twice.
     """
+    if compiled and not probable and loop.usable(network, distribution, uniforms, taste):
+        pixels = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+        loop.draw(network, distribution, pixels, known, uniforms, labels, taste)
+        return Drawn(pixels.permute(0, 3, 1, 2).contiguous(), torch.full((len(images),), torch.nan))
     memory: dict[nn.Module, Any] = {}
     width = images.shape[3]
     above: Any = None

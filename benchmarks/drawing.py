@@ -1,0 +1,89 @@
+"""How fast autoregressive images are drawn: the whole network anew for each pixel, kept layers, and the compiled loop.
+
+    python benchmarks/drawing.py
+
+A Gated PixelCNN of 8 layers and 64 features on 28x28 with 256 values, and the preset tiny, with random weights. Naive
+drawing is timed over some of its pixels, each of which takes a whole forward pass. Beside the speeds stands how many of
+the compiled loop's images are those of the kept layers, at batch 1 of the naive way: all but those in which a uniform
+number met a cumulative probability to rounding. The sides are interleaved; medians. One JSON line per figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
+from calotype.families.autoregressive.drawing import draw, draw_naively
+from calotype.model import ImageSpec
+from calotype.rng import Noise, seeded
+
+SPEC = ImageSpec(1, 28, 28)
+CONFIGS = {
+    "gated-pixelcnn": AutoregressiveConfig(
+        network="gated-pixelcnn", widths=(64,), blocks=(8,), attention=(), likelihood="categorical"
+    ),
+    "tiny": AutoregressiveConfig(likelihood="categorical"),
+}
+FORWARDS = 5  # that stand for the 784 of naive drawing
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@torch.no_grad()
+def main() -> None:
+    """Draw, time, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 16, 64])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for name, config in CONFIGS.items():
+        with seeded(0):
+            model = Autoregressive(SPEC, config).to_eval()
+            for p in model.parameters():
+                p.add_(0.02 * torch.randn_like(p))
+        for n in options.batches:
+            uniforms = Noise.per_image(0, range(n), "cpu").uniform(28, 28, 1)
+            blank = torch.zeros(n, 1, 28, 28, dtype=torch.uint8)
+            asked = model.network, model.distribution, blank, 0, uniforms, None
+            ways: dict[str, Callable[[], object]] = {
+                "naive": lambda b=blank: [model.network(b.permute(0, 2, 3, 1)) for _ in range(FORWARDS)],
+                "cached": lambda a=asked: draw(*a, compiled=False),
+                "compiled": lambda a=asked: draw(*a),
+            }
+            drawn = draw(*asked).images
+            like = draw_naively(*asked).images if n == 1 else draw(*asked, compiled=False).images
+            same = int((drawn == like).flatten(1).all(1).sum())
+            seconds: dict[str, list[float]] = {way: [] for way in ways}
+            for _ in range(options.rounds):
+                for way, work in ways.items():
+                    seconds[way].append(timed(work))
+            median = {way: statistics.median(values) for way, values in seconds.items()}
+            median["naive"] *= 28 * 28 / FORWARDS
+            for way, value in median.items():
+                figures = {
+                    "benchmark": f"drawing/{name}/{way}",
+                    "batch": n,
+                    "value": round(n / value, 3),
+                    "unit": "images/s",
+                    "times_naive": round(median["naive"] / value, 1),
+                    "images_the_same": same,
+                    "threads": options.threads,
+                }
+                print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -59,7 +59,7 @@ def main() -> None:
             blank = torch.zeros(n, 1, 28, 28, dtype=torch.uint8)
             asked = model.network, model.distribution, blank, 0, uniforms, None
             ways: dict[str, Callable[[], object]] = {
-                "naive": lambda b=blank: [model.network(b.permute(0, 2, 3, 1)) for _ in range(FORWARDS)],
+                "naive": lambda b=blank, m=model: [m.network(b.permute(0, 2, 3, 1)) for _ in range(FORWARDS)],
                 "cached": lambda a=asked: draw(*a, compiled=False),
                 "compiled": lambda a=asked: draw(*a),
             }

@@ -50,6 +50,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "half the rate": {"learning_rate": 5e-3},
     "twice the rate": {"learning_rate": 2e-2},
     "longer decay": {"decay": 0.8},
+    "a third of the rate": {"learning_rate": 3e-3},
     "AdamW": {"optimizer": "adamw", "learning_rate": 3e-3},
     "gated": {"network": "gated-pixelcnn", "widths": (32,), "blocks": (5,)},
     "pixelcnn++": {"network": "pixelcnn++", "widths": (32, 32), "blocks": (1, 1)},

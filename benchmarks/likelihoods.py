@@ -24,6 +24,7 @@ from calotype.config import build, plain
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
+from calotype.nn.causal_unet import CausalUNet
 from calotype.plan import OF_THE_PRESET
 from calotype.rng import Noise, seeded
 from calotype.trainer import TrainConfig, Trainer
@@ -35,16 +36,14 @@ GEMM = 1024
 NETWORKS: dict[str, dict[str, Any]] = {
     "tiny": {},
     "small": {"preset": "small"},
+    "no copies": {"copies": False},
+    "no copies, no tables": {"copies": False, "tables": False},
     "bf16": {"precision": "bf16"},
-    "attention": {"widths": (32, 64, 64), "blocks": (1, 2, 2), "attention": (2,)},
-    "three levels": {"widths": (32, 64, 64), "blocks": (1, 2, 2)},
+    "no attention": {"attention": ()},
+    "two levels": {"widths": (32, 64), "blocks": (1, 4), "attention": ()},
     "narrow": {"widths": (16, 32, 64), "blocks": (2, 2, 4)},
-    "narrow, attention": {"widths": (16, 32, 64), "blocks": (2, 2, 4), "attention": (2,)},
-    "narrow, wide below": {"widths": (16, 32, 128), "blocks": (2, 2, 4), "attention": (2,)},
-    "wide below": {"widths": (32, 64, 128), "blocks": (1, 2, 4), "attention": (2,)},
-    "deep, attention": {"widths": (32, 64, 64), "blocks": (2, 3, 6), "attention": (2,)},
-    "wide": {"widths": (48, 96), "blocks": (1, 4)},
-    "deep": {"widths": (32, 64), "blocks": (2, 6)},
+    "deep": {"blocks": (2, 3, 6)},
+    "wide below": {"widths": (32, 64, 128)},
     "batch 32": {"batch_size": 32},
     "batch 8": {"batch_size": 8},
     "half the rate": {"learning_rate": 5e-3},
@@ -60,6 +59,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 def trainer_of(packed: PackedDataset, name: str, likelihood: str, images: int, threads: int, precision: str) -> Trainer:
     """The trainer of a row of the table."""
     changes = dict(NETWORKS[name])
+    parts = {part: changes.pop(part) for part in ("copies", "tables") if part in changes}
     preset = Autoregressive.presets(packed.spec)[changes.pop("preset", "tiny")]
     model = plain(preset.model) | {"likelihood": likelihood}
     if "network" in changes:
@@ -71,6 +71,10 @@ def trainer_of(packed: PackedDataset, name: str, likelihood: str, images: int, t
     chosen = build(TrainConfig, training | {"images": images}, "training")
     with seeded(0):
         network = Autoregressive(packed.spec, config)
+        if parts:  # what is no setting, since nothing is better without it
+            spec, outputs = packed.spec, network.distribution.parameters
+            shape = (spec.height, spec.width), config.widths, config.blocks, config.attention
+            network.network = CausalUNet(spec.channels, outputs, *shape, **parts)
     return Trainer(network, Batches(packed, packed.train, chosen.batch_size, seed=0), chosen)
 
 

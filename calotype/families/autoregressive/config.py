@@ -18,8 +18,8 @@ class AutoregressiveConfig:
     """What an autoregressive model is."""
 
     network: str = "causal-unet"  # or pixelcnn++, gated-pixelcnn, pixelcnn, row-lstm, diagonal-bilstm
-    widths: tuple[int, ...] = (16, 32, 64)  # features per level, finest first; only the first two networks have levels
-    blocks: tuple[int, ...] = (2, 2, 4)  # per level, and again after the levels below
+    widths: tuple[int, ...] = (32, 64, 64)  # features per level, finest first; only the first two networks have levels
+    blocks: tuple[int, ...] = (1, 2, 2)  # per level, and again after the levels below
     attention: tuple[int, ...] = (2,)  # of causal-unet: levels whose blocks also attend to all positions before
     head: int = 0  # features of the last hidden layers of the networks of one level; 0: their width
     likelihood: str = "auto"  # categorical, logistics, bernoulli (of 0 and 255, other values binarised at random)

@@ -1,0 +1,106 @@
+"""`calotype complete`: what is kept stays, what is drawn can be repeated, and mistakes are told early."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from calotype import cli, sampling
+from calotype.data import DataConfig, prepare
+from calotype.errors import ConfigError
+from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
+from calotype.families.diffusion import Diffusion, DiffusionConfig
+from calotype.model import ImageSpec
+from calotype.rng import seeded
+from calotype.runs import load
+from calotype.training import train
+
+SETTINGS = {"model": {"widths": [16], "blocks": [1], "attention": []}, "training": {"batch_size": 16}}
+
+
+@pytest.fixture
+def run(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run trained a little on the pictures of two classes."""
+    monkeypatch.setattr("calotype.training.FINAL_GRID", 4)
+    out = tmp_path / "run"
+    train("autoregressive", picture_folder, budget="32img", out=out, settings=SETTINGS)
+    return out
+
+
+def complete(*arguments: str | Path) -> int:
+    return cli.main(["complete", *map(str, arguments)])
+
+
+def test_rows_are_kept_and_the_rest_is_drawn(run: Path, picture_folder: Path, tmp_path: Path) -> None:
+    folder, sheet = tmp_path / "completed", tmp_path / "sheet.png"
+    assert complete(run, picture_folder, "--rows", "5", "-n", "2", "--folder", folder, "--out", sheet) == 0
+    packed = prepare(DataConfig(source=str(picture_folder), width=12, height=12))
+    files = sorted(folder.glob("*.png"))
+    assert len(files) == 2 * len(packed)
+    given = packed.read(np.arange(len(packed))).images
+    drawn = torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files])
+    assert torch.equal(drawn[:, :, :5], given.repeat_interleave(2, 0)[:, :, :5])
+    assert not torch.equal(drawn[0::2], drawn[1::2])
+    with Image.open(sheet) as image:
+        assert image.size == (2 + 4 * 14, 2 + len(packed) * 14)
+    trained = load(run)
+    labels = packed.read(np.arange(len(packed))).labels
+    assert labels is not None
+    again = sampling.complete(trained.model, given.repeat_interleave(2, 0), 60, 0, lambda i: int(labels[i // 2]))
+    assert torch.equal(torch.cat([part.images for part in again]), drawn)
+
+
+def test_pixels_and_labels(run: Path, picture_folder: Path) -> None:
+    assert complete(run, picture_folder, "--pixels", "30", "--labels", "dots", "-n", "1", "--seed", "3") == 0
+    assert (run / "completions-3.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rows", "13"), "rows is 13, but the images have 12"),
+        (("--pixels", "145"), "pixels is 145, but the images have 144"),
+        (("--rows", "2", "--pixels", "2"), "give one of them"),
+        (("-n", "0"), "at least 1 completion"),
+        (("--labels", "cats"), "class 'cats' is unknown"),
+        (("--set", "steps=3"), "steps"),
+    ],
+)
+def test_mistakes_are_told(
+    run: Path, picture_folder: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complete(run, picture_folder, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(run.glob("completions-*"))
+
+
+def test_pictures_of_other_classes_need_labels(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "others" / "cats").mkdir(parents=True)
+    (tmp_path / "others" / "dogs").mkdir()
+    for k, name in enumerate(("cats", "dogs")):
+        Image.fromarray(np.full((12, 12, 3), 50 * k + 9, np.uint8)).save(tmp_path / "others" / name / "0.png")
+    assert complete(run, tmp_path / "others") == 2
+    assert "give --labels" in capsys.readouterr().err
+    assert complete(run, tmp_path / "others", "--labels", "bars,dots") == 0
+
+
+def test_a_model_that_cannot_complete_says_so() -> None:
+    with seeded(0):
+        model = Diffusion(ImageSpec(1, 8, 8), DiffusionConfig(widths=(16,), attention=(), sigma_data=0.5)).to_eval()
+    with pytest.raises(ConfigError, match="cannot complete"):
+        list(sampling.complete(model, torch.zeros(1, 1, 8, 8, dtype=torch.uint8), 8, 0))
+
+
+def test_beginnings_have_the_shape_of_the_images() -> None:
+    config = AutoregressiveConfig(widths=(16,), blocks=(1,), attention=(), likelihood="categorical")
+    with seeded(0):
+        model = Autoregressive(ImageSpec(1, 8, 8), config).to_eval()
+    with pytest.raises(ConfigError, match="fit them"):
+        list(sampling.complete(model, torch.zeros(1, 1, 8, 9, dtype=torch.uint8), 8, 0))
+    with pytest.raises(ConfigError, match="the images have 64"):
+        list(sampling.complete(model, torch.zeros(1, 1, 8, 8, dtype=torch.uint8), 65, 0))
+    assert list(sampling.complete(model, torch.zeros(0, 1, 8, 8, dtype=torch.uint8), 8, 0)) == []

@@ -231,6 +231,13 @@ def test_the_compiled_loop_draws_the_same(network: str, spec: ImageSpec, n: int)
             assert torch.equal(alone, compiled[few])
 
 
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+def test_the_compiled_loop_leaves_arithmetic_as_it_was() -> None:
+    """Linked with -ffast-math a library makes numbers below 1e-38 zero in the whole process."""
+    assert loop.library() is not None
+    assert float(torch.tensor(1e-40) * torch.tensor(1.0)) > 0
+
+
 def test_what_the_compiled_loop_cannot_do_is_left_to_the_other() -> None:
     model = model_of("gated-pixelcnn", ImageSpec(1, 4, 4)).float()
     uniforms = torch.zeros(1, 4, 4, 1)

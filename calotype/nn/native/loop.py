@@ -26,7 +26,7 @@ from calotype.nn.causal import PixelNetwork, Place, canvas_of
 from calotype.nn.native.recorder import OPERAND, Operand, Recorder, Vector
 
 SOURCE = Path(__file__).with_name("loop.c")
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-fPIC", "-c")  # not at linking, where it changes the whole process
 BLOCK = 8  # images that are worked on together, as in loop.c
 LONGEST_BUILD = 60  # seconds
 KINDS: tuple[type[Distribution], ...] = (Categorical, Bernoulli, Logistics)  # as numbered in loop.c
@@ -52,10 +52,13 @@ def library() -> ctypes.CDLL | None:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                built = Path(folder) / "loop.so"
-                command = [compiler, *FLAGS, "-o", str(built), str(SOURCE), "-lm"]
-                subprocess.run(command, check=True, capture_output=True, timeout=LONGEST_BUILD)
-                built.replace(path)
+                compiled, linked = Path(folder) / "loop.o", Path(folder) / "loop.so"
+                for command in (
+                    [*FLAGS, "-o", str(compiled), str(SOURCE)],
+                    ["-shared", "-o", str(linked), str(compiled), "-lm"],
+                ):
+                    subprocess.run([compiler, *command], check=True, capture_output=True, timeout=LONGEST_BUILD)
+                linked.replace(path)
         loaded = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None

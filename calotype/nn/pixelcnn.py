@@ -15,7 +15,7 @@ v' being V * v + c before the gate, and c, c' biases that depend on the class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from calotype.rng import Noise
 
 
 class PixelCNN(PixelNetwork):
-    """One stack of masked convolutions.
+    """One stack: a masked 7 x 7 convolution, residual blocks, and two pointwise layers.
 
     Args:
         channels: of the image.
@@ -38,6 +38,9 @@ class PixelCNN(PixelNetwork):
         num_classes: of the labels; 0: none.
         dropout_rate: within blocks, where there is noise.
         ordered: whether channels of a pixel see those before them.
+        block: what the blocks are, made of (width, channels in order, num_classes, dropout_rate); by default masked
+            convolutions, and with the layers of `calotype.nn.pixelrnn` this is PixelRNN.
+        recordable: whether such blocks can be recorded.
     """
 
     margin = 3
@@ -52,12 +55,14 @@ class PixelCNN(PixelNetwork):
         num_classes: int = 0,
         dropout_rate: float = 0.0,
         ordered: bool = True,
+        block: Callable[[int, int, int, float], nn.Module] | None = None,
+        recordable: bool = True,
     ) -> None:
         super().__init__()
-        self.ordered = ordered
-        order = channels if ordered else 1
+        self.ordered, self.recordable = ordered, recordable
+        order, make = channels if ordered else 1, block or MaskedBlock
         self.first = FirstConv(channels, width, (-3, 0), (-3, 3), ordered)
-        self.blocks = nn.ModuleList(MaskedBlock(width, order, num_classes, dropout_rate) for _ in range(blocks))
+        self.blocks = nn.ModuleList(make(width, order, num_classes, dropout_rate) for _ in range(blocks))
         self.head = nn.ModuleList([CausalConv(width, head, channels=order), CausalConv(head, head, channels=order)])
         self.last = CausalConv(head, outputs, channels=order)
 

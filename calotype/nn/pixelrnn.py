@@ -1,4 +1,4 @@
-"""PixelRNN: LSTM layers over the rows or the diagonals of an image.
+"""The layers of PixelRNN: LSTMs over the rows or the diagonals of an image, in the stack of `calotype.nn.pixelcnn`.
 
 Of a layer's input x, with 2 h features, an LSTM makes h features, and a pointwise convolution adds them to x:
 
@@ -14,76 +14,13 @@ Source: van den Oord et al. 2016, arXiv:1601.06759, sections 3.1 to 3.4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype.nn.causal import CausalConv, FirstConv, PixelNetwork, Place
-from calotype.nn.layers import dropout, fork
+from calotype.nn.causal import CausalConv, Place
+from calotype.nn.layers import dropout
 from calotype.rng import Noise
-
-Kind = Literal["row", "diagonal"]
-
-
-class PixelRNN(PixelNetwork):
-    """A masked 7 x 7 convolution, LSTM layers, and two pointwise layers.
-
-    Args:
-        channels: of the image.
-        outputs: numbers per pixel.
-        width: features of a layer's input; its LSTM has half as many.
-        blocks: LSTM layers.
-        head: features of the two last hidden layers.
-        kind: row or diagonal.
-        num_classes: of the labels, which bias the gates; 0: none.
-        dropout_rate: of what a layer adds, where there is noise.
-        ordered: whether channels of a pixel see those before them.
-    """
-
-    margin = 3
-    recordable = False
-
-    def __init__(
-        self,
-        channels: int,
-        outputs: int,
-        width: int,
-        blocks: int,
-        head: int,
-        kind: Kind,
-        num_classes: int = 0,
-        dropout_rate: float = 0.0,
-        ordered: bool = True,
-    ) -> None:
-        super().__init__()
-        self.ordered = ordered
-        order = channels if ordered else 1
-        self.first = FirstConv(channels, width, (-3, 0), (-3, 3), ordered)
-        layer = LAYERS[kind]
-        self.layers = nn.ModuleList(layer(width, order, num_classes, dropout_rate) for _ in range(blocks))
-        self.head = nn.ModuleList([CausalConv(width, head, channels=order), CausalConv(head, head, channels=order)])
-        self.last = CausalConv(head, outputs, channels=order)
-
-    def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> None:
-        return None
-
-    def beside(
-        self,
-        canvas: Tensor,
-        above: None,
-        labels: Tensor | None,
-        at: Place | None,
-        noise: Noise | None,
-    ) -> Tensor:
-        x = self.first(canvas, self.margin, at)
-        for k, layer in enumerate(self.layers):
-            x = layer(x, labels, at, fork(noise, k))
-        for pointwise in self.head:
-            x = pointwise(F.relu(x), at)
-        return self.last(F.relu(x), at)
 
 
 class RowLSTM(nn.Module):
@@ -250,6 +187,3 @@ def _lstm(gates: Tensor, cell: Tensor | None) -> tuple[Tensor, Tensor]:
     o, f, i, g = gates.chunk(4, -1)
     cell = torch.sigmoid(i) * torch.tanh(g) + (0 if cell is None else torch.sigmoid(f) * cell)
     return torch.sigmoid(o) * torch.tanh(cell), cell
-
-
-LAYERS: Mapping[Kind, type[RowLSTM] | type[DiagonalBiLSTM]] = {"row": RowLSTM, "diagonal": DiagonalBiLSTM}

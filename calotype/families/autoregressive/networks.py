@@ -11,7 +11,7 @@ from calotype.nn.causal import PixelNetwork
 from calotype.nn.causal_unet import CausalUNet
 from calotype.nn.pixelcnn import GatedPixelCNN, PixelCNN
 from calotype.nn.pixelcnnpp import PixelCNNpp
-from calotype.nn.pixelrnn import PixelRNN
+from calotype.nn.pixelrnn import DiagonalBiLSTM, RowLSTM
 
 if TYPE_CHECKING:
     from calotype.families.autoregressive.config import AutoregressiveConfig
@@ -62,11 +62,13 @@ def _causal_unet(spec: ImageSpec, config: AutoregressiveConfig, outputs: int, or
     return CausalUNet(spec.channels, outputs, size, *shape, spec.num_classes, config.dropout, copies=copies)
 
 
+_recurrent = partial(_one_level, PixelCNN, recordable=False)
+
 NETWORKS: Mapping[str, Network] = {
     "causal-unet": Network(_causal_unet, levels=True, ordered=False, attention=True),
     "pixelcnn++": Network(_pixelcnnpp, levels=True, ordered=False),
     "gated-pixelcnn": Network(partial(_one_level, GatedPixelCNN), levels=False, ordered=True),
     "pixelcnn": Network(partial(_one_level, PixelCNN), levels=False, ordered=True),
-    "row-lstm": Network(partial(_one_level, PixelRNN, kind="row"), levels=False, ordered=True),
-    "diagonal-bilstm": Network(partial(_one_level, PixelRNN, kind="diagonal"), levels=False, ordered=True),
+    "row-lstm": Network(partial(_recurrent, block=RowLSTM), levels=False, ordered=True),
+    "diagonal-bilstm": Network(partial(_recurrent, block=DiagonalBiLSTM), levels=False, ordered=True),
 }

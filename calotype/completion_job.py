@@ -17,6 +17,7 @@ from calotype.data.packed import PackedDataset
 from calotype.display import Display, packing_on
 from calotype.errors import ConfigError, RunError
 from calotype.images import grid, write_png
+from calotype.model import Completable
 from calotype.runs import TrainedModel, load
 
 MOST = 64  # pictures: more make a sheet that cannot be looked at
@@ -46,8 +47,11 @@ def run(
     if n < 1:
         raise ConfigError(f"n is {n}: draw at least 1 completion of each picture")
     model = load(path, checkpoint=checkpoint, device=device, report=display.message)
+    if not isinstance(model.model, Completable):
+        raise sampling.cannot_complete()
     known = _known(model, rows, pixels)
     chosen = build(model.model.Options, read_assignments(options), "option")
+    model.model.check_options(chosen)
     trained_on = model.run.config.data
     packed = prepare(
         replace(
@@ -66,20 +70,20 @@ def run(
     given = packed.read(np.arange(min(len(packed), MOST)))
     classes = _classes(model, packed, given.labels, labels, n)
     beginnings = given.images.repeat_interleave(n, 0)
+    places = [out or path / f"completions-{seed}.png"] if folder is None or out is not None else []
     drawn: list[Tensor] = []
     display.count("completions", 0, len(beginnings))
-    for part in sampling.complete(model.model, beginnings, known, seed, classes, chosen):
-        drawn.append(part.images)
-        display.count("completions", sum(map(len, drawn)), len(beginnings))
-    completions = torch.cat(drawn)
-    places = [out or path / f"completions-{seed}.png"] if folder is None or out is not None else []
     try:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            for i, image in enumerate(completions):
-                write_png(folder / f"{i // n:06d}-{i % n:02d}.png", image)
+        for part in sampling.complete(model.model, beginnings, known, seed, classes, chosen):
+            drawn.append(part.images)
+            if folder is not None:  # at once, so that a job that is stopped has lost nothing
+                for i, image in zip(part.indices, part.images, strict=True):
+                    write_png(folder / f"{i // n:06d}-{i % n:02d}.png", image)
+            display.count("completions", sum(map(len, drawn)), len(beginnings))
         for place in places:
-            write_png(place, _sheet(given.images, completions, known, n))
+            write_png(place, _sheet(given.images, torch.cat(drawn), known, n))
     except OSError as error:
         raise RunError(f"completions cannot be written ({error}): choose another --out or --folder") from error
     places += [folder] if folder is not None else []

@@ -91,7 +91,7 @@ def complete(
         ConfigError: for a model that cannot complete, images of another shape, and as for `stream`.
     """
     if not isinstance(model, Completable):
-        raise ConfigError("a model of this family cannot complete pictures: train an autoregressive one")
+        raise cannot_complete()
     spec = model.spec
     if tuple(beginnings.shape[1:]) != spec.shape:
         raise ConfigError(f"beginnings are {tuple(beginnings.shape[1:])}, but the model draws {spec.shape}: fit them")
@@ -101,6 +101,11 @@ def complete(
     for wanted, filled, noise, chosen in _calls(model, range(len(beginnings)), seed, labels):
         images = beginnings[list(filled)].to(noise.device)
         yield Samples(wanted, model.complete(images, known, noise, chosen, options)[: len(wanted)].cpu())
+
+
+def cannot_complete() -> ConfigError:
+    """What is said of a model that is not Completable."""
+    return ConfigError("a model of this family cannot complete pictures: train an autoregressive one")
 
 
 class _Call(NamedTuple):

@@ -234,7 +234,7 @@ def test_the_compiled_loop_draws_the_same(network: str, spec: ImageSpec, n: int)
 @pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 def test_the_compiled_loop_leaves_arithmetic_as_it_was() -> None:
     """Linked with -ffast-math a library makes numbers below 1e-38 zero in the whole process."""
-    assert loop.library() is not None
+    assert loop.built() is not None
     assert float(torch.tensor(1e-40) * torch.tensor(1.0)) > 0
 
 
@@ -248,7 +248,7 @@ def test_what_the_compiled_loop_cannot_do_is_left_to_the_other() -> None:
 
 
 def test_without_a_compiler_all_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "library", lambda: None)
+    monkeypatch.setattr(loop, "built", lambda: None)
     spec = ImageSpec(1, 5, 5)
     model = model_of("causal-unet", spec).float()
     assert model.sample(Noise.per_image(0, range(2), "cpu")).shape == (2, 1, 5, 5)

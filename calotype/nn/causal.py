@@ -195,7 +195,7 @@ class FirstConv(nn.Module):
         return _conv(seen, self.conv.effective(), self.conv.bias)
 
     def _record(self, canvas: Tensor, margin: int, recorder: Recorder) -> Vector:
-        weight, recorder.canvas = self.conv.effective().detach(), canvas
+        weight = self.conv.effective().detach()
         assert self.conv.bias is not None
         total = recorder.of(self.conv.bias[None, None, None])
         stride, features = canvas.stride(1), canvas.shape[3]

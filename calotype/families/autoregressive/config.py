@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from math import isfinite
 
 from calotype.config import check_choice
-from calotype.distributions import LEVELS, Taste
+from calotype.distributions import DISTRIBUTIONS, LEVELS, Taste
 from calotype.errors import ConfigError
 from calotype.families.autoregressive.networks import NETWORKS
 
-LIKELIHOODS = ("auto", "categorical", "logistics", "bernoulli")
+LIKELIHOODS = ("auto", *DISTRIBUTIONS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

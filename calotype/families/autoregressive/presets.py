@@ -40,8 +40,8 @@ def _extended(values: tuple[int, ...], levels: int) -> tuple[int, ...]:
 
 
 SIZES: Mapping[str, Size] = {
-    # Of 256 values a narrow finest level cannot tell enough: with (16, 32, 64) MNIST takes 0.90 bits/dim after 55,000
-    # images, with (32, 64) 0.93 after 9,000 (benchmarks/likelihoods.py).
+    # Of 256 values a narrow finest level cannot tell enough: with widths (16, 32, 64) MNIST took 0.90 bits/dim after a
+    # budget of 8 minutes, 55,000 images; these take 0.93 after 9,000 (benchmarks/likelihoods.py --images 9000).
     "tiny": Size(widths=(32, 64, 64), blocks=(1, 2), lowest=2, batch_size=16, learning_rate=1e-2, images_wanted=0),
     "small": Size(
         widths=(32, 64, 64), blocks=(2, 3), lowest=6, batch_size=16, learning_rate=1e-2, images_wanted=200_000

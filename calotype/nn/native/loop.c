@@ -30,7 +30,7 @@ typedef struct {
     int64_t width, channels, passes, known;
     int64_t arena;                 /* floats per image */
     int64_t canvas_image, canvas_row, features, margin;
-    int64_t draws, kind, mixtures, numbers;
+    int64_t draws, kind, mixtures;
     float *canvas;
     uint8_t *pixels;               /* (images, height, width, channels) */
     int64_t pixels_image;

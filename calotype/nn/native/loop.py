@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from calotype.caches import cache_root
 from calotype.distributions import LEVELS, Bernoulli, Categorical, Distribution, Logistics, Taste
 from calotype.nn.causal import PixelNetwork, Place, canvas_of
-from calotype.nn.native.recorder import OPERAND, Operand, Recorder, Vector
+from calotype.nn.native.recorder import OPERAND, Recorder, Vector
 
 SOURCE = Path(__file__).with_name("loop.c")
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fPIC", "-c")  # not at linking, where it changes the whole process
@@ -34,14 +34,14 @@ KINDS: tuple[type[Distribution], ...] = (Categorical, Bernoulli, Logistics)  # a
 SETUP = np.dtype(
     [(name, "i8") for name in ("width", "channels", "passes", "known", "arena")]
     + [(name, "i8") for name in ("canvas_image", "canvas_row", "features", "margin")]
-    + [(name, "i8") for name in ("draws", "kind", "mixtures", "numbers")]
+    + [(name, "i8") for name in ("draws", "kind", "mixtures")]
     + [("canvas", "u8"), ("pixels", "u8"), ("pixels_image", "i8"), ("uniforms", "u8"), ("uniforms_image", "i8")]
     + [("table", "u8"), ("temperature", "f4"), ("unused", "f4"), ("result", OPERAND)]
 )
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def built() -> ctypes.CDLL | None:
     """The compiled loop; None where it cannot be built, as without a C compiler."""
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
@@ -81,7 +81,7 @@ def usable(network: PixelNetwork, distribution: Distribution, uniforms: Tensor, 
     """Whether the compiled loop can draw this."""
     plain = taste.top_k == 0 and taste.top_p == 1
     suits = uniforms.device.type == "cpu" and uniforms.dtype == torch.float32 and isinstance(distribution, KINDS)
-    return network.recordable and plain and suits and distribution.channels <= 8 and library() is not None
+    return network.recordable and plain and suits and distribution.channels <= 8 and built() is not None
 
 
 class _Class(NamedTuple):
@@ -103,7 +103,7 @@ def draw(
     taste: Taste,
 ) -> None:
     """Fill in the pixels (B, H, W, C) from the `known`-th on. Arguments as in the family's `drawing.draw`."""
-    loop = library()
+    loop = built()
     assert loop is not None
     images, high, wide, channels = pixels.shape
     canvas = canvas_of(network.encode(pixels), network.margin).contiguous()
@@ -136,7 +136,6 @@ def draw(
                     "draws": uniforms.shape[3],
                     "kind": KINDS.index(type(distribution)),
                     "mixtures": getattr(distribution, "mixtures", 0),
-                    "numbers": result.size,
                     "canvas": canvas.data_ptr(),
                     "pixels": pixels.data_ptr(),
                     "pixels_image": pixels.stride(0),
@@ -197,6 +196,3 @@ def _copy(source: Any, target: Any) -> None:
     elif isinstance(source, (list, tuple)):
         for a, b in zip(source, target, strict=True):
             _copy(a, b)
-
-
-__all__ = ["Operand", "draw", "library", "usable"]

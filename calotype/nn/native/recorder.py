@@ -74,7 +74,6 @@ class Recorder:
 
     def __init__(self, images: int, height: int) -> None:
         self.images, self.height = images, height
-        self.canvas: Tensor | None = None
         self.instructions: list[tuple[Any, ...]] = []
         self.kept: list[Tensor] = []  # what the program refers to
         self.floats = 0  # of the arena

@@ -1,6 +1,9 @@
-"""Which device to compute on, for the few places that may choose one."""
+"""Which device to compute on, for the few places that may choose one, and what a process does for its speed."""
 
 from __future__ import annotations
+
+import ctypes
+import platform
 
 import torch
 
@@ -34,3 +37,20 @@ def make_repeatable() -> None:
     """Let CUDA's convolutions choose the same kernels every time; the CPU does so by itself."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+
+
+# Of mallopt, in glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory that it frees, for what it asks for next; on Linux with glibc.
+
+    Else every large array is given back to the system and comes from it again, page by page, filled with zeros. On two
+    CPU cores training gained up to a third by this, without a larger peak (benchmarks/memory.py).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_TRIM_THRESHOLD, -1)  # never
+    mallopt(_MMAP_THRESHOLD, 2**30)  # larger blocks alone have mappings of their own

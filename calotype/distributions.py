@@ -19,11 +19,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from calotype.images import to_unit
 
@@ -79,11 +80,31 @@ class Categorical(Distribution):
 
     def log_prob(self, parameters: Tensor, pixels: Tensor) -> Tensor:
         logits = parameters.reshape(-1, LEVELS)
-        nats = F.cross_entropy(logits, pixels.reshape(-1).long(), reduction="none")
-        return -nats.reshape(pixels.shape).sum(-1)
+        nats: Tensor = _LogSoftmaxAt.apply(logits, pixels.reshape(-1, 1).long())
+        return nats.reshape(pixels.shape).sum(-1)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, taste: Taste = AS_LEARNED) -> Tensor:
         return _inverse(parameters.unflatten(-1, (self.channels, LEVELS)), uniforms, taste).to(torch.uint8)
+
+
+class _LogSoftmaxAt(torch.autograd.Function):
+    """log_softmax(logits)[index] of each row: logits (N, n), indices (N, 1) -> (N, 1).
+
+    For its gradient the softmax itself is kept, not its logarithm: half of the time of torch's cross entropy on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor) -> Tensor:
+        p = torch.softmax(logits, -1)
+        ctx.save_for_backward(p, index)
+        largest = logits.amax(-1, keepdim=True)  # it has a probability of 1 / n at least, which does not underflow
+        return logits.gather(-1, index) - largest + p.amax(-1, keepdim=True).log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        p, index = ctx.saved_tensors
+        return (p * -grad).scatter_add_(-1, index, grad), None
 
 
 class Bernoulli(Distribution):

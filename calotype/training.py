@@ -74,7 +74,7 @@ def train(
     path = Path(out) if out is not None else _new_run(asked.family, asked.data.source)
     refuse_existing(path)
     torch_device = devices.choose(device)
-    _set_threads(int(asked.settings["training"].get("threads", 0)))
+    _set_up_process(int(asked.settings["training"].get("threads", 0)))
 
     with display or PlainDisplay() as shown:
         packed = _prepare(asked.data, shown)
@@ -113,7 +113,7 @@ def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False,
     """
     run = Run.open(Path(path))
     torch_device = devices.choose(device)
-    _set_threads(run.config.training.threads)
+    _set_up_process(run.config.training.threads)
     with display or PlainDisplay() as shown:
         packed = _prepare(run.config.data, shown)
         run.check_data(packed)
@@ -131,7 +131,8 @@ def _new_run(family_name: str, source: str) -> Path:
     return next(path for path in numbered if not path.exists())
 
 
-def _set_threads(threads: int) -> None:
+def _set_up_process(threads: int) -> None:
+    devices.keep_memory()
     if threads:
         torch.set_num_threads(threads)
 

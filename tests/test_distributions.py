@@ -69,6 +69,15 @@ def test_gradients_are_those_of_differences() -> None:
     assert torch.autograd.gradcheck(lambda p: mixture.log_prob(p, pixels), parameters)
 
 
+def test_the_categorical_is_a_log_softmax_however_improbable() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8)[:, None]
+    logits = (normal(256, 256) * 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: Categorical(1).log_prob(x, pixels[:6]), logits[:6])
+    far = (normal(256, 256) * 300).float().requires_grad_()  # most have probabilities that float32 does not
+    expected = far.double().log_softmax(-1).gather(-1, pixels.long())[:, 0]
+    assert torch.allclose(Categorical(1).log_prob(far, pixels).double(), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_no_parameters_say_nothing() -> None:
     """At 0 all bytes are equally likely, for the mixture about: 8 bits."""
     bits = lambda d: float(-d.log_prob(torch.zeros(256, d.parameters, dtype=torch.float64), every_byte()).mean())  # noqa: E731

@@ -103,7 +103,7 @@ class CausalUNet(PixelNetwork):
         if at is not None and at.recorder is not None:
             return cast(Tensor, at.recorder.raised(cast(Vector, numbers), cast(Vector, self.copy(x)), NEARBY))
         values, inside = self._nearby(canvas, at)
-        return numbers.scatter_add(-1, values, (self.copy(x) * inside).to(numbers.dtype))
+        return numbers.scatter_add_(-1, values, (self.copy(x) * inside).to(numbers.dtype))
 
     def _nearby(self, canvas: Tensor, at: Place | None) -> tuple[Tensor, Tensor]:
         """The values of pixels nearby, int64 (B, H, W, nearby), and 1 where they are inside of the image, else 0."""

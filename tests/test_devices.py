@@ -1,0 +1,33 @@
+"""What a process does for its speed."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, torch
+from calotype import devices
+if {kept}:
+    devices.keep_memory()
+def use():
+    torch.empty(10 * 2**20).fill_(1)  # 40 MB
+for _ in range(16):
+    use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(16):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_memory_that_is_freed_is_used_again() -> None:
+    def new_pages(kept: bool) -> int:
+        ran = subprocess.run([sys.executable, "-c", PROGRAM.format(kept=kept)], capture_output=True, check=True)
+        return int(ran.stdout)
+
+    assert new_pages(kept=True) < new_pages(kept=False) / 4  # the heap may still grow now and then

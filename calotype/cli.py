@@ -238,7 +238,7 @@ def complete(
 
     Args:
         run: a run directory.
-        pictures: a source of pictures as for train, of which the first 64 are completed.
+        pictures: a source of pictures as for train, of which the first 64 are completed, or one picture.
         rows: how many rows are kept; by default half of them.
         pixels: how many pixels are kept, row by row from the left, instead of whole rows.
         n: completions of each picture.

@@ -231,6 +231,50 @@ def test_the_compiled_loop_draws_the_same(network: str, spec: ImageSpec, n: int)
             assert torch.equal(alone, compiled[few])
 
 
+REACHING = {
+    "pixelcnn": {"blocks": (3,)},
+    "gated-pixelcnn": {"blocks": (2,)},
+    "causal-unet": {"widths": (16,), "blocks": (3,), "attention": ()},
+}
+
+
+@pytest.mark.parametrize("network", REACHING)
+def test_pixels_see_to_the_right_as_far_as_is_said(network: str) -> None:
+    """So that in a wave all is there that they see; and one column less would not do."""
+    high, wide = 5, 17
+    model = model_of(network, ImageSpec(1, high, wide), **REACHING[network])
+    reach, seen = model.network.reach(), influences(model).reshape(high, wide, high, wide)
+    assert reach is not None
+    for up in range(1, high):
+        columns = [(b - a, bool(seen[high - 1, a, high - 1 - up, b])) for a in range(wide) for b in range(wide)]
+        assert max(right for right, influence in columns if influence) == min(reach[up], wide - 1)
+    step = loop.wave_lag(model.network) * torch.arange(high)[:, None] + torch.arange(wide)
+    later = step[:, :, None, None] - step
+    assert bool((later[seen] > 0).all())
+    assert bool((later[seen] == 1).any())
+
+
+def test_networks_that_see_all_of_the_row_above_have_no_wave() -> None:
+    attending = model_of("causal-unet", ImageSpec(1, 8, 8), widths=(16,), blocks=(1,), attention=(0,))
+    assert loop.wave_lag(attending.network) is None
+    for network in ("causal-unet", "pixelcnn++", "row-lstm", "diagonal-bilstm"):
+        assert loop.wave_lag(model_of(network, ImageSpec(1, 8, 8)).network) is None
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+@pytest.mark.parametrize("network", REACHING)
+@pytest.mark.parametrize(("spec", "n"), [*CASES, (ImageSpec(1, 12, 31), 3)], ids=str)
+def test_rows_drawn_together_are_those_drawn_one_by_one(network: str, spec: ImageSpec, n: int) -> None:
+    model = model_of(network, spec, **REACHING[network]).float()
+    uniforms = Noise.per_image(3, range(n), "cpu").uniform(spec.height, spec.width, model.distribution.draws)
+    given, labels = pictures(spec, n), labels_of(spec, n)
+    for known in (0, spec.width * spec.height // 3):
+        asked = model.network, model.distribution, given, known, uniforms, labels
+        with torch.no_grad():
+            together, one_by_one = (draw(*asked, wave=way).images for way in (True, False))
+        assert torch.equal(together, one_by_one)
+
+
 @pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 def test_the_compiled_loop_leaves_arithmetic_as_it_was() -> None:
     """Linked with -ffast-math a library makes numbers below 1e-38 zero in the whole process."""

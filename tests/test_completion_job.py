@@ -54,6 +54,13 @@ def test_rows_are_kept_and_the_rest_is_drawn(run: Path, picture_folder: Path, tm
     assert torch.equal(torch.cat([part.images for part in again]), drawn)
 
 
+def test_one_picture_alone(run: Path, picture_folder: Path, tmp_path: Path) -> None:
+    picture = next(picture_folder.rglob("*.png"))
+    folder = tmp_path / "completed"
+    assert complete(run, picture, "--labels", "dots", "-n", "3", "--folder", folder) == 0
+    assert len(list(folder.glob("*.png"))) == 3
+
+
 def test_pixels_and_labels(run: Path, picture_folder: Path) -> None:
     assert complete(run, picture_folder, "--pixels", "30", "--labels", "dots", "-n", "1", "--seed", "3") == 0
     assert (run / "completions-3.png").is_file()

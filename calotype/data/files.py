@@ -91,6 +91,11 @@ def folder(root: Path) -> Source:
     return _source(records, layout, listing, skipped)
 
 
+def picture(path: Path) -> Source:
+    """One picture, by itself."""
+    return Source(lambda: iter([Record(path.name, partial(_open, path, None))]), ())
+
+
 def zip_archive(path: Path) -> Source:
     """The pictures of a zip file, read without unpacking it."""
     try:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from calotype.data.arrays import npy, npz
 from calotype.data.config import DataConfig
-from calotype.data.files import folder, tar_archive, walk, zip_archive
+from calotype.data.files import folder, picture, tar_archive, walk, zip_archive
 from calotype.data.glyphs import CHANNELS, CLASS_NAMES, GlyphsConfig, render
 from calotype.data.layout import SNIFF_BYTES, claims_picture, starts_like_picture
 from calotype.data.records import Facts, Loaded, Record, Source
@@ -68,7 +68,7 @@ def open_source(location: Location, config: DataConfig) -> Source:
         raise DataError(f"{path} does not exist: give a folder, an archive, a Parquet or NumPy file, or user/name")
     if path.is_dir():
         return _folder_or_parquet(path, config.labels)
-    return _opener(path, config.labels)(path)
+    return _opener(path, config)(path)
 
 
 def glyphs(config: GlyphsConfig, width: int, height: int) -> Source:
@@ -94,8 +94,9 @@ def _folder_or_parquet(path: Path, labels: bool) -> Source:
     return folder(path)
 
 
-def _opener(path: Path, labels: bool) -> Callable[[Path], Source]:
+def _opener(path: Path, config: DataConfig) -> Callable[[Path], Source]:
     """The function for a file, by its first bytes."""
+    labels = config.labels
     try:
         with path.open("rb") as file:
             head = file.read(SNIFF_BYTES)
@@ -107,6 +108,8 @@ def _opener(path: Path, labels: bool) -> Callable[[Path], Source]:
             return _zip_opener(path, labels)
         if not starts_like_picture(head) and tarfile.is_tarfile(path):
             return tar_archive
+        if starts_like_picture(head) and not config.to_learn:
+            return picture
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read ({error}): check its permissions, or make it again") from None
     what = "is one picture" if starts_like_picture(head) else "is no archive, Parquet or NumPy file"

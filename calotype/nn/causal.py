@@ -9,7 +9,7 @@ what it gives for whole images.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -24,6 +24,9 @@ from calotype.nn.native.recorder import Operand, Recorder, Vector
 from calotype.rng import Noise
 
 Own = Literal["all", "A", "B"]
+
+Reach = Mapping[int, int]
+"""How far to the right of a pixel is seen: of its own row, 0, and rows above, by how many rows, in columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,10 @@ class PixelNetwork(nn.Module, ABC):
     ) -> Tensor:
         """The numbers (B, H, W, outputs), or those of the pixel at a place (B, 1, 1, outputs), given `above`."""
 
+    def reach(self) -> Reach | None:
+        """How far to the right pixels see; None where it is as far as the image goes, or rows must come in whole."""
+        return None
+
     def forward(self, pixels: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:
         """The numbers of all pixels: uint8 (B, H, W, C) to (B, H, W, outputs). With noise, dropout is on."""
         return self.numbers(self.encode(pixels), labels, noise)
@@ -87,6 +94,28 @@ class PixelNetwork(nn.Module, ABC):
         """The same of encoded pixels, (B, H, W, features)."""
         canvas = canvas_of(encoded, self.margin)
         return self.beside(canvas, self.above(canvas, labels, None, noise), labels, None, noise)
+
+
+def through(*layers: Reach) -> Reach:
+    """The reach of layers that follow one another."""
+    total: dict[int, int] = {0: 0}
+    for layer in layers:
+        further: dict[int, int] = {}
+        for up, right in total.items():
+            for more, columns in layer.items():
+                further[up + more] = max(further.get(up + more, 0), right + columns)
+        total = further
+    return total
+
+
+def either(*parts: Reach) -> Reach:
+    """The reach of parts that are added."""
+    return {up: max(part[up] for part in parts if up in part) for up in sorted({up for part in parts for up in part})}
+
+
+def lag_of(reach: Reach) -> int:
+    """By how many columns a row must be behind the one above, for all that its pixels see to be there."""
+    return 1 + max((right // up for up, right in reach.items() if up), default=0)
 
 
 def canvas_of(x: Tensor, margin: int) -> Tensor:
@@ -103,7 +132,8 @@ def canvas_of(x: Tensor, margin: int) -> Tensor:
 def here(x: Tensor, at: Place | None) -> Tensor:
     """Of a map its part at a place: itself, or the pixel (B, 1, 1, C) of a row."""
     if at is not None and at.recorder is not None:
-        return cast(Tensor, at.recorder.map(x[:, 0], at))
+        known: Any = x
+        return cast(Tensor, known if isinstance(known, Vector) else at.recorder.map(x, at))
     return x if at is None or at.column is None else x[:, :, at.column : at.column + 1]
 
 
@@ -175,6 +205,11 @@ class FirstConv(nn.Module):
         if rows[1] == 0:
             mask = _mask(size, (size[0] - 1, -columns[0]), "A", seen, group)
         self.conv = _Masked(nn.Conv2d(inputs + 1, outputs, size), mask)
+
+    @property
+    def reach(self) -> Reach:
+        """How far to the right it sees."""
+        return {-row: self.columns[1] if row else 0 for row in range(self.rows[0], self.rows[1] + 1)}
 
     def forward(self, canvas: Tensor, margin: int, at: Place | None = None) -> Tensor:
         """The features of all pixels, or of the row or pixel at a place."""
@@ -262,10 +297,15 @@ class CausalConv(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.up, self.left, self.right, self.stride = up, left, right, stride
+        self.up, self.left, self.right, self.stride, self.own = up, left, right, stride, own
         size = up + 1, left + 1 + right
         mask = _mask(size, (up, left), own, groups(inputs, channels), groups(outputs, channels, parts))
         self.conv = _Masked(nn.Conv2d(inputs, outputs, size, bias=bias), mask)
+
+    @property
+    def reach(self) -> Reach:
+        """How far to the right it sees."""
+        return {k: self.right if k or self.own == "all" else 0 for k in range(self.up + 1)}
 
     def forward(self, x: Tensor, at: Place | None = None) -> Tensor:
         """x (B, H, W, inputs), or the row or pixel at a place: the same of the output.
@@ -290,6 +330,8 @@ class CausalConv(nn.Module):
         return self._convolved(F.pad(rows, (0, 0, self.left, self.right)))
 
     def _pixel(self, x: Tensor, at: Place) -> Tensor:
+        if at.recorder is not None and at.recorder.wave:
+            return cast(Tensor, _record_whole(self, cast(Vector, x), at, at.recorder))
         images = at.recorder.images if at.recorder is not None else len(x)
         kept: _Window = _once(at, self, lambda: _Window(self, images, at.width))
         if at.recorder is not None:
@@ -358,6 +400,29 @@ class _Window:
         if end is not None:
             end()
         return total
+
+
+def _record_whole(layer: CausalConv, x: Vector, at: Place, recorder: Recorder) -> Vector:
+    """Write down a convolution that keeps its whole map, for pixels of any row, and may see its own row in whole.
+
+    What it gives is as many columns behind what it is given as it sees to the right in the own row.
+    """
+    assert layer.stride == 1
+    assert x.behind is not None
+    weight = layer.conv.effective().detach()
+    behind, seen = x.behind, layer.left + 1
+    if layer.own == "all":
+        behind, seen = behind + layer.right, seen + layer.right
+    margin = behind + layer.left  # where a row begins there is nothing behind it yet
+    rows = recorder.room(recorder.images, layer.up + recorder.height, margin + at.width + layer.right, weight.shape[1])
+    recorder.store(x, recorder.map(rows, at, margin - x.behind, layer.up), columns=at.width)
+    total = None if layer.conv.bias is None else recorder.of(layer.conv.bias[None, None, None])
+    for k in range(layer.up + 1):
+        taps = weight[:, :, k, : seen if k == layer.up else None]
+        window = recorder.map(rows, at, 0, k).operand
+        total = recorder.linear(window, taps.permute(2, 1, 0).flatten(0, 1), total, behind)
+    assert total is not None
+    return total
 
 
 def unfolded(x: Tensor, high: int, wide: int, at: Place | None) -> Tensor:

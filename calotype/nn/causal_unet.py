@@ -20,7 +20,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype.nn.causal import CausalAttention, CausalConv, FirstConv, PixelNetwork, Place, below, here, unfolded
+from calotype.nn.causal import (
+    CausalAttention,
+    CausalConv,
+    FirstConv,
+    PixelNetwork,
+    Place,
+    Reach,
+    below,
+    either,
+    here,
+    through,
+    unfolded,
+)
 from calotype.nn.layers import dropout, fork, zeroed
 from calotype.nn.native.recorder import Vector
 from calotype.rng import Noise
@@ -76,6 +88,13 @@ class CausalUNet(PixelNetwork):
         self.last = zeroed(nn.Linear(width, outputs))
         self.copy = zeroed(nn.Linear(width, len(NEARBY))) if copies else None
 
+    def reach(self) -> Reach | None:
+        if self.level.lower is not None or self.level.attention:
+            return None
+        seen = through(self.first.reach, *(cast(Block, block).conv.reach for block in self.level.up))
+        copied = {up: max(0, *(-before for rows, before in NEARBY if rows == up)) for up, _ in NEARBY}
+        return either(seen, copied) if self.copy is not None else seen
+
     def encode(self, pixels: Tensor) -> Tensor:
         x = super().encode(pixels)
         if self.values is None:
@@ -84,7 +103,8 @@ class CausalUNet(PixelNetwork):
         return torch.cat([x, self.values(pixels + tables).sum(-2)], -1)
 
     def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
-        rows = self.rows if at is None else self.rows[at.row : at.row + 1]
+        whole = at is None or (at.recorder is not None and at.recorder.wave)
+        rows = self.rows if at is None or whole else self.rows[at.row : at.row + 1]
         return (rows + self.columns)[None]  # what a pixel's place says, (1, H or 1, W, width)
 
     def beside(

@@ -16,12 +16,13 @@ v' being V * v + c before the gate, and c, c' biases that depend on the class.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype.nn.causal import CausalConv, FirstConv, PixelNetwork, Place, here
+from calotype.nn.causal import CausalConv, FirstConv, PixelNetwork, Place, Reach, either, here, through
 from calotype.nn.layers import dropout, fork
 from calotype.rng import Noise
 
@@ -65,6 +66,10 @@ class PixelCNN(PixelNetwork):
         self.blocks = nn.ModuleList(make(width, order, num_classes, dropout_rate) for _ in range(blocks))
         self.head = nn.ModuleList([CausalConv(width, head, channels=order), CausalConv(head, head, channels=order)])
         self.last = CausalConv(head, outputs, channels=order)
+
+    def reach(self) -> Reach | None:
+        layers = [block.conv.reach for block in self.blocks if isinstance(block, MaskedBlock)]
+        return through(self.first.reach, *layers) if len(layers) == len(self.blocks) else None
 
     def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> None:
         return None
@@ -134,6 +139,10 @@ class GatedPixelCNN(PixelNetwork):
         self.embed = nn.Embedding(num_classes, 4 * width * (blocks + 1)) if num_classes else None
         self.head = CausalConv(width, head, channels=order)
         self.last = CausalConv(head, outputs, channels=order)
+
+    def reach(self) -> Reach | None:
+        above = [cast(CausalConv, conv).reach for conv in self.above_convs]
+        return either(through(self.first_above.reach, *above), self.first_beside.reach)
 
     def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Sequence[Tensor]:
         biases = self._biases(labels)

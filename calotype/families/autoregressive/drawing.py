@@ -33,6 +33,7 @@ def draw(
     taste: Taste = AS_LEARNED,
     probable: bool = False,
     compiled: bool = True,
+    wave: bool | None = None,
 ) -> Drawn:
     """Draw the pixels of images from the `known`-th on, in raster order; those before are kept.
 
@@ -41,12 +42,14 @@ def draw(
         uniforms: (B, H, W, distribution.draws) in [0, 1).
         probable: whether to say how probable what is drawn is, which takes time.
         compiled: whether to use the compiled loop where it can be had, which is the faster and agrees to rounding.
+        wave: whether the compiled loop draws all rows together, each so far behind the one above that what its pixels
+            see is there; None: where that is the faster.
 
     A pixel costs the same in any row and column, but for attention, and nothing is computed twice.
     """
     if compiled and not probable and loop.usable(network, distribution, uniforms, taste):
         pixels = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
-        loop.draw(network, distribution, pixels, known, uniforms, labels, taste)
+        loop.draw(network, distribution, pixels, known, uniforms, labels, taste, wave)
         return Drawn(pixels.permute(0, 3, 1, 2).contiguous(), torch.full((len(images),), torch.nan))
     memory: dict[nn.Module, Any] = {}
     width = images.shape[3]

@@ -1,8 +1,8 @@
-/* The loop over the pixels of a row, without an interpreter.
+/* The loop over the pixels of a row, or of several rows, without an interpreter.
 
    A program is what a causal network does for one pixel, as a list of operations on vectors of float. An operand says
-   where a vector lies for image i, at (row, column): in the arena of the images that are worked on together, or in an
-   array of all images. All sums over inputs are in order, for each image alone, so an image does not depend on its
+   where a vector lies for a pixel (image, row, column): in the arena of the pixels that are worked on together, or in
+   an array of all images. All sums over inputs are in order, for each pixel alone, so it does not depend on its
    company. */
 
 #include <math.h>
@@ -43,10 +43,15 @@ typedef struct {
 
 #define BLOCK 8
 
-static inline float *place(const Operand *o, float *arena, int64_t stride, int i, int64_t image, int row, int column) {
+typedef struct {
+    int64_t image;
+    int row, column;
+} Pixel;
+
+static inline float *place(const Operand *o, float *arena, int64_t stride, int i, Pixel at) {
     if (o->arena) return arena + i * stride + o->base;
-    return (float *)o->base + image * o->image + (int64_t)(row >> o->row_shift) * o->row +
-           (int64_t)(column >> o->column_shift) * o->column;
+    return (float *)o->base + at.image * o->image + (int64_t)(at.row >> o->row_shift) * o->row +
+           (int64_t)(at.column >> o->column_shift) * o->column;
 }
 
 #define TILE(IMAGES, WIDTH)                                                                              \
@@ -182,29 +187,32 @@ static void draw(const Setup *s, const float *numbers, const float *u, uint8_t *
     }
 }
 
-static void run(const Instruction *program, int count, const Setup *s, int64_t first, int images, int row, int column,
-                float *arena) {
+/* Run a program for pixels; those of a program that skips columns are all in the same column. */
+static void run(const Instruction *program, int count, const Setup *s, const Pixel *at, int pixels, float *arena) {
     float *out[BLOCK], *x[BLOCK], *y[BLOCK];
     for (int c = 0; c < count; c++) {
         const Instruction *p = program + c;
         int n = p->n;
         if (p->op == SKIP) {
-            if (column & ((1 << p->k) - 1)) c += p->extra;
+            if (at[0].column & ((1 << p->k) - 1)) c += p->extra;
             continue;
         }
-        for (int i = 0; i < images; i++) {
-            out[i] = place(&p->out, arena, s->arena, i, first + i, row, column);
-            x[i] = place(&p->x, arena, s->arena, i, first + i, row, column);
-            y[i] = place(&p->y, arena, s->arena, i, first + i, row, column);
+        for (int i = 0; i < pixels; i++) {
+            out[i] = place(&p->out, arena, s->arena, i, at[i]);
+            x[i] = place(&p->x, arena, s->arena, i, at[i]);
+            y[i] = place(&p->y, arena, s->arena, i, at[i]);
         }
         if (p->op == LINEAR) {
-            linear(images, out, x, p->extra ? y : 0, p->weight, p->k, n);
+            linear(pixels, out, x, p->extra ? y : 0, p->weight, p->k, n);
             continue;
         }
-        for (int i = 0; i < images; i++) {
+        for (int i = 0; i < pixels; i++) {
+            int row = at[i].row, column = at[i].column;
             float *o = out[i], *a = x[i], *b = y[i];
             switch (p->op) {
-            case COPY: memcpy(o, a, sizeof(float) * n); break;
+            case COPY: /* where columns are counted, only into one of these */
+                if (!p->k || (column >= p->extra && column < p->extra + p->k)) memcpy(o, a, sizeof(float) * n);
+                break;
             case ADD: for (int j = 0; j < n; j++) o[j] = a[j] + b[j]; break;
             case MUL: for (int j = 0; j < n; j++) o[j] = a[j] * b[j]; break;
             case RELU: for (int j = 0; j < n; j++) o[j] = a[j] > 0 ? a[j] : 0; break;
@@ -222,13 +230,13 @@ static void run(const Instruction *program, int count, const Setup *s, int64_t f
             case ATTEND: {
                 int64_t until = (int64_t)(row >> p->out.row_shift) * p->k + (column >> p->out.column_shift) + 1;
                 const Operand *values = &p->z;
-                attend(o, a, (const float *)p->y.base + (first + i) * p->y.image,
-                       (const float *)values->base + (first + i) * values->image, until, n, p->extra);
+                attend(o, a, (const float *)p->y.base + at[i].image * p->y.image,
+                       (const float *)values->base + at[i].image * values->image, until, n, p->extra);
                 break;
             }
             case RAISE: { /* scores at the values of pixels nearby; their places are pairs of int behind the weight */
                 const int32_t *nearby = (const int32_t *)p->weight;
-                float *here = s->canvas + (first + i) * s->canvas_image + (s->margin + row) * s->canvas_row +
+                float *here = s->canvas + at[i].image * s->canvas_image + (s->margin + row) * s->canvas_row +
                               (s->margin + column) * s->features;
                 for (int j = 0; j < n; j++) {
                     const float *seen = here - nearby[2 * j] * s->canvas_row - nearby[2 * j + 1] * s->features;
@@ -241,29 +249,69 @@ static void run(const Instruction *program, int count, const Setup *s, int64_t f
     }
 }
 
+/* Draw the pixels whose numbers are there, in one of their channels, and put them on the canvas; known ones stay. */
+static void put(const Setup *s, const Pixel *at, int pixels, int pass, float *arena, float *scratch) {
+    for (int i = 0; i < pixels; i++) {
+        int64_t position = at[i].row * s->width + at[i].column, image = at[i].image;
+        if (position < s->known) continue;
+        uint8_t *pixel = s->pixels + image * s->pixels_image + position * s->channels;
+        const float *numbers = place(&s->result, arena, s->arena, i, at[i]);
+        draw(s, numbers, s->uniforms + image * s->uniforms_image + position * s->draws, pixel, pass, scratch);
+        float *canvas = s->canvas + image * s->canvas_image + (s->margin + at[i].row) * s->canvas_row +
+                        (s->margin + at[i].column) * s->features;
+        for (int f = 0; f < s->features - 1; f++) {
+            float sum = 0;
+            for (int c = 0; c < s->channels; c++) sum += s->table[(c * 256 + pixel[c]) * (s->features - 1) + f];
+            canvas[f] = sum;
+        }
+    }
+}
+
 /* Draw a row of images first to last - 1. */
 void draw_row(const Instruction *program, int count, const Setup *s, int64_t first, int64_t last, int row, float *arena) {
     float scratch[256];
+    Pixel at[BLOCK];
     for (int64_t start = first; start < last; start += BLOCK) {
         int images = (int)(last - start < BLOCK ? last - start : BLOCK);
         for (int column = 0; column < s->width; column++) {
-            int64_t position = row * s->width + column;
-            for (int pass = 0; pass < s->passes; pass++) {
-                run(program, count, s, start, images, row, column, arena);
-                if (position < s->known) break;
-                for (int i = 0; i < images; i++) {
-                    int64_t image = start + i;
-                    uint8_t *pixel = s->pixels + image * s->pixels_image + position * s->channels;
-                    const float *numbers = place(&s->result, arena, s->arena, i, image, row, column);
-                    draw(s, numbers, s->uniforms + image * s->uniforms_image + position * s->draws, pixel, pass, scratch);
-                    float *canvas = s->canvas + image * s->canvas_image + (s->margin + row) * s->canvas_row +
-                                    (s->margin + column) * s->features;
-                    for (int f = 0; f < s->features - 1; f++) {
-                        float sum = 0;
-                        for (int c = 0; c < s->channels; c++) sum += s->table[(c * 256 + pixel[c]) * (s->features - 1) + f];
-                        canvas[f] = sum;
-                    }
+            for (int i = 0; i < images; i++) at[i] = (Pixel){start + i, row, column};
+            int passes = row * s->width + column < s->known ? 1 : (int)s->passes;
+            for (int pass = 0; pass < passes; pass++) {
+                run(program, count, s, at, images, arena);
+                put(s, at, images, pass, arena, scratch);
+            }
+        }
+    }
+}
+
+/* Draw images first to last - 1, all their rows together, each `lag` columns behind the one above it.
+
+   What is computed of the rows above a pixel, by the first program, is known `behind` columns later. */
+void draw_wave(const Instruction *above, int above_count, const Instruction *beside, int beside_count, const Setup *s,
+               int64_t first, int64_t last, int height, int lag, int behind, float *arena) {
+    float scratch[256];
+    Pixel at[BLOCK], own[BLOCK];
+    int length = (int)s->width + behind;
+    for (int step = 0; step < length + lag * (height - 1); step++) {
+        int low = step < length ? 0 : (step - length) / lag + 1, high = step / lag < height ? step / lag + 1 : height;
+        int64_t image = first;
+        int row = low;
+        if (low >= high) continue; /* rows shorter than the lag: one has ended, the next has not begun */
+        while (image < last) {
+            int pixels = 0, mine = 0;
+            for (; pixels < BLOCK && image < last; pixels++) {
+                at[pixels] = (Pixel){image, row, step - lag * row};
+                if (at[pixels].column >= behind) own[mine++] = (Pixel){image, row, at[pixels].column - behind};
+                if (++row == high) {
+                    row = low;
+                    image++;
                 }
+            }
+            if (above_count) run(above, above_count, s, at, pixels, arena);
+            if (!mine) continue;
+            for (int pass = 0; pass < s->passes; pass++) {
+                run(beside, beside_count, s, own, mine, arena);
+                put(s, own, mine, pass, arena, scratch);
             }
         }
     }

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,8 +23,8 @@ from torch import Tensor, nn
 
 from calotype.caches import cache_root
 from calotype.distributions import LEVELS, Bernoulli, Categorical, Distribution, Logistics, Taste
-from calotype.nn.causal import PixelNetwork, Place, canvas_of
-from calotype.nn.native.recorder import OPERAND, Recorder, Vector
+from calotype.nn.causal import PixelNetwork, Place, canvas_of, lag_of
+from calotype.nn.native.recorder import FURTHEST, OPERAND, Recorder, Vector
 
 SOURCE = Path(__file__).with_name("loop.c")
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fPIC", "-c")  # not at linking, where it changes the whole process
@@ -65,6 +66,20 @@ def built() -> ctypes.CDLL | None:
     address, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     loaded.draw_row.argtypes = [address, integer, address, number, number, integer, address]
     loaded.draw_row.restype = None
+    loaded.draw_wave.argtypes = [
+        address,
+        integer,
+        address,
+        integer,
+        address,
+        number,
+        number,
+        integer,
+        integer,
+        integer,
+        address,
+    ]
+    loaded.draw_wave.restype = None
     return loaded
 
 
@@ -84,13 +99,16 @@ def usable(network: PixelNetwork, distribution: Distribution, uniforms: Tensor, 
     return network.recordable and plain and suits and distribution.channels <= 8 and built() is not None
 
 
-class _Class(NamedTuple):
-    """What is done for the rows of one parity, at all levels of resolution."""
+class _Asked(NamedTuple):
+    """What is to be drawn."""
 
-    program: np.ndarray
-    setup: np.ndarray
-    recorder: Recorder
-    above: Any
+    network: PixelNetwork
+    distribution: Distribution
+    pixels: Tensor  # (B, H, W, C), filled in
+    known: int
+    uniforms: Tensor
+    labels: Tensor | None
+    taste: Taste
 
 
 def draw(
@@ -101,19 +119,56 @@ def draw(
     uniforms: Tensor,
     labels: Tensor | None,
     taste: Taste,
+    wave: bool | None = None,
 ) -> None:
-    """Fill in the pixels (B, H, W, C) from the `known`-th on. Arguments as in the family's `drawing.draw`."""
+    """Fill in the pixels (B, H, W, C) from the `known`-th on. Arguments as in the family's `drawing.draw`.
+
+    Args:
+        wave: whether all rows are drawn together, each so far behind the one above it that what it sees is there; for
+            networks that have a reach. None: where it is the faster. The images are the same to rounding.
+    """
+    lag = wave_lag(network)
+    if wave is None:
+        wave = lag is not None and gains_from_wave(len(pixels), pixels.shape[2], lag)
+    asked = _Asked(network, distribution, pixels, known, uniforms.contiguous(), labels, taste)
+    if wave:
+        assert lag is not None
+        _draw_wave(asked, lag)
+    else:
+        _draw_rows(asked)
+
+
+def wave_lag(network: PixelNetwork) -> int | None:
+    """By how many columns a row has to be behind the one above it; None where it has to wait for all of it."""
+    reach = network.reach()
+    return None if reach is None else lag_of(reach)
+
+
+def gains_from_wave(images: int, width: int, lag: int) -> bool:
+    """Whether it is the faster to draw rows together: for few images, whose pixels alone do not fill a block."""
+    return images * 2 <= BLOCK and width >= 2 * lag
+
+
+class _Class(NamedTuple):
+    """What is done for the rows of one parity, at all levels of resolution."""
+
+    program: np.ndarray
+    setup: np.ndarray
+    recorder: Recorder
+    above: Any
+
+
+def _draw_rows(asked: _Asked) -> None:
+    """Row after row, what all pixels of a row need of those above computed at once."""
     loop = built()
     assert loop is not None
+    network, pixels, labels = asked.network, asked.pixels, asked.labels
     images, high, wide, channels = pixels.shape
-    canvas = canvas_of(network.encode(pixels), network.margin).contiguous()
-    uniforms, table = uniforms.contiguous(), _table(network, channels)
+    canvas, table = _canvas(network, pixels), _table(network, channels)
     memory: dict[nn.Module, Any] = {}
     classes: dict[int, _Class] = {}
-    threads = max(1, min(torch.get_num_threads(), -(-images // BLOCK)))
-    bounds = [round(k * -(-images // BLOCK) / threads) * BLOCK for k in range(threads + 1)]
-    parts = [(a, min(b, images)) for a, b in pairwise(bounds)]
-    with ThreadPoolExecutor(threads) as pool:
+    parts = _parts(images, BLOCK)
+    with ThreadPoolExecutor(len(parts)) as pool:
         for row in range(high):
             above = network.above(canvas, labels, Place(memory, wide, row), None)
             kind = row % 2**network.halvings
@@ -122,30 +177,7 @@ def draw(
                 kept = _map(above, lambda x: x.clone(memory_format=torch.contiguous_format))
                 place = Place(memory, wide, row, 0, recorder=recorder)
                 result = cast(Vector, network.beside(canvas, kept, labels, place, None))
-                setup = np.zeros((), SETUP)
-                for name, value in {
-                    "width": wide,
-                    "channels": channels,
-                    "passes": channels if network.ordered else 1,
-                    "known": known,
-                    "arena": recorder.floats,
-                    "canvas_image": canvas.stride(0),
-                    "canvas_row": canvas.stride(1),
-                    "features": canvas.shape[3],
-                    "margin": network.margin,
-                    "draws": uniforms.shape[3],
-                    "kind": KINDS.index(type(distribution)),
-                    "mixtures": getattr(distribution, "mixtures", 0),
-                    "canvas": canvas.data_ptr(),
-                    "pixels": pixels.data_ptr(),
-                    "pixels_image": pixels.stride(0),
-                    "uniforms": uniforms.data_ptr(),
-                    "uniforms_image": uniforms.stride(0),
-                    "table": table.data_ptr(),
-                    "temperature": taste.temperature,
-                    "result": result.operand,
-                }.items():
-                    setup[name] = value
+                setup = _setup(asked, canvas, table, recorder.floats, result)
                 classes[kind] = _Class(recorder.program(), setup, recorder, kept)
             now = classes[kind]
             _copy(above, now.above)
@@ -163,10 +195,103 @@ def draw(
                     arena.ctypes.data,
                 )
 
-            if threads == 1:
+            if len(parts) == 1:
                 run(parts[0])
             else:
                 list(pool.map(run, parts))
+
+
+def _draw_wave(asked: _Asked, lag: int) -> None:
+    """All rows together: two programs, for what is seen of the rows above, and for the pixels themselves."""
+    loop = built()
+    assert loop is not None
+    network, pixels, labels = asked.network, asked.pixels, asked.labels
+    images, high, wide, channels = pixels.shape
+    first, second = Recorder(images, high, wave=True), Recorder(images, high, wave=True)
+    seen, table = _canvas(network, pixels), _table(network, channels)
+    canvas = first.room(*seen.shape).copy_(seen)
+    place = Place({}, wide, 0, 0, recorder=first)
+    behind = 0
+
+    def kept(x: Any) -> Any:
+        """What the second program reads of the first: for each vector the map that it is stored in."""
+        nonlocal behind
+        if not isinstance(x, Vector):
+            return x
+        assert x.behind is not None
+        behind = max(behind, x.behind)
+        whole = first.room(images, high, wide, x.size)
+        first.store(x, first.map(whole, place, -x.behind), columns=wide)
+        return second.map(whole, place)
+
+    above = _map(network.above(canvas, labels, place, None), kept)
+    if behind > FURTHEST:
+        raise ValueError(f"what is seen of the rows above is known {behind} columns later, and {FURTHEST} are allowed")
+    result = cast(Vector, network.beside(canvas, above, labels, replace(place, recorder=second), None))
+    floats = max(first.floats, second.floats)
+    setup = _setup(asked, canvas, table, floats, result)
+    programs = first.program(), second.program()
+
+    def run(part: tuple[int, int]) -> None:
+        arena = np.empty(BLOCK * floats, np.float32)
+        loop.draw_wave(
+            programs[0].ctypes.data,
+            len(programs[0]),
+            programs[1].ctypes.data,
+            len(programs[1]),
+            setup.ctypes.data,
+            *part,
+            high,
+            lag,
+            behind,
+            arena.ctypes.data,
+        )
+
+    parts = _parts(images, 1)
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(run, parts))
+
+
+def _canvas(network: PixelNetwork, pixels: Tensor) -> Tensor:
+    return canvas_of(network.encode(pixels), network.margin).contiguous()
+
+
+def _parts(images: int, block: int) -> list[tuple[int, int]]:
+    """The images of each thread, in whole blocks: first and one behind the last."""
+    blocks = -(-images // block)
+    threads = max(1, min(torch.get_num_threads(), blocks))
+    bounds = [round(k * blocks / threads) * block for k in range(threads + 1)]
+    return [(a, min(b, images)) for a, b in pairwise(bounds)]
+
+
+def _setup(asked: _Asked, canvas: Tensor, table: Tensor, floats: int, result: Vector) -> np.ndarray:
+    """What loop.c needs to know of images, canvas and distribution."""
+    network, distribution, pixels, uniforms = asked.network, asked.distribution, asked.pixels, asked.uniforms
+    setup = np.zeros((), SETUP)
+    for name, value in {
+        "width": pixels.shape[2],
+        "channels": pixels.shape[3],
+        "passes": pixels.shape[3] if network.ordered else 1,
+        "known": asked.known,
+        "arena": floats,
+        "canvas_image": canvas.stride(0),
+        "canvas_row": canvas.stride(1),
+        "features": canvas.shape[3],
+        "margin": network.margin,
+        "draws": uniforms.shape[3],
+        "kind": KINDS.index(type(distribution)),
+        "mixtures": getattr(distribution, "mixtures", 0),
+        "canvas": canvas.data_ptr(),
+        "pixels": pixels.data_ptr(),
+        "pixels_image": pixels.stride(0),
+        "uniforms": uniforms.data_ptr(),
+        "uniforms_image": uniforms.stride(0),
+        "table": table.data_ptr(),
+        "temperature": asked.taste.temperature,
+        "result": result.operand,
+    }.items():
+        setup[name] = value
+    return setup
 
 
 def _table(network: PixelNetwork, channels: int) -> Tensor:
@@ -180,9 +305,9 @@ def _table(network: PixelNetwork, channels: int) -> Tensor:
     return torch.stack(parts).contiguous()
 
 
-def _map(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A nest of tensors in tuples and lists, each changed."""
-    if isinstance(x, Tensor):
+def _map(x: Any, change: Callable[[Any], Any]) -> Any:
+    """A nest of tensors, or vectors, in tuples and lists, each changed."""
+    if isinstance(x, (Tensor, Vector)):
         return change(x)
     if isinstance(x, tuple) and hasattr(x, "_fields"):
         return type(x)(*(_map(part, change) for part in x))

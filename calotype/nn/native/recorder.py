@@ -18,6 +18,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from calotype.nn.causal import Place
 
+FURTHEST = 256  # columns that a vector may be behind the place
+
 OPERAND = np.dtype(
     [
         ("base", "u8"),
@@ -70,10 +72,12 @@ class Recorder:
     Args:
         images: that are drawn together.
         height: of the images.
+        wave: whether it is for pixels of any row, each at a column of its own; else for those of one row after
+            another, and all that depends on rows above is computed before a row.
     """
 
-    def __init__(self, images: int, height: int) -> None:
-        self.images, self.height = images, height
+    def __init__(self, images: int, height: int, wave: bool = False) -> None:
+        self.images, self.height, self.wave = images, height, wave
         self.instructions: list[tuple[Any, ...]] = []
         self.kept: list[Tensor] = []  # what the program refers to
         self.floats = 0  # of the arena
@@ -81,26 +85,31 @@ class Recorder:
 
     # -- vectors
 
-    def new(self, size: int) -> Vector:
+    def new(self, size: int, behind: int | None = 0) -> Vector:
         """A vector in the arena."""
         start = self.floats
         self.floats += -(-size // 16) * 16
-        return Vector(self, Operand(start, arena=1), size)
+        return Vector(self, Operand(start, arena=1), size, behind)
 
     def of(self, x: Any) -> Vector:
         """A vector, or a tensor (B or 1, 1, 1, C) of constants."""
         if isinstance(x, Vector):
             return x
         flat = self.keep(x.detach().reshape(-1, x.shape[-1]))
-        return Vector(self, Operand(flat.data_ptr(), image=flat.shape[1] if len(flat) > 1 else 0), flat.shape[1])
+        operand = Operand(flat.data_ptr(), image=flat.shape[1] if len(flat) > 1 else 0)
+        return Vector(self, operand, flat.shape[1], behind=None)
 
-    def map(self, x: Tensor, at: Place, offset: int = 0) -> Vector:
-        """Of a map (B or 1, columns, C), which stays where it is, the vector at the column, `offset` columns on."""
+    def map(self, x: Tensor, at: Place, right: int = 0, down: int = 0) -> Vector:
+        """Of a map that stays where it is the vector at the place, or so many columns and rows on.
+
+        Args:
+            x: (B or 1, columns, C) of a row, or (B or 1, rows, columns, C); one row is that of any place.
+        """
         self.kept.append(x)
-        size = x.shape[-1]
-        base = x.data_ptr() + 4 * offset * size
-        operand = Operand(base, x.stride(0) if len(x) > 1 else 0, 0, size, column_shift=at.level)
-        return Vector(self, operand, size)
+        size, image = x.shape[-1], x.stride(0) if len(x) > 1 else 0
+        row = x.stride(1) if x.ndim == 4 and x.shape[1] > 1 else 0
+        base = x.data_ptr() + 4 * (right * size + down * row)
+        return Vector(self, Operand(base, image, row, size, at.level, at.level), size)
 
     def keep(self, x: Tensor) -> Tensor:
         """The same, contiguous, and kept as long as the program is."""
@@ -108,6 +117,11 @@ class Recorder:
         assert x.dtype == torch.float32
         self.kept.append(x)
         return x
+
+    def room(self, *shape: int) -> Tensor:
+        """A map of zeros, behind whose end there is room for what is read beyond the right edge and then not used."""
+        whole = np.prod(shape, dtype=int)
+        return torch.zeros(whole + FURTHEST * shape[-1])[:whole].view(shape)
 
     # -- instructions
 
@@ -128,19 +142,19 @@ class Recorder:
 
     def apply(self, op: str, x: Vector, y: Vector | None = None) -> Vector:
         """An operation that goes value by value."""
-        out = self.new(x.size)
+        out = self.new(x.size, together(x, y))
         self.emit(op, x.size, out.operand, x.operand, y.operand if y is not None else NOWHERE)
         return out
 
-    def store(self, x: Vector, into: Vector) -> None:
-        """Copy a vector to a place of a map."""
-        self.emit("copy", x.size, into.operand, x.operand)
+    def store(self, x: Vector, into: Vector, columns: int = 0) -> None:
+        """Copy a vector to a place of a map; where `columns` are given, only if its own column is one of these."""
+        self.emit("copy", x.size, into.operand, x.operand, k=columns, extra=x.behind or 0)
 
-    def linear(self, x: Operand, weight: Tensor, start: Vector | None, out: Vector | None = None) -> Vector:
+    def linear(self, x: Operand, weight: Tensor, start: Vector | None, behind: int | None = 0) -> Vector:
         """start + x weight, of a weight (inputs, outputs)."""
         weight = self.keep(weight)
         inputs, outputs = weight.shape
-        out = out or self.new(outputs)
+        out = self.new(outputs, behind)
         begin = start.operand if start is not None else NOWHERE
         self.emit(
             "linear", outputs, out.operand, x, begin, weight=weight.data_ptr(), k=inputs, extra=int(start is not None)
@@ -192,10 +206,14 @@ class Recorder:
 
 
 class Vector:
-    """What stands for a map of one pixel, (B, 1, 1, C), while a program is written down."""
+    """What stands for a map of one pixel, (B, 1, 1, C), while a program is written down.
 
-    def __init__(self, recorder: Recorder, operand: Operand, size: int) -> None:
-        self.recorder, self.operand, self.size = recorder, operand, size
+    Its pixel is so many columns behind the place: where a row is seen up to the right of a pixel, what is computed of
+    it is known only then. None is for constants, which are the same at all places.
+    """
+
+    def __init__(self, recorder: Recorder, operand: Operand, size: int, behind: int | None = 0) -> None:
+        self.recorder, self.operand, self.size, self.behind = recorder, operand, size, behind
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -205,7 +223,7 @@ class Vector:
     def part(self, start: int, size: int) -> Vector:
         """Some of its values."""
         step = start if self.operand.arena else 4 * start
-        return Vector(self.recorder, self.operand._replace(base=self.operand.base + step), size)
+        return Vector(self.recorder, self.operand._replace(base=self.operand.base + step), size, self.behind)
 
     def chunk(self, parts: int, dim: int) -> list[Vector]:
         """Equal parts."""
@@ -233,9 +251,17 @@ class Vector:
         return FUNCTIONS[function](*arguments, **(settings or {}))
 
 
+def together(*vectors: Vector | None) -> int | None:
+    """How far behind is what is made of vectors, all of which must be of one pixel."""
+    found = {x.behind for x in vectors if x is not None and x.behind is not None}
+    if len(found) > 1:
+        raise ValueError(f"vectors are of different pixels, {sorted(found)} columns behind, and cannot be joined")
+    return found.pop() if found else None
+
+
 def _linear(x: Vector, weight: Tensor, bias: Tensor | None = None) -> Vector:
     start = None if bias is None else x.recorder.of(bias[None, None, None])
-    return x.recorder.linear(x.operand, weight.detach().t(), start)
+    return x.recorder.linear(x.operand, weight.detach().t(), start, x.behind)
 
 
 def _layer_norm(
@@ -244,7 +270,7 @@ def _layer_norm(
     assert weight is not None
     assert bias is not None
     constants = x.recorder.keep(torch.cat([weight.detach(), bias.detach(), weight.new_tensor([eps])]))
-    out = x.recorder.new(x.size)
+    out = x.recorder.new(x.size, x.behind)
     x.recorder.emit("norm", x.size, out.operand, x.operand, weight=constants.data_ptr())
     return out
 
@@ -252,7 +278,7 @@ def _layer_norm(
 def _cat(parts: Sequence[Vector], dim: int) -> Vector:
     recorder = parts[0].recorder
     vectors = [recorder.of(part) for part in parts]
-    out = recorder.new(sum(vector.size for vector in vectors))
+    out = recorder.new(sum(vector.size for vector in vectors), together(*vectors))
     start = 0
     for vector in vectors:
         recorder.store(vector, out.part(start, vector.size))

@@ -40,9 +40,9 @@ def _extended(values: tuple[int, ...], levels: int) -> tuple[int, ...]:
 
 
 SIZES: Mapping[str, Size] = {
-    # By bits/dim after equal images (benchmarks/likelihoods.py --images N): 8-bit MNIST after 20,000 images took 0.900 at
-    # a rate of 1e-2 and 0.894 at 5e-3; binarised, after 60,000, it took 82.7 nats at 1e-2 and 81.4 at 4e-3, and in the
-    # size small 80.9 at 4e-3, in 1.4 times the time. CIFAR-10 after 20,000 took 3.10 at 1e-2 and 3.16 at 5e-3.
+    # By bits/dim after equal images (benchmarks/likelihoods.py --images N): 8-bit MNIST after 20,000 images took 0.900
+    # at a rate of 1e-2 and 0.894 at 5e-3; binarised, after 60,000, it took 82.7 nats at 1e-2 and 81.4 at 4e-3, and in
+    # the size small 80.9 at 4e-3, in 1.4 times the time. CIFAR-10 after 20,000 took 3.10 at 1e-2 and 3.16 at 5e-3.
     "tiny": Size(widths=(32, 64, 64), blocks=(1, 2), lowest=2, batch_size=16, learning_rate=5e-3, images_wanted=0),
     "small": Size(
         widths=(32, 64, 64), blocks=(2, 3), lowest=6, batch_size=16, learning_rate=4e-3, images_wanted=100_000

@@ -34,6 +34,7 @@ PREVIEW_SHARE = 0.04  # of a time budget at most, for watching it improve
 PREVIEWS = range(4, 21)  # per run
 PROBE_SHARE = 0.05  # of a time budget at most, for measuring
 LONGEST_PROBE = 8.0  # seconds per size of network; more does not make it more exact
+FASTER = 4  # times the images/s of a size the next may have at most: on a GPU small networks leave it idle
 CLOSING_SECONDS = 2.0  # loading, writing, the last grid's overhead
 MEASURED_IMAGES = 5_000  # enough to know a standard deviation to about 1 %
 MEASURED_VALUES = 2**26  # at most, of large images fewer
@@ -108,7 +109,10 @@ def plan(
     if preset != "auto" and preset not in presets:
         raise ConfigError(f"preset {preset!r} is unknown{nearest(preset, ['auto', *presets])}")
     chosen: tuple[Plan, Speed | None] | None = None
+    images = None
     for name in presets if preset == "auto" else [preset]:
+        if images is not None and FASTER * images < presets[name].images_wanted:
+            break  # it is not worth its measurement, which takes minutes for a network made for other machines
         candidate, speed = _settings(family, name, presets[name], sample_images, overrides), None
         if budget.seconds is not None:
             report(f"measuring the speed of this machine with the {name} network")
@@ -124,8 +128,8 @@ def plan(
                         "smaller --size or --preset"
                     ) from error
                 break  # the next smaller one fitted
-        images = budget.images if speed is None else _images(left(), speed)
-        if chosen is not None and (images or 0) < presets[name].images_wanted:
+        images = (budget.images or 0) if speed is None else _images(left(), speed)
+        if chosen is not None and images < presets[name].images_wanted:
             break
         chosen = candidate, speed
     assert chosen is not None

@@ -147,6 +147,14 @@ def test_auto_weighs_the_speed_of_each_network(machine: Machine) -> None:
     assert len(said) == 3
 
 
+def test_networks_far_beyond_the_budget_are_not_measured(machine: Machine) -> None:
+    assert make_plan("20s").preset == "tiny"
+    assert machine.measured == ["tiny"]  # some 18,000 images, and `small` wants 300,000
+    machine.measured.clear()
+    assert make_plan("1000s").preset == "medium"
+    assert machine.measured == ["tiny", "small", "medium"]  # nearly a million, and `large` wants 20 million
+
+
 def test_a_named_preset_is_taken_and_no_other_measured(machine: Machine) -> None:
     assert make_plan("100s", preset="medium").preset == "medium"
     assert machine.measured == ["medium"]

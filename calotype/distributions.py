@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from calotype.images import to_unit
+from calotype.rng import Noise
 
 LEVELS = 256
 # Of a logistic distribution on [-1, 1]: at the smallest 97 % of its mass is in one bin; at the largest the bins between
@@ -63,6 +64,10 @@ class Distribution(ABC):
     def sample(self, parameters: Tensor, uniforms: Tensor, taste: Taste = AS_LEARNED) -> Tensor:
         """Pixels, uint8 (..., channels), by inverse CDF of uniforms (..., draws) in [0, 1)."""
 
+    @abstractmethod
+    def mean(self, parameters: Tensor) -> Tensor:
+        """The mean pixel, from 0 to 255: (..., channels)."""
+
     def channel(self, parameters: Tensor, c: int) -> Tensor:
         """The parameters (..., parameters / channels) of channel c, where channels have their own."""
         each = self.parameters // self.channels
@@ -85,6 +90,10 @@ class Categorical(Distribution):
 
     def sample(self, parameters: Tensor, uniforms: Tensor, taste: Taste = AS_LEARNED) -> Tensor:
         return _inverse(parameters.unflatten(-1, (self.channels, LEVELS)), uniforms, taste).to(torch.uint8)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        levels = torch.arange(LEVELS, dtype=parameters.dtype, device=parameters.device)
+        return parameters.unflatten(-1, (self.channels, LEVELS)).softmax(-1) @ levels
 
 
 class _LogSoftmaxAt(torch.autograd.Function):
@@ -125,6 +134,9 @@ class Bernoulli(Distribution):
             return (parameters > 0).to(torch.uint8) * 255
         dark = torch.sigmoid(-parameters / taste.temperature)
         return (uniforms >= dark).to(torch.uint8) * 255
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return 255 * torch.sigmoid(parameters)
 
 
 class Logistics(Distribution):
@@ -175,6 +187,17 @@ class Logistics(Distribution):
             values.append(byte / 127.5 - 1)
         return torch.stack([((x + 1) * 127.5).round() for x in values], -1).to(torch.uint8)
 
+    def mean(self, parameters: Tensor) -> Tensor:
+        """Of the logistic distributions, with channels before at their means too; bytes end at 0 and 255."""
+        weights, means, _, slopes = self._split(parameters)
+        each: list[Tensor] = []
+        for c in range(self.channels):
+            centre = means[..., c, :]
+            for d, known in enumerate(each):
+                centre = centre + slopes[..., c * (c - 1) // 2 + d, :] * known[..., None]
+            each.append((weights.softmax(-1) * centre.clamp(-1, 1)).sum(-1))
+        return (torch.stack(each, -1) + 1) * 127.5
+
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Weights' logits (..., K), means and log scales (..., C, K), and slopes (..., pairs, K)."""
         k, c = self.mixtures, self.channels
@@ -218,8 +241,24 @@ def _inverse(logits: Tensor, uniforms: Tensor, taste: Taste) -> Tensor:
     return torch.minimum(index, (cumulative < total).sum(-1))  # rounding does not lead beyond what has mass
 
 
+def binarised(images: Tensor, noise: Noise) -> Tensor:
+    """Each value of uint8 images 255 with the probability of its brightness, else 0: those of 0 and 255 stay."""
+    bright = noise.uniform(*images.shape[1:]).to(images.device) * 255 < images
+    return bright.to(torch.uint8) * 255
+
+
+def is_binary(images: Tensor) -> bool:
+    """Whether all values are 0 or 255."""
+    return bool(((images == 0) | (images == 255)).all())
+
+
 DISTRIBUTIONS: Mapping[str, Callable[[int], Distribution]] = {
     "categorical": Categorical,
     "logistics": Logistics,
     "bernoulli": Bernoulli,
 }
+
+
+def distribution(name: str, channels: int, mixtures: int) -> Distribution:
+    """The distribution of a name; `mixtures` is the number of components of those that have some."""
+    return Logistics(channels, mixtures) if name == "logistics" else DISTRIBUTIONS[name](channels)

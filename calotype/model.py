@@ -173,9 +173,9 @@ class Encodable(Protocol):
     """A model with a latent code for an image."""
 
     @abstractmethod
-    def encode(self, images: Tensor) -> Tensor:
-        """Latents of uint8 images (B, C, H, W)."""
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents of uint8 images (B, C, H, W): float (B, latents). With classes their labels, int64 (B,)."""
 
     @abstractmethod
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """The uint8 images (B, C, H, W) of latents."""

@@ -138,7 +138,12 @@ def test_capabilities_work_where_they_are_declared(model: GenerativeModel) -> No
         alone = model.bits_per_dim(Batch(data.images, data.label).rows(1, 2), rows([1])).per_image
         assert float(alone[0]) == pytest.approx(float(together[1]), rel=1e-4)
     if isinstance(model, Encodable):
-        assert model.decode(model.encode(data.images)).shape == data.images.shape
+        latents = model.encode(data.images, data.label)
+        assert len(latents) == 3
+        assert latents.ndim == 2
+        decoded = model.decode(latents, data.label)
+        assert decoded.dtype == torch.uint8
+        assert decoded.shape == data.images.shape
     assert model.spec.dims == data.images[0].numel()
 
 

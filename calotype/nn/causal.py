@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.images import to_unit
-from calotype.nn.layers import zeroed
+from calotype.nn.layers import full, full_precision, zeroed
 from calotype.nn.native.recorder import Operand, Recorder, Vector
 from calotype.rng import Noise
 
@@ -253,20 +252,7 @@ def _once(at: Place, key: nn.Module, make: Any) -> Any:
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
     """The convolution of a padded map (B, H, W, C)."""
-    return _full(F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride), x.dtype).permute(0, 2, 3, 1)
-
-
-def _full(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a product gave under autocast in the precision of its input, where what follows is then the faster.
-
-    On a CPU gates on maps of few channels, and attention, take four times as long in bfloat16 as in float32.
-    """
-    return x.to(dtype) if x.device.type == "cpu" else x
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """No autocast where `_full` keeps the precision."""
-    return torch.autocast("cpu", enabled=False) if x.device.type == "cpu" else nullcontext()
+    return full(F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride), x.dtype).permute(0, 2, 3, 1)
 
 
 class CausalConv(nn.Module):
@@ -500,10 +486,10 @@ class CausalAttention(nn.Module):
         if at is not None and at.recorder is not None:
             return x + self.out(cast(Tensor, self._record(x, at, at.recorder)))
         b, h, w, c = x.shape
-        qkv = _full(self.qkv(self.norm(x)), x.dtype).reshape(b, h * w, 3, self.heads, c // self.heads)
+        qkv = full(self.qkv(self.norm(x)), x.dtype).reshape(b, h * w, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, HW, d)
         if at is None:
-            with _full_precision(q):
+            with full_precision(q):
                 attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
             attended = F.scaled_dot_product_attention(q, *self._remembered(k, v, at))

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calotype.distributions import Bernoulli, Categorical, Distribution, Logistics
+from calotype.distributions import Distribution, binarised, distribution, is_binary
 from calotype.errors import ConfigError
 from calotype.families.autoregressive.config import AutoregressiveConfig, AutoregressiveOptions
 from calotype.families.autoregressive.drawing import draw
@@ -50,8 +50,7 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
             return config
         if images.shape[1] > 1 and not NETWORKS[config.network].ordered:
             return replace(config, likelihood="logistics")
-        binary = bool(((images == 0) | (images == 255)).all())
-        return replace(config, likelihood="bernoulli" if binary else "categorical")
+        return replace(config, likelihood="bernoulli" if is_binary(images) else "categorical")
 
     def turns(self) -> Sequence[Turn]:
         return (Turn("model", self.loss),)
@@ -73,8 +72,7 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
         """For bernoulli, each value 255 with the probability of its brightness, else 0: those of 0 and 255 stay."""
         if self.config.likelihood != "bernoulli":
             return images
-        bright = noise.fork("binarise").uniform(*images.shape[1:]).to(images.device) * 255 < images
-        return bright.to(torch.uint8) * 255
+        return binarised(images, noise.fork("binarise"))
 
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
@@ -126,6 +124,4 @@ def _distribution(spec: ImageSpec, config: AutoregressiveConfig) -> Distribution
             f"model.likelihood is {config.likelihood}, but {config.network} gives the {spec.channels} channels of a "
             "pixel at once, and they would be independent: use logistics, or the network gated-pixelcnn"
         )
-    if config.likelihood == "logistics":
-        return Logistics(spec.channels, config.mixtures)
-    return Categorical(spec.channels) if config.likelihood == "categorical" else Bernoulli(spec.channels)
+    return distribution(config.likelihood, spec.channels, config.mixtures)

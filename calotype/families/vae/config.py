@@ -1,0 +1,76 @@
+"""What a variational autoencoder is, and how to sample from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+from calotype.config import check_choice
+from calotype.distributions import DISTRIBUTIONS
+from calotype.errors import ConfigError
+
+LIKELIHOODS = ("auto", *DISTRIBUTIONS)
+PIXELS = ("drawn", "mean")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VAEConfig:
+    """What a variational autoencoder is."""
+
+    widths: tuple[int, ...] = (32, 64, 64, 64)  # features per level, finest first; multiples of 16
+    blocks: tuple[int, ...] = (1, 1, 1, 1)  # of the encoder, per level
+    latents: tuple[int, ...] = (0, 2, 2, 1)  # latent maps per level; one at the coarsest alone is the textbook's VAE
+    latent_width: int = 16  # channels of a latent map
+    patch: int = 1  # pixels a side that are one position of the finest level
+    point: bool = True  # whether the coarsest level is a single position
+    likelihood: str = "auto"  # categorical, logistics, bernoulli (of 0 and 255, other values binarised at random)
+    mixtures: int = 10  # components of logistics
+    beta: float = 1.0  # weight of the KL divergence in training; the bound is reported at 1 whatever it is
+    free_bits: float = 0.0  # nats that each latent map of an image may take without cost in training
+    warmup: int = 0  # images seen over which the weight of the KL divergence rises from 0
+    samples: int = 1  # of the latents per image in training; more than 1: the importance-weighted bound
+
+    def __post_init__(self) -> None:
+        check_choice("model.likelihood", self.likelihood, LIKELIHOODS)
+        if not self.widths or not len(self.widths) == len(self.blocks) == len(self.latents):
+            raise ConfigError(
+                f"model.widths has {len(self.widths)} levels, model.blocks {len(self.blocks)} and model.latents "
+                f"{len(self.latents)}: give each level all three"
+            )
+        for width in self.widths:
+            if width < 16 or width % 16:
+                near = max(16, round(width / 16) * 16)
+                raise ConfigError(f"model.widths contains {width}, but widths are multiples of 16: use {near}")
+        if min(self.blocks) < 1:
+            raise ConfigError(f"model.blocks contains {min(self.blocks)}: give at least 1 for each level")
+        if min(self.latents) < 0 or not any(self.latents):
+            raise ConfigError(f"model.latents is {list(self.latents)}: give 0 or more per level, and at least one")
+        if self.latents[-1] < 1:
+            raise ConfigError(
+                f"model.latents is {list(self.latents)}, without any at the coarsest level, which then says nothing: "
+                "give it one, or leave the level out"
+            )
+        for name in ("latent_width", "patch", "mixtures", "samples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
+        for name in ("beta", "free_bits", "warmup"):
+            if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more")
+        if self.samples > 1 and (self.beta != 1 or self.free_bits):
+            raise ConfigError(
+                f"model.samples is {self.samples}, whose bound has no divergence of its own to be weighted: leave out "
+                "beta and free_bits, or use samples=1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VAEOptions:
+    """How to sample from a variational autoencoder."""
+
+    temperature: float = 1.0  # of the latents: below 1 likelier ones, less varied images
+    pixels: str = "drawn"  # given the latents, from their distribution; or its mean
+
+    def __post_init__(self) -> None:
+        check_choice("pixels", self.pixels, PIXELS)
+        if not (isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigError(f"temperature is {self.temperature}: give 0 or more; 1 draws as the model has learned")

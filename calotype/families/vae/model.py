@@ -1,0 +1,189 @@
+"""Variational autoencoders: a bound on the probability of an image, by latents that an encoder guesses.
+
+    log p(x) >= E_q(z|x) [log p(x | z)] - KL(q(z | x) || p(z)),               the evidence lower bound, ELBO;
+    log p(x) >= E log 1/K sum_k p(x | z_k) p(z_k) / q(z_k | x),  z_k ~ q,     the importance-weighted bound.
+
+p(x | z) is a distribution of `calotype.distributions` for each pixel, on the bytes themselves, so both are bounds in
+bits/dim of the 8-bit image. The loss is the ELBO in bits/dim, with the divergence weighted by beta and over each latent
+map not below the free bits; evaluated it is the ELBO itself.
+
+Source: Kingma and Welling 2014, arXiv:1312.6114; Burda et al. 2016, arXiv:1509.00519; Higgins et al. 2017 (beta);
+Kingma et al. 2016, arXiv:1606.04934 (free bits, here for each image).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from calotype.distributions import AS_LEARNED, binarised, distribution, is_binary
+from calotype.errors import ConfigError
+from calotype.families.vae.config import VAEConfig, VAEOptions
+from calotype.families.vae.presets import presets
+from calotype.images import to_unit
+from calotype.model import Batch, Bits, Encodable, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
+from calotype.nn.ladder import Ladder, Step, level_sizes
+from calotype.rng import Noise
+
+ACTIVE = 0.01  # nats of divergence, in the mean, from which on a channel of a latent map says something
+
+
+class VAE(GenerativeModel, HasLikelihood, Encodable):
+    """Latents from which an image is drawn, and an encoder that finds them."""
+
+    Config = VAEConfig
+    Options = VAEOptions
+    seen: Tensor
+
+    def __init__(self, spec: ImageSpec, config: VAEConfig) -> None:
+        super().__init__(spec, config)
+        if config.likelihood == "auto":
+            raise ConfigError("model.likelihood is auto, to be chosen by the data: use VAE.measured(config, images)")
+        size = spec.height, spec.width
+        sizes = level_sizes(size, len(config.widths), config.patch, config.point)
+        if len(set(sizes)) < len(sizes):
+            raise ConfigError(
+                f"model.widths has {len(sizes)} levels, but images of {spec.width}x{spec.height} are of one position "
+                f"after {sizes.index((1, 1)) + 1}: give fewer"
+            )
+        self.distribution = distribution(config.likelihood, spec.channels, config.mixtures)
+        self.network = Ladder(
+            spec.channels,
+            self.distribution.parameters,
+            size,
+            config.widths,
+            config.blocks,
+            config.latents,
+            config.latent_width,
+            spec.num_classes,
+            config.patch,
+            config.point,
+        )
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # images, for the warm-up of the divergence
+
+    @classmethod
+    def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        return presets(spec)
+
+    @classmethod
+    def measured(cls, config: VAEConfig, images: Tensor) -> VAEConfig:
+        """Choose the likelihood by what values the training images have: uint8 (N, C, H, W)."""
+        if config.likelihood != "auto":
+            return config
+        return replace(config, likelihood="bernoulli" if is_binary(images) else "logistics")
+
+    def turns(self) -> Sequence[Turn]:
+        return (Turn("model", self.loss),)
+
+    # -- the bound
+
+    def loss(self, batch: Batch, noise: Noise) -> Loss:
+        """Bits per dimension, of the ELBO, or in training as the config has it."""
+        images = self._binarised(batch.images, noise)
+        if self.config.samples > 1 and self.training:
+            return Loss(self._bits(self.log_weights(images, batch.labels, noise, self.config.samples)).mean(), {})
+        reconstruction, steps = self._infer(images, batch.labels, noise)
+        maps = [step.kl().flatten(2).sum(2) for step in steps]  # (B, channels) each
+        each = torch.stack([kl.sum(1) for kl in maps])  # (latent maps, B)
+        elbo = self._bits(reconstruction - each.sum(0)).mean()
+        parts = {
+            "elbo": elbo.detach(),
+            "reconstruction": self._bits(reconstruction.detach()).mean(),
+            "kl": -self._bits(each.detach().sum(0)).mean(),
+            "active": (torch.cat([kl.detach().mean(0) for kl in maps]) > ACTIVE).float().mean(),
+        }
+        if not self.training:
+            return Loss(elbo, parts)
+        counted = each.clamp(min=self.config.free_bits) if self.config.free_bits else each
+        return Loss(self._bits(reconstruction - self._weight(len(images)) * counted.sum(0)).mean(), parts)
+
+    def _weight(self, images: int) -> float | Tensor:
+        """The weight of the divergence in training, and note of the images seen."""
+        if not self.config.warmup:
+            return self.config.beta
+        weight = self.config.beta * (self.seen.double() / self.config.warmup).clamp(max=1.0)
+        self.seen += images
+        return weight
+
+    def log_weights(self, images: Tensor, labels: Tensor | None, noise: Noise, samples: int) -> Tensor:
+        """log p(x | z) p(z) / q(z | x) of latents drawn so many times, in nats: float64 (samples, B).
+
+        Binary images are taken as they are; each sample takes the memory of one, but for gradients.
+        """
+        return torch.stack(list(self._log_weights(images, labels, noise, samples)))
+
+    def _log_weights(self, images: Tensor, labels: Tensor | None, noise: Noise, samples: int) -> Iterator[Tensor]:
+        known = self.network.encode(to_unit(images, self.dtype))
+        for k in range(samples):
+            numbers, steps = self.network.infer(known, labels, noise.fork(f"sample{k}"))
+            ratio = sum((step.log_ratio().double() for step in steps), torch.zeros(()))
+            yield self._log_prob(numbers, images) + ratio
+
+    def _bits(self, nats: Tensor) -> Tensor:
+        """Bits per dimension of log-probabilities (B,), or of log-weights (samples, B) by the mean of the weights."""
+        if nats.ndim == 2:
+            nats = torch.logsumexp(nats, 0) - math.log(len(nats))
+        return -nats / (self.spec.dims * math.log(2))
+
+    def _infer(self, images: Tensor, labels: Tensor | None, noise: Noise) -> tuple[Tensor, list[Step]]:
+        """log p(x | z) of images, float64 (B,), and the latents."""
+        numbers, steps = self.network.infer(self.network.encode(to_unit(images, self.dtype)), labels, noise)
+        return self._log_prob(numbers, images), steps
+
+    def _log_prob(self, numbers: Tensor, images: Tensor) -> Tensor:
+        found = self.distribution.log_prob(numbers.to(self.dtype), images.permute(0, 2, 3, 1))
+        return found.flatten(1).double().sum(1)
+
+    def _binarised(self, images: Tensor, noise: Noise) -> Tensor:
+        return binarised(images, noise.fork("binarise")) if self.config.likelihood == "bernoulli" else images
+
+    @torch.no_grad()
+    def bits_per_dim(self, batch: Batch, noise: Noise, samples: int = 1) -> Bits:
+        """The importance-weighted bound of so many samples, and with one the ELBO, given the label where there is one.
+
+        With one the divergence is taken exactly, given the latents before, and not by the sample.
+        """
+        device = next(self.parameters()).device
+        labels = None if batch.labels is None else batch.labels.to(device)
+        images = self._binarised(batch.images.to(device), noise)
+        if samples == 1:
+            reconstruction, steps = self._infer(images, labels, noise)
+            nats = reconstruction - sum((step.kl().flatten(1).sum(1).double() for step in steps), torch.zeros(()))
+        else:
+            total = torch.full((len(images),), -math.inf, dtype=torch.float64, device=device)
+            for nats in self._log_weights(images, labels, noise, samples):
+                total = torch.logaddexp(total, nats)
+            nats = total - math.log(samples)
+        changed = "" if torch.equal(images.cpu(), batch.images.cpu()) else "binarised at random"
+        return Bits(self._bits(nats).cpu(), "bound", changed)
+
+    # -- images and latents
+
+    @torch.no_grad()
+    def sample(self, noise: Noise, labels: Tensor | None = None, options: VAEOptions | None = None) -> Tensor:
+        chosen = options or VAEOptions()
+        numbers = self.network.generate(noise.n, labels, noise, chosen.temperature).to(self.dtype)
+        if chosen.pixels == "mean":
+            return self._mean(numbers)
+        uniforms = noise.fork("pixels").uniform(self.spec.height, self.spec.width, self.distribution.draws)
+        pixels = self.distribution.sample(numbers, uniforms.to(self.dtype), AS_LEARNED)
+        return pixels.permute(0, 3, 1, 2).contiguous()
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        known = self.network.encode(to_unit(images, self.dtype))
+        return torch.cat([z.flatten(1) for z in self.network.means(known, labels)], 1)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        shapes = self.network.latent_shapes()
+        parts = latents.to(self.dtype).split([math.prod(shape) for shape in shapes], 1)
+        maps = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        return self._mean(self.network.decode(maps, labels).to(self.dtype))
+
+    def _mean(self, numbers: Tensor) -> Tensor:
+        return self.distribution.mean(numbers).round().clamp(0, 255).to(torch.uint8).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,302 @@
+"""A ladder of Gaussian latent maps: a bottom-up encoder, and a top-down network that draws the maps, coarsest first.
+
+At each level of resolution, from one position up to the size of the image, the top-down state h becomes, for each of
+the level's latent maps z,
+
+    p(z | h) = N(m_p(h), s_p(h)^2),    q(z | h, e) = N(m_q(h, e), s_q(h, e)^2),    h <- block(h + f(h) + W z),
+
+where e is what the encoder has of the image at that level. All convolutions that end a branch begin at zero, so that
+at first p = q = N(0, 1). With a latent map at one level alone, whose prior is N(0, 1), this is the VAE of the textbook.
+
+Source: Child 2021, arXiv:2011.10650; Sønderby et al. 2016, arXiv:1602.02282.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calotype.nn.layers import full, zeroed
+from calotype.rng import Noise
+
+WIDEST = 6.0  # of the logarithm of a scale: softly, so that no step of training makes it infinite
+
+
+class Gaussian(NamedTuple):
+    """Of a latent map, (B, C, h, w) each, or of fewer dimensions where it is the same for all."""
+
+    mean: Tensor
+    log_scale: Tensor
+
+    def sample(self, normal: Tensor, temperature: float = 1.0) -> Tensor:
+        """A draw from standard normal values."""
+        return self.mean + temperature * self.log_scale.exp() * normal
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Nats per value, less log(2 pi) / 2, which cancels in all that is made of it."""
+        return -self.log_scale - 0.5 * ((z - self.mean) * (-self.log_scale).exp()).square()
+
+    def kl(self, other: Gaussian) -> Tensor:
+        """KL(self || other) in nats per value: log(s2 / s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2."""
+        apart = (self.mean - other.mean) * (-other.log_scale).exp()
+        ratio = self.log_scale - other.log_scale
+        return 0.5 * ((2 * ratio).exp() + apart.square() - 1) - ratio
+
+
+class Step(NamedTuple):
+    """A latent map as it was drawn, (B, C, h, w), and from what."""
+
+    z: Tensor
+    posterior: Gaussian
+    prior: Gaussian
+
+    def kl(self) -> Tensor:
+        """Of the posterior from the prior, nats: (B, C, h, w)."""
+        return self.posterior.kl(self.prior)
+
+    def log_ratio(self) -> Tensor:
+        """log p(z) - log q(z) of what was drawn, nats: (B,)."""
+        return (self.prior.log_prob(self.z) - self.posterior.log_prob(self.z)).flatten(1).sum(1)
+
+
+Choose = Callable[[int, Gaussian, Callable[[], Gaussian]], Tensor]
+"""(number of the latent map, its prior, what gives its posterior) -> its value."""
+
+
+class Ladder(nn.Module):
+    """An encoder, and a top-down network of latent maps.
+
+    Args:
+        channels: of the image.
+        outputs: numbers per pixel.
+        size: height and width of the image.
+        widths: features per level, finest first.
+        blocks: residual blocks of the encoder per level.
+        latents: latent maps per level; where there are none, as many blocks as in the encoder.
+        latent_width: channels of a latent map.
+        num_classes: of the labels; 0: none.
+        patch: pixels a side that are one position of the finest level.
+        point: whether the coarsest level is of a single position; otherwise it is half as fine as the one before it.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        outputs: int,
+        size: tuple[int, int],
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        latents: Sequence[int],
+        latent_width: int,
+        num_classes: int = 0,
+        patch: int = 1,
+        point: bool = True,
+    ) -> None:
+        super().__init__()
+        self.size, self.patch = size, patch
+        self.sizes = level_sizes(size, len(widths), patch, point)
+        depth = sum(blocks) + sum(n or b for n, b in zip(latents, blocks, strict=True))
+        scale = (depth / len(widths)) ** -0.5
+        self.stem = (
+            nn.Conv2d(channels, widths[0], patch, patch) if patch > 1 else nn.Conv2d(channels, widths[0], 3, padding=1)
+        )
+        self.encoder = nn.ModuleList(
+            nn.Sequential(*(Block(width, at, scale) for _ in range(n)))
+            for width, at, n in zip(widths, self.sizes, blocks, strict=True)
+        )
+        pairs = list(zip(self.sizes, self.sizes[1:], widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(Down(fine, coarse, a, b) for fine, coarse, a, b in pairs)
+        self.up = nn.ModuleList(Up(coarse, fine, b, a) for fine, coarse, a, b in pairs)
+        self.start = nn.ParameterList(
+            nn.init.normal_(torch.empty(1, width, *shape), std=0.1)
+            for width, shape in zip(widths, self.sizes, strict=True)
+        )
+        self.embed = nn.ModuleList(nn.Embedding(num_classes, width) for width in widths) if num_classes else None
+        for table in self.embed or ():
+            nn.init.normal_(table.weight, std=0.1)  # type: ignore[arg-type]
+        first = max((k for k, n in enumerate(latents) if n), default=-1)
+        self.levels = nn.ModuleList()
+        for k, (width, at, n, plain) in enumerate(zip(widths, self.sizes, latents, blocks, strict=True)):
+            level = [LatentBlock(width, latent_width, at, scale, k == first and i == 0) for i in range(n)]
+            self.levels.append(nn.ModuleList(level or [Block(width, at, scale) for _ in range(plain)]))
+        self.head = zeroed(nn.Conv2d(widths[0], outputs * patch**2, 1))
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """What is known of an image (B, C, H, W), in [-1, 1], at each level, finest first: (B, width, h, w)."""
+        rows, columns = self.sizes[0]
+        x = F.pad(x, (0, columns * self.patch - x.shape[3], 0, rows * self.patch - x.shape[2]))
+        h = self.stem(x)
+        known = []
+        for k, blocks in enumerate(self.encoder):
+            h = blocks(self.down[k - 1](h) if k else h)
+            known.append(h)
+        return known
+
+    def infer(self, known: Sequence[Tensor], labels: Tensor | None, noise: Noise) -> tuple[Tensor, list[Step]]:
+        """Draw latents from the posterior of images: numbers (B, H, W, outputs), and how they were drawn."""
+        steps: list[Step] = []
+
+        def choose(k: int, prior: Gaussian, posterior: Callable[[], Gaussian]) -> Tensor:
+            q = posterior()
+            steps.append(Step(q.sample(_normal(noise, k, q.mean)), q, prior))
+            return steps[-1].z
+
+        return self._descend(len(known[0]), labels, known, choose), steps
+
+    def generate(self, n: int, labels: Tensor | None, noise: Noise, temperature: float = 1.0) -> Tensor:
+        """Numbers of n images from the prior, whose scales are multiplied by the temperature."""
+        return self._descend(n, labels, None, lambda k, p, _: p.sample(_normal(noise, k, p.mean), temperature))
+
+    def means(self, known: Sequence[Tensor], labels: Tensor | None) -> list[Tensor]:
+        """The latents of images: the mean of the posterior of each, given those before, (B, C, h, w)."""
+        found: list[Tensor] = []
+
+        def choose(k: int, prior: Gaussian, posterior: Callable[[], Gaussian]) -> Tensor:
+            found.append(posterior().mean)
+            return found[-1]
+
+        self._descend(len(known[0]), labels, known, choose)
+        return found
+
+    def decode(self, latents: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        """The numbers of latents; of those that are left out, the finest, the means."""
+        given = list(latents)
+
+        def choose(k: int, prior: Gaussian, posterior: Callable[[], Gaussian]) -> Tensor:
+            return given[k] if k < len(given) else prior.mean
+
+        return self._descend(len(given[0]), labels, None, choose)
+
+    def latent_shapes(self) -> list[tuple[int, int, int]]:
+        """Of each latent map, in the order in which they are drawn: (C, h, w)."""
+        return [
+            (block.width, *self.sizes[k])
+            for k in reversed(range(len(self.levels)))
+            for block in self.levels[k]  # type: ignore[attr-defined]
+            if isinstance(block, LatentBlock)
+        ]
+
+    def _descend(self, n: int, labels: Tensor | None, known: Sequence[Tensor] | None, choose: Choose) -> Tensor:
+        h: Tensor | None = None
+        drawn = 0
+        for k in reversed(range(len(self.levels))):
+            start = self.start[k].expand(n, -1, -1, -1)
+            h = start if h is None else self.up[k](h) + start
+            if self.embed is not None:
+                h = h + self.embed[k](labels)[:, :, None, None]
+            for block in self.levels[k]:  # type: ignore[attr-defined]
+                if isinstance(block, LatentBlock):
+                    h = block(h, None if known is None else known[k], drawn, choose)
+                    drawn += 1
+                else:
+                    h = block(h)
+        assert h is not None
+        return self._numbers(h)
+
+    def _numbers(self, h: Tensor) -> Tensor:
+        numbers = F.pixel_shuffle(self.head(F.silu(h)), self.patch) if self.patch > 1 else self.head(F.silu(h))
+        return numbers[:, :, : self.size[0], : self.size[1]].permute(0, 2, 3, 1)
+
+
+def level_sizes(size: tuple[int, int], levels: int, patch: int, point: bool) -> list[tuple[int, int]]:
+    """Rows and columns of each level, finest first."""
+    sizes = [(-(-size[0] // patch), -(-size[1] // patch))]
+    while len(sizes) < levels:
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+    return [*sizes[:-1], (1, 1)] if point else sizes
+
+
+def _normal(noise: Noise, k: int, like: Tensor) -> Tensor:
+    return noise.fork(f"z{k}").normal(*like.shape[1:]).to(like.dtype)
+
+
+def _conv(inputs: int, outputs: int, size: tuple[int, int]) -> nn.Conv2d:
+    """3 x 3, of a map of one position 1 x 1."""
+    kernel = 1 if size == (1, 1) else 3
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+
+
+class Block(nn.Module):
+    """h + c2(silu(c1(silu(h)))), both 3 x 3."""
+
+    def __init__(self, width: int, size: tuple[int, int], scale: float) -> None:
+        super().__init__()
+        self.first, self.second = _conv(width, width, size), _conv(width, width, size)
+        with torch.no_grad():
+            self.second.weight.mul_(scale)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.second(F.silu(self.first(F.silu(h))))
+
+
+class LatentBlock(nn.Module):
+    """A latent map of a level, and a block.
+
+    Args:
+        inner: features of h.
+        width: channels of the latent map.
+        size: of it.
+        scale: of the weights that end the block.
+        standard: whether its prior is N(0, 1), as there is nothing that it could depend on.
+    """
+
+    def __init__(self, inner: int, width: int, size: tuple[int, int], scale: float, standard: bool) -> None:
+        super().__init__()
+        self.width = width
+        self.prior = None if standard else zeroed(_conv(inner, 2 * width + inner, size))
+        self.join = _conv(2 * inner, inner, size)
+        self.posterior = zeroed(_conv(inner, 2 * width, size))
+        self.project = nn.Conv2d(width, inner, 1)
+        self.block = Block(inner, size, scale)
+
+    def forward(self, h: Tensor, known: Tensor | None, number: int, choose: Choose) -> Tensor:
+        dtype = self.project.weight.dtype  # of h under autocast too
+        if self.prior is None:
+            zeros = torch.zeros(len(h), self.width, *h.shape[2:], dtype=dtype, device=h.device)
+            prior, further = Gaussian(zeros, zeros), None
+        else:
+            numbers = self.prior(F.silu(h))
+            prior, further = _gaussian(numbers[:, : 2 * self.width].to(dtype)), numbers[:, 2 * self.width :]
+
+        def posterior() -> Gaussian:
+            assert known is not None
+            return _gaussian(self.posterior(F.silu(self.join(F.silu(torch.cat([h, known], 1))))).to(dtype))
+
+        h = h + self.project(choose(number, prior, posterior))
+        return self.block(h if further is None else h + full(further, h.dtype))
+
+
+def _gaussian(numbers: Tensor) -> Gaussian:
+    mean, log_scale = numbers.chunk(2, 1)
+    return Gaussian(mean, WIDEST * torch.tanh(log_scale / WIDEST))
+
+
+class Down(nn.Module):
+    """To the next coarser level: half as many rows and columns, rounded up, or a single position."""
+
+    def __init__(self, fine: tuple[int, int], coarse: tuple[int, int], inputs: int, outputs: int) -> None:
+        super().__init__()
+        point = coarse == (1, 1)
+        kernel = fine if point else (2, 2)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, kernel)
+        self.missing = (0, 0) if point else (fine[1] % 2, fine[0] % 2)  # columns, rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, self.missing[0], 0, self.missing[1])))
+
+
+class Up(nn.Module):
+    """From the next coarser level."""
+
+    def __init__(self, coarse: tuple[int, int], fine: tuple[int, int], inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.fine = fine
+        kernel = fine if coarse == (1, 1) else (2, 2)
+        self.conv = nn.ConvTranspose2d(inputs, outputs, kernel, kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)[:, :, : self.fine[0], : self.fine[1]]

@@ -96,7 +96,7 @@ def train(
     """Train a model on pictures, or continue a run with --resume.
 
     Args:
-        family: autoregressive or diffusion.
+        family: autoregressive, diffusion or vae.
         data: folder, zip or tar, Parquet, npz or npy, "glyphs", or a hub name.
         budget: a time as 90s, 30m or 2h, or images as 20000img, 500kimg or 2Mimg; by default 30m.
         out: the run directory; by default a new one below runs/.
@@ -209,7 +209,7 @@ def sample(
             out=out,
             grid=grid,
             npz=npz,
-            labels=[name.strip() for name in labels.split(",")] if labels else None,
+            labels=_names(labels),
             options=[*_assignments(steps=steps, solver=solver or None, guidance=guidance), *set],
             checkpoint=checkpoint,
             ema=weights == "ema",
@@ -264,8 +264,163 @@ def complete(
             seed=seed,
             out=out,
             folder=folder,
-            labels=[name.strip() for name in labels.split(",")] if labels else None,
+            labels=_names(labels),
             options=set,
+            checkpoint=checkpoint,
+            device=device,
+            display=display,
+        )
+    return 0
+
+
+def reconstruct(
+    run: Path,
+    pictures: Data,
+    /,
+    out: MaybePath = None,
+    folder: MaybePath = None,
+    labels: Words = "",
+    checkpoint: str = "last",
+    device: str = "auto",
+) -> int:
+    """Show pictures beside what a vae keeps of them.
+
+    Args:
+        run: a run directory.
+        pictures: a source of pictures as for train, or one picture.
+        out: a PNG file: each picture, and beside it what came back, of 64; by default reconstructions.png in the run.
+        folder: a folder for what came back, as single PNG files.
+        labels: classes by name or number, separated by commas, taken in turn; by default those of the pictures.
+        checkpoint: last, best, or images seen.
+        device: auto, cpu, cuda or mps.
+    """
+    from calotype import latent_job
+    from calotype.display import for_stream
+
+    with for_stream() as display:
+        latent_job.reconstruct(
+            run,
+            pictures,
+            out=out,
+            folder=folder,
+            labels=_names(labels),
+            checkpoint=checkpoint,
+            device=device,
+            display=display,
+        )
+    return 0
+
+
+def interpolate(
+    run: Path,
+    first: Data,
+    last: Data,
+    /,
+    steps: int = 8,
+    out: MaybePath = None,
+    folder: MaybePath = None,
+    labels: Words = "",
+    checkpoint: str = "last",
+    device: str = "auto",
+) -> int:
+    """Draw pictures between two, by the latents of a vae.
+
+    Args:
+        run: a run directory.
+        first: a picture, or a source of pictures, whose first is taken.
+        last: another.
+        steps: pictures from one to the other, the two as they come back among them.
+        out: a PNG file with all in a row, between the two themselves; by default interpolation.png in the run.
+        folder: a folder for single PNG files.
+        labels: class of the two by name or number, for a model with classes, where they are no folders of classes.
+        checkpoint: last, best, or images seen.
+        device: auto, cpu, cuda or mps.
+    """
+    from calotype import latent_job
+    from calotype.display import for_stream
+
+    with for_stream() as display:
+        latent_job.interpolate(
+            run,
+            first,
+            last,
+            steps=steps,
+            out=out,
+            folder=folder,
+            labels=_names(labels),
+            checkpoint=checkpoint,
+            device=device,
+            display=display,
+        )
+    return 0
+
+
+def encode(
+    run: Path,
+    pictures: Data,
+    /,
+    out: Path,
+    labels: Words = "",
+    checkpoint: str = "last",
+    device: str = "auto",
+) -> int:
+    """Write what a vae keeps of pictures as numbers.
+
+    Args:
+        run: a run directory.
+        pictures: a source of pictures as for train, or one picture.
+        out: an npz file, with `latents`, a row for each picture, and `labels` where there are classes.
+        labels: classes by name or number, separated by commas, taken in turn; by default those of the pictures.
+        checkpoint: last, best, or images seen.
+        device: auto, cpu, cuda or mps.
+    """
+    from calotype import latent_job
+    from calotype.display import for_stream
+
+    with for_stream() as display:
+        latent_job.encode(
+            run,
+            pictures,
+            out=out,
+            labels=_names(labels),
+            checkpoint=checkpoint,
+            device=device,
+            display=display,
+        )
+    return 0
+
+
+def decode(
+    run: Path,
+    latents: Path,
+    /,
+    out: MaybePath = None,
+    folder: MaybePath = None,
+    labels: Words = "",
+    checkpoint: str = "last",
+    device: str = "auto",
+) -> int:
+    """Draw the pictures of a vae's latents.
+
+    Args:
+        run: a run directory.
+        latents: an npz file as `calotype encode` writes it; its `latents` may have been changed.
+        out: a PNG file with the first 64; by default decoded.png in the run.
+        folder: a folder for all, as single PNG files.
+        labels: classes by name or number, separated by commas, taken in turn; by default those in the file.
+        checkpoint: last, best, or images seen.
+        device: auto, cpu, cuda or mps.
+    """
+    from calotype import latent_job
+    from calotype.display import for_stream
+
+    with for_stream() as display:
+        latent_job.decode(
+            run,
+            latents,
+            out=out,
+            folder=folder,
+            labels=_names(labels),
             checkpoint=checkpoint,
             device=device,
             display=display,
@@ -334,9 +489,17 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "train": train,
     "sample": sample,
     "complete": complete,
+    "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "encode": encode,
+    "decode": decode,
     "evaluate": evaluate,
     "demo": demo,
 }
+
+
+def _names(text: str) -> list[str] | None:
+    return [name.strip() for name in text.split(",")] if text else None
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -367,7 +530,7 @@ def _data_config(*values: Any) -> Any:
 def _overview() -> str:
     lines = ["Train an image generator on your own pictures, and put it to work.", ""]
     lines += ["usage: calotype COMMAND ...", "", "commands:"]
-    lines += [f"  {name:8} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:11} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", "`calotype COMMAND --help` says more; `calotype --version` the version."])
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from calotype import sampling
 from calotype.config import build, read_assignments
-from calotype.data import prepare
-from calotype.data.packed import PackedDataset
-from calotype.display import Display, packing_on
+from calotype.display import Display
 from calotype.errors import ConfigError, RunError
+from calotype.given import given
 from calotype.images import grid, write_png
 from calotype.model import Completable
 from calotype.runs import TrainedModel, load
@@ -52,38 +49,24 @@ def run(
     known = _known(model, rows, pixels)
     chosen = build(model.model.Options, read_assignments(options), "option")
     model.model.check_options(chosen)
-    trained_on = model.run.config.data
-    packed = prepare(
-        replace(
-            trained_on,
-            source=pictures,
-            width=model.spec.width,
-            height=model.spec.height,
-            channels=model.spec.channels,
-            labels=bool(model.class_names) and labels is None,
-            to_learn=False,
-        ),
-        progress=packing_on(display),
-    )
-    if len(packed) > MOST:
-        display.message(f"the first {MOST} of {len(packed)} pictures are completed")
-    given = packed.read(np.arange(min(len(packed), MOST)))
-    classes = _classes(model, packed, given.labels, labels, n)
-    beginnings = given.images.repeat_interleave(n, 0)
+    found = given(model, pictures, labels, MOST, display, "completed")
+    classes = None if found.labels is None else found.labels.tolist()
+    by_index = None if classes is None else lambda i: classes[i // n]
+    beginnings = found.images.repeat_interleave(n, 0)
     places = [out or path / f"completions-{seed}.png"] if folder is None or out is not None else []
     drawn: list[Tensor] = []
     display.count("completions", 0, len(beginnings))
     try:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        for part in sampling.complete(model.model, beginnings, known, seed, classes, chosen):
+        for part in sampling.complete(model.model, beginnings, known, seed, by_index, chosen):
             drawn.append(part.images)
             if folder is not None:  # at once, so that a job that is stopped has lost nothing
                 for i, image in zip(part.indices, part.images, strict=True):
                     write_png(folder / f"{i // n:06d}-{i % n:02d}.png", image)
             display.count("completions", sum(map(len, drawn)), len(beginnings))
         for place in places:
-            write_png(place, _sheet(given.images, torch.cat(drawn), known, n))
+            write_png(place, _sheet(found.images, torch.cat(drawn), known, n))
     except OSError as error:
         raise RunError(f"completions cannot be written ({error}): choose another --out or --folder") from error
     places += [folder] if folder is not None else []
@@ -103,22 +86,6 @@ def _known(model: TrainedModel, rows: int | None, pixels: int | None) -> int:
     if not 0 <= kept <= spec.height:
         raise ConfigError(f"rows is {kept}, but the images have {spec.height}: give 0 to that")
     return kept * spec.width
-
-
-def _classes(
-    model: TrainedModel, packed: PackedDataset, found: Tensor | None, asked: Sequence[str] | None, n: int
-) -> Callable[[int], int] | None:
-    """The class of each completion: as asked for, or that of its picture."""
-    if asked is not None or not model.class_names:
-        return model.labels(asked)
-    names = packed.class_names
-    if found is None or not set(names) <= set(model.class_names):
-        raise ConfigError(
-            f"the model knows the classes {', '.join(model.class_names[:20])}, but the pictures do not say theirs: "
-            "give --labels, or folders of those names"
-        )
-    each = [model.class_names.index(names[int(label)]) for label in found]
-    return lambda i: each[i // n]
 
 
 def _sheet(pictures: Tensor, completions: Tensor, known: int, n: int) -> Tensor:

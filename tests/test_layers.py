@@ -23,8 +23,8 @@ LAYERS = [
     {"trainer", "sampling", "checkpoints"},
     {"runs", "export", "evaluation"},
     {"plan"},
-    {"loop", "request"},
-    {"training", "sampling_job", "completion_job", "evaluation_job"},
+    {"loop", "request", "given"},
+    {"training", "sampling_job", "completion_job", "latent_job", "evaluation_job"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,216 @@
+"""`calotype reconstruct`, `interpolate`, `encode` and `decode`: a run, and pictures or their latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calotype.display import Display
+from calotype.errors import ConfigError, RunError
+from calotype.given import Given, given
+from calotype.images import grid, write_atomic, write_png
+from calotype.model import Encodable
+from calotype.runs import TrainedModel, load
+from calotype.sampling import batch_size
+
+MOST = 64  # pictures on a sheet: more cannot be looked at
+
+
+def reconstruct(
+    path: Path,
+    pictures: str,
+    *,
+    out: Path | None,
+    folder: Path | None,
+    labels: Sequence[str] | None,
+    checkpoint: str,
+    device: str,
+    display: Display,
+) -> list[Path]:
+    """Pictures beside what their latents give back; returns where they are.
+
+    Raises:
+        CalotypeError: for anything the user can mend.
+    """
+    model = _load(path, checkpoint, device, display)
+    found = given(model, pictures, labels, None if folder else MOST, display, "reconstructed")
+    back = torch.cat(list(_through(model, found, display)))
+    off = float((back.float() - found.images.float()).abs().mean())
+    display.message(f"{len(back)} pictures; on average a value comes back {off:.1f} of 255 away")
+    places = [out or path / "reconstructions.png"] if folder is None or out is not None else []
+    sheet = torch.stack([found.images[:MOST], back[:MOST]], 1).flatten(0, 1)
+    return _write(sheet, 8, places, folder, back, "reconstructions", display)
+
+
+def interpolate(
+    path: Path,
+    first: str,
+    last: str,
+    *,
+    steps: int,
+    out: Path | None,
+    folder: Path | None,
+    labels: Sequence[str] | None,
+    checkpoint: str,
+    device: str,
+    display: Display,
+) -> list[Path]:
+    """Pictures on the way from one to another, evenly between their latents; returns where they are.
+
+    Raises:
+        CalotypeError: for anything the user can mend.
+    """
+    if steps < 2:
+        raise ConfigError(f"steps is {steps}: give at least 2, for the two ends")
+    model = _load(path, checkpoint, device, display)
+    ends = [given(model, source, labels, 1, display, "taken") for source in (first, last)]
+    a, b = (_encode(model, end) for end in ends)
+    shares = torch.linspace(0, 1, steps, device=a.device)[:, None]
+    classes = None
+    if ends[0].labels is not None and ends[1].labels is not None:  # that of the nearer end
+        classes = torch.where(shares[:, 0].cpu() < 0.5, ends[0].labels, ends[1].labels)
+    between = _decode(model, torch.lerp(a, b, shares), classes)
+    sheet = torch.cat([ends[0].images, between, ends[1].images])
+    places = [out or path / "interpolation.png"] if folder is None or out is not None else []
+    return _write(sheet, len(sheet), places, folder, between, "interpolation", display)
+
+
+def encode(
+    path: Path,
+    pictures: str,
+    *,
+    out: Path,
+    labels: Sequence[str] | None,
+    checkpoint: str,
+    device: str,
+    display: Display,
+) -> Path:
+    """Write the latents of pictures, and their classes, to an npz file.
+
+    Raises:
+        CalotypeError: for anything the user can mend.
+    """
+    model = _load(path, checkpoint, device, display)
+    found = given(model, pictures, labels, None, display, "encoded")
+    parts = []
+    for part in _parts(model, found):
+        parts.append(_encode(model, part).cpu())
+        display.count("encoded", sum(map(len, parts)), len(found.images))
+    arrays: dict[str, Any] = {"latents": torch.cat(parts).numpy()}
+    if found.labels is not None:
+        arrays |= {"labels": found.labels.numpy(), "class_names": np.array(model.class_names)}
+    try:
+        write_atomic(out, lambda file: np.savez(file, **arrays))
+    except OSError as error:
+        raise RunError(f"latents cannot be written to {out} ({error.strerror}): choose another --out") from error
+    display.message(f"{len(found.images)} pictures, {arrays['latents'].shape[1]} latents each: {out}")
+    return out
+
+
+def decode(
+    path: Path,
+    latents: Path,
+    *,
+    out: Path | None,
+    folder: Path | None,
+    labels: Sequence[str] | None,
+    checkpoint: str,
+    device: str,
+    display: Display,
+) -> list[Path]:
+    """Pictures of the latents in an npz file, as `encode` writes it; returns where they are.
+
+    Raises:
+        CalotypeError: for anything the user can mend.
+    """
+    model = _load(path, checkpoint, device, display)
+    values, classes = _read(latents)
+    asked = model.labels(labels) if labels is not None or classes is None else None
+    if asked is not None:
+        classes = torch.tensor([asked(i) for i in range(len(values))])
+    device_of = next(model.model.parameters()).device
+    size, decoded = batch_size(model.model, device_of), []
+    for start in range(0, len(values), size):
+        some = None if classes is None or not model.class_names else classes[start : start + size]
+        try:
+            decoded.append(_decode(model, values[start : start + size].to(device_of), some))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{latents} has {values.shape[1]} latents for each picture, but {path} has others: give those that "
+                "calotype encode wrote with it"
+            ) from error
+        display.count("decoded", sum(map(len, decoded)), len(values))
+    images = torch.cat(decoded)
+    places = [out or path / "decoded.png"] if folder is None or out is not None else []
+    return _write(images[:MOST], 8, places, folder, images, "decoded", display)
+
+
+def _load(path: Path, checkpoint: str, device: str, display: Display) -> TrainedModel:
+    model = load(path, checkpoint=checkpoint, device=device, report=display.message)
+    if not isinstance(model.model, Encodable):
+        raise ConfigError(f"{path} is a model of a family without latents for pictures: train a vae")
+    return model
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor | None]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            latents = torch.from_numpy(file["latents"].astype(np.float32))
+            labels = torch.from_numpy(file["labels"].astype(np.int64)) if "labels" in file else None
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: give a file that calotype encode wrote") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} has no latents ({error}): give a file that calotype encode wrote") from None
+    if latents.ndim != 2 or not len(latents) or not bool(torch.isfinite(latents).all()):
+        raise ConfigError(f"latents in {path} are {tuple(latents.shape)}: give finite numbers, a row for each picture")
+    return latents, labels
+
+
+def _parts(model: TrainedModel, found: Given) -> Iterator[Given]:
+    """The pictures, as many at a time as fit."""
+    size = batch_size(model.model, next(model.model.parameters()).device)
+    for start in range(0, len(found.images), size):
+        rows = slice(start, start + size)
+        yield Given(found.images[rows], None if found.labels is None else found.labels[rows])
+
+
+def _encode(model: TrainedModel, found: Given) -> Tensor:
+    device = next(model.model.parameters()).device
+    labels = None if found.labels is None else found.labels.to(device)
+    return cast(Encodable, model.model).encode(found.images.to(device), labels)
+
+
+def _decode(model: TrainedModel, latents: Tensor, labels: Tensor | None) -> Tensor:
+    given_labels = None if labels is None else labels.to(latents.device)
+    return cast(Encodable, model.model).decode(latents, given_labels).cpu()
+
+
+def _through(model: TrainedModel, found: Given, display: Display) -> Iterator[Tensor]:
+    done = 0
+    for part in _parts(model, found):
+        yield _decode(model, _encode(model, part), part.labels)
+        done += len(part.images)
+        display.count("reconstructed", done, len(found.images))
+
+
+def _write(
+    sheet: Tensor, columns: int, places: list[Path], folder: Path | None, images: Tensor, what: str, display: Display
+) -> list[Path]:
+    """Write a sheet, and the images each to a file of a folder."""
+    try:
+        for place in places:
+            write_png(place, grid(sheet, columns=columns))
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for i, image in enumerate(images):
+                write_png(folder / f"{i:06d}.png", image)
+    except OSError as error:
+        raise RunError(f"{what} cannot be written ({error}): choose another --out or --folder") from error
+    places = places + ([folder] if folder is not None else [])
+    display.message(f"{what}: {', '.join(map(str, places))}")
+    return places

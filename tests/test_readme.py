@@ -23,6 +23,7 @@ from calotype.data.glyphs import GlyphsConfig
 from calotype.families import FAMILIES
 from calotype.families.autoregressive import AutoregressiveConfig, AutoregressiveOptions
 from calotype.families.diffusion import DiffusionConfig, DiffusionOptions
+from calotype.families.vae import VAEConfig, VAEOptions
 from calotype.trainer import TrainConfig
 from tests import test_contract
 
@@ -115,14 +116,15 @@ def workplace(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return picture_folder.parent
 
 
-@pytest.mark.parametrize("name", ["data", "training", "autoregressive", "diffusion", "evaluation"])
+@pytest.mark.parametrize("name", ["data", "training", "autoregressive", "diffusion", "vae", "evaluation"])
 def test_the_blocks_of_a_page_run(name: str, workplace: Path) -> None:
     assert list(run_page(ROOT / "docs" / f"{name}.md", {"__name__": "__main__"}))
 
 
 def test_every_page_with_blocks_is_run() -> None:
     run = {page.stem for page in PAGES if any(block.kind in RUN for block in blocks(page))}
-    assert run == {"README", "data", "training", "autoregressive", "diffusion", "evaluation", "adding-a-family"}
+    families = {"autoregressive", "diffusion", "vae"}
+    assert run == {"README", "data", "training", "evaluation", "adding-a-family"} | families
 
 
 def test_the_example_family_trains_and_keeps_the_contract(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +224,8 @@ def test_every_relative_link_resolves() -> None:
         ("autoregressive.md", "## Sampling", AutoregressiveOptions),
         ("diffusion.md", "## Entries of [model]", DiffusionConfig),
         ("diffusion.md", "## Sampling", DiffusionOptions),
+        ("vae.md", "## Entries of [model]", VAEConfig),
+        ("vae.md", "## Sampling", VAEOptions),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

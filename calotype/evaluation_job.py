@@ -38,7 +38,7 @@ FEWEST = 200  # where it has not, but for images that are given
 SEEDS = 2
 # Held-out images for the likelihood, by its kind: a bound takes many network calls, what is exact takes one.
 LIKELIHOOD_BATCH = 8
-LIKELIHOOD_IMAGES = {"exact": 2_000, "bound": 32, "estimate": 32}
+LIKELIHOOD_IMAGES = 2_000  # at most
 SHOWN = 100  # samples on the page
 PREVIEWS = 6  # of training
 
@@ -287,7 +287,7 @@ def _likelihoods(model: TrainedModel, packed: PackedDataset, seed: int, display:
     """Bits per dimension of held-out images; of pictures of two values, which are binary data, nats as well."""
     if not isinstance(model.model, HasLikelihood):
         return [Value("bits/dim", "samples", None, None, None, 0, "not defined: the model is implicit")]
-    most = controls.chosen(packed.held_out, max(LIKELIHOOD_IMAGES.values()), seed, "likelihood")
+    most = controls.chosen(packed.held_out, LIKELIHOOD_IMAGES, seed, "likelihood")
     wanted, found = len(most), list[Tensor]()
     name, binary = "", True
     while (done := sum(len(part) for part in found)) < wanted:
@@ -297,7 +297,7 @@ def _likelihoods(model: TrainedModel, packed: PackedDataset, seed: int, display:
         batch = packed.read(some)
         bits = model.model.bits_per_dim(batch, noise)
         found.append(bits.per_image)
-        wanted = min(wanted, LIKELIHOOD_IMAGES[bits.kind])
+        wanted = min(wanted, bits.enough)
         name = f"{bits.kind}, {bits.images}" if bits.images else bits.kind
         binary = binary and (bool(bits.images) or len(batch.images.unique()) <= 2)
     per_image = torch.cat(found)

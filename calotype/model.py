@@ -74,6 +74,7 @@ class Bits(NamedTuple):
     per_image: Tensor  # float64 (B,)
     kind: Literal["exact", "bound", "estimate"]
     images: str = ""  # what was done to the images, where it is not them whose bits these are
+    enough: int = 2_000  # images of which an evaluation asks it, which is fewer where it takes long
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ class Diffusion(GenerativeModel, HasLikelihood):
             clean = self.denoise(x.to(self.dtype).to(device), sigma.to(self.dtype).to(device), labels)
             return clean.cpu().double()  # not every device has float64
 
-        return Bits(variational_bits(denoise, batch.images.cpu(), noise, self.start), "bound")
+        return Bits(variational_bits(denoise, batch.images.cpu(), noise, self.start), "bound", enough=32)
 
     def density_bits(self, batch: Batch, noise: Noise, steps: int = 50, probes: int = 1) -> Bits:
         """-log2 p of each image, its pixels uniformly dequantised, under the probability-flow ODE: an estimate.
@@ -200,4 +200,4 @@ class Diffusion(GenerativeModel, HasLikelihood):
         x = to_unit(images, self.dtype) + (2 * noise.uniform(*self.spec.shape).to(device, self.dtype) - 1) / 255
         levels = karras(steps + 1, self.schedule.smallest, self.start, 7.0).flip(0)
         nats = -log_density(lambda x, sigma: self.denoise(x, sigma, labels), x, levels, noise.fork("signs"), probes)
-        return Bits((nats / self.spec.dims - math.log(2 / 255)).cpu() / math.log(2), "estimate")
+        return Bits((nats / self.spec.dims - math.log(2 / 255)).cpu() / math.log(2), "estimate", enough=32)

@@ -29,6 +29,8 @@ from calotype.model import Batch, Bits, Encodable, GenerativeModel, HasLikelihoo
 from calotype.nn.ladder import Ladder, Step, level_sizes
 from calotype.rng import Noise
 
+SAMPLES = 64  # of the latents, where nothing else is said: most of what more would bring
+EVALUATIONS = 16_000  # of the decoder, in an evaluation
 ACTIVE = 0.01  # nats of divergence, in the mean, from which on a channel of a latent map says something
 
 
@@ -142,10 +144,11 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
         return binarised(images, noise.fork("binarise")) if self.config.likelihood == "bernoulli" else images
 
     @torch.no_grad()
-    def bits_per_dim(self, batch: Batch, noise: Noise, samples: int = 1) -> Bits:
+    def bits_per_dim(self, batch: Batch, noise: Noise, samples: int = SAMPLES) -> Bits:
         """The importance-weighted bound of so many samples, and with one the ELBO, given the label where there is one.
 
-        With one the divergence is taken exactly, given the latents before, and not by the sample.
+        With one the divergence is taken exactly, given the latents before, and not by the sample. Memory is that of
+        one sample, however many there are.
         """
         device = next(self.parameters()).device
         labels = None if batch.labels is None else batch.labels.to(device)
@@ -159,7 +162,7 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
                 total = torch.logaddexp(total, nats)
             nats = total - math.log(samples)
         changed = "" if torch.equal(images.cpu(), batch.images.cpu()) else "binarised at random"
-        return Bits(self._bits(nats).cpu(), "bound", changed)
+        return Bits(self._bits(nats).cpu(), "bound", changed, enough=max(32, 2 * EVALUATIONS // (samples + 1)))
 
     # -- images and latents
 

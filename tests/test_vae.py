@@ -84,6 +84,8 @@ class Linear(nn.Module):
         prior = Gaussian(torch.zeros_like(mean), torch.zeros_like(mean))
         return (z[:, :, 0, 0] @ self.weight.T + self.bias)[:, None, None], [Step(z, posterior, prior)]
 
+    facts = staticmethod(Ladder.facts)
+
 
 def linear(latents: int = 1, scale: float = 0.5, dims: int = 5) -> VAE:
     """A VAE whose network and distribution are linear and Gaussian; its images are one pixel of several channels."""
@@ -250,6 +252,53 @@ def test_classes_change_images_and_latents() -> None:
     assert not torch.equal(model.sample(noise(), labels), model.sample(noise(), 1 - labels))
 
 
+# -- codes
+
+CODED: dict[str, Any] = {"widths": (16, 16), "blocks": (1, 1), "latents": (0, 1), "point": False}
+
+
+@pytest.mark.parametrize("code", [{"code": "fsq", "codes": (3, 2)}, {"code": "vq", "codes": (6,)}], ids=str)
+@pytest.mark.parametrize("spec", [ImageSpec(1, 9, 6), ImageSpec(4, 7, 12, 2)], ids=str)
+def test_codes_are_certain_and_cost_what_all_alike_cost(code: dict[str, Any], spec: ImageSpec) -> None:
+    """By summing over all codes of one position: the bound is the part of log p(x) that its own codes have."""
+    model = model_of(spec, likelihood="logistics", **(CODED | code))
+    labels = torch.arange(3) % 2 if spec.num_classes else None
+    images = pictures(spec, 3)
+    known = model.network.encode(to_unit(images, torch.float64))
+    numbers, steps = model.network.infer(known, labels, Noise.shared(0, 3, "cpu"))
+    positions = math.ceil(spec.height / 2) * math.ceil(spec.width / 2)
+    nats = model._log_prob(numbers, images) - positions * math.log(6)
+    for samples in (1, 4):
+        bits = model.bits_per_dim(Batch(images, labels), Noise.shared(0, 3, "cpu"), samples).per_image
+        torch.testing.assert_close(bits, -nats.detach() / (spec.dims * math.log(2)), rtol=1e-12, atol=1e-12)
+    latents = model.encode(images, labels)
+    assert latents.shape == (3, model.network.quantiser.features * positions)  # type: ignore[union-attr]
+    assert torch.equal(model.decode(latents, labels), model._mean(numbers.detach()))
+    value, parts = losses(model, Batch(images, labels))
+    further = float(steps[0].loss().mean()) / spec.dims if code["code"] == "vq" else 0.0  # type: ignore[union-attr]
+    assert value == pytest.approx(parts["elbo"] + further, rel=1e-9)
+    assert 1 <= parts["perplexity"] <= 6
+
+
+def test_the_likelihood_is_that_of_all_codes_together() -> None:
+    """One position of six codes: log p(x) by enumeration is at least the bound."""
+    model = model_of(
+        ImageSpec(1, 1, 2), widths=(16, 16), blocks=(1, 1), latents=(0, 1), point=False, code="fsq", codes=(3, 2)
+    )
+    images = pictures(model.spec, 20)
+    network: Any = model.network
+    every = network.quantiser.values(torch.arange(6)[:, None, None]).double()
+    numbers = network.decode([every], None)
+    each = torch.stack([model._log_prob(numbers[k : k + 1].expand(20, -1, -1, -1), images) for k in range(6)])
+    exact_bits = -(torch.logsumexp(each, 0) - math.log(6)) / (2 * math.log(2))
+    bound = model.bits_per_dim(Batch(images, None), Noise.shared(0, 20, "cpu")).per_image
+    assert bool((bound >= exact_bits - 1e-12).all())
+    own = network.infer(network.encode(to_unit(images, torch.float64)), None, Noise.shared(0, 20, "cpu"))[1][
+        0
+    ].found.numbers
+    torch.testing.assert_close(bound, -(each.gather(0, own[None, :, 0, 0])[0] - math.log(6)) / (2 * math.log(2)))
+
+
 # -- settings
 
 
@@ -337,6 +386,11 @@ def test_options_of_sampling() -> None:
         ({"beta": -1.0}, "0 or more"),
         ({"samples": 5, "beta": 2.0}, "leave out"),
         ({"likelihood": "mse"}, "likelihood"),
+        ({"code": "fsq"}, "point=false"),
+        ({"code": "fsq", "latents": (0, 0, 1), "point": False, "codes": (1, 5)}, "2 or more"),
+        ({"code": "vq", "latents": (0, 0, 1), "point": False}, "one size"),
+        ({"code": "fsq", "latents": (0, 0, 1), "point": False, "beta": 2.0}, "leave out"),
+        ({"code": "rvq"}, "code"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from calotype.nn.layers import full, zeroed
 from calotype.rng import Noise
 
+ACTIVE = 0.01  # nats of divergence, in the mean, from which on a channel of a latent map says something
 WIDEST = 6.0  # of the logarithm of a scale: softly, so that no step of training makes it infinite
 
 
@@ -61,6 +62,10 @@ class Step(NamedTuple):
     def log_ratio(self) -> Tensor:
         """log p(z) - log q(z) of what was drawn, nats: (B,)."""
         return (self.prior.log_prob(self.z) - self.posterior.log_prob(self.z)).flatten(1).sum(1)
+
+    def loss(self) -> Tensor | None:
+        """What is to be added to the loss of each image, (B,): nothing."""
+        return None
 
 
 Choose = Callable[[int, Gaussian, Callable[[], Gaussian]], Tensor]
@@ -171,6 +176,12 @@ class Ladder(nn.Module):
 
         return self._descend(len(given[0]), labels, None, choose)
 
+    @staticmethod
+    def facts(steps: Sequence[Step]) -> dict[str, Tensor]:
+        """For the log: the share of the channels of latent maps that say something of the images of the batch."""
+        told = [step.kl().detach().flatten(2).sum(2).mean(0) > ACTIVE for step in steps]
+        return {"active": torch.cat(told).float().mean()}
+
     def latent_shapes(self) -> list[tuple[int, int, int]]:
         """Of each latent map, in the order in which they are drawn: (C, h, w)."""
         return [
@@ -208,6 +219,11 @@ def level_sizes(size: tuple[int, int], levels: int, patch: int, point: bool) -> 
     while len(sizes) < levels:
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     return [*sizes[:-1], (1, 1)] if point else sizes
+
+
+def first_conv(channels: int, width: int, patch: int) -> nn.Conv2d:
+    """From pixels to features: of each patch, or with one pixel a patch of its neighbours too."""
+    return nn.Conv2d(channels, width, patch, patch) if patch > 1 else nn.Conv2d(channels, width, 3, padding=1)
 
 
 def _normal(noise: Noise, k: int, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from calotype.distributions import DISTRIBUTIONS
 from calotype.errors import ConfigError
 
 LIKELIHOODS = ("auto", *DISTRIBUTIONS)
+CODES = ("gaussian", "fsq", "vq")
 PIXELS = ("drawn", "mean")
 
 
@@ -20,7 +21,9 @@ class VAEConfig:
     widths: tuple[int, ...] = (32, 64, 64, 64)  # features per level, finest first; multiples of 16
     blocks: tuple[int, ...] = (1, 1, 1, 1)  # of the encoder, per level
     latents: tuple[int, ...] = (0, 2, 2, 1)  # latent maps per level; one at the coarsest alone is the textbook's VAE
-    latent_width: int = 16  # channels of a latent map
+    latent_width: int = 16  # channels of a latent map; with code=vq features of a code
+    code: str = "gaussian"  # what latents are; or fsq or vq, whole numbers, in one map at the coarsest level
+    codes: tuple[int, ...] = (8, 6, 5)  # of fsq the levels of each feature, of vq how many, such as (256,)
     patch: int = 1  # pixels a side that are one position of the finest level
     point: bool = True  # whether the coarsest level is a single position
     likelihood: str = "auto"  # categorical, logistics, bernoulli (of 0 and 255, other values binarised at random)
@@ -56,10 +59,29 @@ class VAEConfig:
         for name in ("beta", "free_bits", "warmup"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more")
+        check_choice("model.code", self.code, CODES)
+        if self.code != "gaussian":
+            self._check_codes()
         if self.samples > 1 and (self.beta != 1 or self.free_bits):
             raise ConfigError(
                 f"model.samples is {self.samples}, whose bound has no divergence of its own to be weighted: leave out "
                 "beta and free_bits, or use samples=1"
+            )
+
+    def _check_codes(self) -> None:
+        if self.latents != (0,) * (len(self.latents) - 1) + (1,) or self.point:
+            raise ConfigError(
+                f"model.code is {self.code}, whose codes are one map at the coarsest level, but model.latents is "
+                f"{list(self.latents)} and model.point {str(self.point).lower()}: use latents=[0, ..., 0, 1] and "
+                "point=false"
+            )
+        if not self.codes or min(self.codes) < 2:
+            raise ConfigError(f"model.codes is {list(self.codes)}: give 2 or more for each feature")
+        if self.code == "vq" and len(self.codes) > 1:
+            raise ConfigError(f"model.codes is {list(self.codes)}, but a codebook has one size: give one, as in [256]")
+        if self.samples > 1 or self.beta != 1 or self.free_bits or self.warmup:
+            raise ConfigError(
+                f"model.code is {self.code}, and each code costs the same: leave out beta, free_bits, warmup and samples"
             )
 
 

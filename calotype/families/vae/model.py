@@ -14,8 +14,9 @@ Kingma et al. 2016, arXiv:1606.04934 (free bits, here for each image).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +27,13 @@ from calotype.families.vae.config import VAEConfig, VAEOptions
 from calotype.families.vae.presets import presets
 from calotype.images import to_unit
 from calotype.model import Batch, Bits, Encodable, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
+from calotype.nn.coder import Coder, CodeStep
 from calotype.nn.ladder import Ladder, Step, level_sizes
+from calotype.nn.quantise import FSQ, VQ
 from calotype.rng import Noise
 
 SAMPLES = 64  # of the latents, where nothing else is said: most of what more would bring
 EVALUATIONS = 16_000  # of the decoder, in an evaluation
-ACTIVE = 0.01  # nats of divergence, in the mean, from which on a channel of a latent map says something
 
 
 class VAE(GenerativeModel, HasLikelihood, Encodable):
@@ -45,26 +47,14 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
         super().__init__(spec, config)
         if config.likelihood == "auto":
             raise ConfigError("model.likelihood is auto, to be chosen by the data: use VAE.measured(config, images)")
-        size = spec.height, spec.width
-        sizes = level_sizes(size, len(config.widths), config.patch, config.point)
+        sizes = level_sizes((spec.height, spec.width), len(config.widths), config.patch, config.point)
         if len(set(sizes)) < len(sizes):
             raise ConfigError(
                 f"model.widths has {len(sizes)} levels, but images of {spec.width}x{spec.height} are of one position "
                 f"after {sizes.index((1, 1)) + 1}: give fewer"
             )
         self.distribution = distribution(config.likelihood, spec.channels, config.mixtures)
-        self.network = Ladder(
-            spec.channels,
-            self.distribution.parameters,
-            size,
-            config.widths,
-            config.blocks,
-            config.latents,
-            config.latent_width,
-            spec.num_classes,
-            config.patch,
-            config.point,
-        )
+        self.network = _network(spec, config, self.distribution.parameters)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # images, for the warm-up of the divergence
 
     @classmethod
@@ -89,19 +79,20 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
         if self.config.samples > 1 and self.training:
             return Loss(self._bits(self.log_weights(images, batch.labels, noise, self.config.samples)).mean(), {})
         reconstruction, steps = self._infer(images, batch.labels, noise)
-        maps = [step.kl().flatten(2).sum(2) for step in steps]  # (B, channels) each
-        each = torch.stack([kl.sum(1) for kl in maps])  # (latent maps, B)
+        facts: Callable[[Any], dict[str, Tensor]] = self.network.facts
+        each = torch.stack([step.kl().flatten(1).sum(1) for step in steps])  # (latent maps, B)
         elbo = self._bits(reconstruction - each.sum(0)).mean()
         parts = {
             "elbo": elbo.detach(),
             "reconstruction": self._bits(reconstruction.detach()).mean(),
             "kl": -self._bits(each.detach().sum(0)).mean(),
-            "active": (torch.cat([kl.detach().mean(0) for kl in maps]) > ACTIVE).float().mean(),
-        }
+        } | facts(steps)
         if not self.training:
             return Loss(elbo, parts)
         counted = each.clamp(min=self.config.free_bits) if self.config.free_bits else each
-        return Loss(self._bits(reconstruction - self._weight(len(images)) * counted.sum(0)).mean(), parts)
+        value = self._bits(reconstruction - self._weight(len(images)) * counted.sum(0)).mean()
+        further = [loss for step in steps if (loss := step.loss()) is not None]
+        return Loss(value + torch.stack(further).sum(0).mean() / self.spec.dims if further else value, parts)
 
     def _weight(self, images: int) -> float | Tensor:
         """The weight of the divergence in training, and note of the images seen."""
@@ -131,7 +122,9 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
             nats = torch.logsumexp(nats, 0) - math.log(len(nats))
         return -nats / (self.spec.dims * math.log(2))
 
-    def _infer(self, images: Tensor, labels: Tensor | None, noise: Noise) -> tuple[Tensor, list[Step]]:
+    def _infer(
+        self, images: Tensor, labels: Tensor | None, noise: Noise
+    ) -> tuple[Tensor, Sequence[Step] | Sequence[CodeStep]]:
         """log p(x | z) of images, float64 (B,), and the latents."""
         numbers, steps = self.network.infer(self.network.encode(to_unit(images, self.dtype)), labels, noise)
         return self._log_prob(numbers, images), steps
@@ -190,3 +183,13 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
 
     def _mean(self, numbers: Tensor) -> Tensor:
         return self.distribution.mean(numbers).round().clamp(0, 255).to(torch.uint8).permute(0, 3, 1, 2).contiguous()
+
+
+def _network(spec: ImageSpec, config: VAEConfig, outputs: int) -> Ladder | Coder:
+    size = spec.height, spec.width
+    if config.code == "gaussian":
+        shape = config.widths, config.blocks, config.latents, config.latent_width
+        return Ladder(spec.channels, outputs, size, *shape, spec.num_classes, config.patch, config.point)
+    quantiser = FSQ(config.codes) if config.code == "fsq" else VQ(config.codes[0], config.latent_width)
+    levels = config.widths, config.blocks
+    return Coder(spec.channels, outputs, size, *levels, quantiser, spec.num_classes, config.patch)

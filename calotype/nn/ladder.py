@@ -178,9 +178,13 @@ class Ladder(nn.Module):
 
     @staticmethod
     def facts(steps: Sequence[Step]) -> dict[str, Tensor]:
-        """For the log: the share of the channels of latent maps that say something of the images of the batch."""
-        told = [step.kl().detach().flatten(2).sum(2).mean(0) > ACTIVE for step in steps]
-        return {"active": torch.cat(told).float().mean()}
+        """For the log: the share of the channels of latent maps that say something, and nats of each level."""
+        told = [step.kl().detach().flatten(2).sum(2).mean(0) for step in steps]  # of each channel
+        found = {"active": (torch.cat(told) > ACTIVE).float().mean()}
+        for step, nats in zip(steps, told, strict=True):
+            name = f"nats of {step.z.shape[2]}x{step.z.shape[3]}"
+            found[name] = found.get(name, 0.0) + nats.sum()
+        return found
 
     def latent_shapes(self) -> list[tuple[int, int, int]]:
         """Of each latent map, in the order in which they are drawn: (C, h, w)."""

@@ -81,7 +81,7 @@ class VAEConfig:
             raise ConfigError(f"model.codes is {list(self.codes)}, but a codebook has one size: give one, as in [256]")
         if self.samples > 1 or self.beta != 1 or self.free_bits or self.warmup:
             raise ConfigError(
-                f"model.code is {self.code}, and each code costs the same: leave out beta, free_bits, warmup and samples"
+                f"model.code is {self.code}, whose codes all cost the same: leave out beta, free_bits, warmup, samples"
             )
 
 

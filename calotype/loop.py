@@ -82,6 +82,7 @@ def _loop(context: Context) -> None:
     history: deque[float] = deque(maxlen=2000)
     pace = _Pace(trainer.images_seen)
     held_out: float | None = None
+    remarked = False
     micro_batch, saved = trainer.micro_batch, trainer.step
     for progress in trainer.run():
         for player in progress.skipped:
@@ -109,6 +110,12 @@ def _loop(context: Context) -> None:
                 measured = _checkpoint(context)
             if measured is not None:
                 held_out, saved = measured, trainer.step
+            remark = trainer.model.remark({name: float(value) for name, value in progress.losses.items()})
+            if remark:
+                run.log("remark", images_seen=progress.images_seen, text=remark)
+                if not remarked:
+                    context.shown.message(remark)
+                remarked = True
         if context.due(config.preview_every):
             with pace.pause():
                 _preview(context)

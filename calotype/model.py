@@ -136,6 +136,14 @@ class GenerativeModel(Trainable):
     def check_options(self, options: Any) -> None:
         """Raise ConfigError for sampling options that this model cannot follow. Default: it follows all."""
 
+    def remark(self, parts: Mapping[str, float]) -> str:
+        """What the user should know of how training goes, with what to change; "", the default: nothing.
+
+        Args:
+            parts: of the losses, by player and name as in the log, of the last step.
+        """
+        return ""
+
     def network_calls(self, options: Any) -> int | None:
         """How often the network is evaluated for a batch of samples; None, the default: it is counted."""
         return None

@@ -13,6 +13,7 @@ import calotype
 from calotype import training
 from calotype.data import DataConfig
 from calotype.errors import ConfigError, RunError
+from calotype.families.diffusion import Diffusion
 from calotype.request import request
 from calotype.runs import Run, TrainedModel
 from tests.test_resume import Quiet
@@ -138,6 +139,16 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="not empty"):
         training.train("diffusion", "glyphs", budget="8img", out=tmp_path, display=Quiet())
+
+
+def test_remarks_of_the_model_are_shown_once_and_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Diffusion, "remark", lambda self, parts: "lower the rate" if parts["model"] > 0 else "")
+    display, out = Quiet(), tmp_path / "run"
+    run = training.train("diffusion", "glyphs:80", budget="80img", size="12", out=out, settings=TINY, display=display)
+    assert display.messages.count("lower the rate") == 1
+    logged = [line for line in run.read_log() if line["event"] == "remark"]
+    assert len(logged) > 1
+    assert {line["text"] for line in logged} == {"lower the rate"}
 
 
 def test_balanced_needs_classes(tmp_path: Path) -> None:

@@ -355,6 +355,15 @@ def test_active_latents_are_counted() -> None:
     assert losses(model_of(ImageSpec(1, 6, 6)), batch)[1]["active"] == 1
 
 
+def test_latents_that_say_nothing_are_remarked_on() -> None:
+    model = model_of(ImageSpec(1, 6, 6))
+    assert model.remark({"model": 1.0, "model/active": 0.3}) == ""
+    assert "model.free_bits=1" in model.remark({"model": 1.0, "model/active": 0.0})
+    coded = model_of(ImageSpec(1, 6, 6), **(CODED | {"code": "vq", "codes": (64,)}))
+    assert coded.remark({"model/perplexity": 20.0}) == ""
+    assert "1.5 of 64" in coded.remark({"model/perplexity": 1.5})
+
+
 def test_binary_images_are_told_from_others() -> None:
     binary = (pictures(ImageSpec(1, 6, 6), 4) > 99).to(torch.uint8) * 255
     assert VAE.measured(VAEConfig(), binary).likelihood == "bernoulli"

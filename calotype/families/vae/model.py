@@ -32,6 +32,8 @@ from calotype.nn.ladder import Ladder, Step, level_sizes
 from calotype.nn.quantise import FSQ, VQ
 from calotype.rng import Noise
 
+COLLAPSED = 0.05  # share of the channels of latents that are active, below which they are of no use
+FEWEST = 2.0  # codes in use, weighed by how often
 SAMPLES = 64  # of the latents, where nothing else is said: most of what more would bring
 EVALUATIONS = 16_000  # of the decoder, in an evaluation
 
@@ -70,6 +72,21 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
 
     def turns(self) -> Sequence[Turn]:
         return (Turn("model", self.loss),)
+
+    def remark(self, parts: Mapping[str, float]) -> str:
+        active, perplexity = parts.get("model/active", 1.0), parts.get("model/perplexity", math.inf)
+        if active < COLLAPSED:
+            return (
+                f"the latents say next to nothing of the pictures ({active:.0%} of their channels are active): the "
+                "posterior has collapsed. Start again with room for them, such as --set model.free_bits=1, a "
+                "divergence that costs little at first, such as --set model.warmup=50000, or a smaller model.beta"
+            )
+        if perplexity < FEWEST:
+            return (
+                f"codes are used as if there were {perplexity:.1f} of {math.prod(self.config.codes)}: they have "
+                "collapsed. Start again with --set model.code=fsq, or a lower rate"
+            )
+        return ""
 
     # -- the bound
 

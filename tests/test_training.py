@@ -144,7 +144,9 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
 def test_remarks_of_the_model_are_shown_once_and_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Diffusion, "remark", lambda self, parts: "lower the rate" if parts["model"] > 0 else "")
     display, out = Quiet(), tmp_path / "run"
-    run = training.train("diffusion", "glyphs:80", budget="80img", size="12", out=out, settings=TINY, display=display)
+    run = training.train(
+        "diffusion", "glyphs:gray:80", budget="80img", size="12", out=out, settings=TINY, display=display
+    )
     assert display.messages.count("lower the rate") == 1
     logged = [line for line in run.read_log() if line["event"] == "remark"]
     assert len(logged) > 1

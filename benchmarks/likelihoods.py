@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from calotype import devices
 from calotype.config import build, plain
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
@@ -46,10 +47,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "wide below": {"widths": (32, 64, 128)},
     "batch 32": {"batch_size": 32},
     "batch 8": {"batch_size": 8},
-    "half the rate": {"learning_rate": 5e-3},
-    "twice the rate": {"learning_rate": 2e-2},
+    "half the rate": {"learning_rate": 2.5e-3},
+    "twice the rate": {"learning_rate": 1e-2},
     "longer decay": {"decay": 0.8},
-    "a third of the rate": {"learning_rate": 3e-3},
     "AdamW": {"optimizer": "adamw", "learning_rate": 3e-3},
     "gated": {"network": "gated-pixelcnn", "widths": (32,), "blocks": (5,)},
     "pixelcnn++": {"network": "pixelcnn++", "widths": (32, 32), "blocks": (1, 1)},
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    devices.keep_memory()
     packed = prepare(DataConfig(source=options.data, labels=False))
     for name in options.networks:
         settings = options.likelihood, 10**9, options.threads, options.precision

@@ -332,7 +332,8 @@ def interpolate(
         steps: pictures from one to the other, the two as they come back among them.
         out: a PNG file with all in a row, between the two themselves; by default interpolation.png in the run.
         folder: a folder for single PNG files.
-        labels: class of the two by name or number, for a model with classes, where they are no folders of classes.
+        labels: class of the two by name or number, or one for each, separated by a comma; by default those of the
+            pictures.
         checkpoint: last, best, or images seen.
         device: auto, cpu, cuda or mps.
     """

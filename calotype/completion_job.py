@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from calotype import sampling
 from calotype.config import build, read_assignments
 from calotype.display import Display
 from calotype.errors import ConfigError, RunError
-from calotype.given import given
+from calotype.given import Given, given
 from calotype.images import grid, write_png
 from calotype.model import Completable
 from calotype.runs import TrainedModel, load
@@ -50,8 +50,7 @@ def run(
     chosen = build(model.model.Options, read_assignments(options), "option")
     model.model.check_options(chosen)
     found = given(model, pictures, labels, MOST, display, "completed")
-    classes = None if found.labels is None else found.labels.tolist()
-    by_index = None if classes is None else lambda i: classes[i // n]
+    classes = _classes(model, found, labels, n)
     beginnings = found.images.repeat_interleave(n, 0)
     places = [out or path / f"completions-{seed}.png"] if folder is None or out is not None else []
     drawn: list[Tensor] = []
@@ -59,7 +58,7 @@ def run(
     try:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        for part in sampling.complete(model.model, beginnings, known, seed, by_index, chosen):
+        for part in sampling.complete(model.model, beginnings, known, seed, classes, chosen):
             drawn.append(part.images)
             if folder is not None:  # at once, so that a job that is stopped has lost nothing
                 for i, image in zip(part.indices, part.images, strict=True):
@@ -86,6 +85,14 @@ def _known(model: TrainedModel, rows: int | None, pixels: int | None) -> int:
     if not 0 <= kept <= spec.height:
         raise ConfigError(f"rows is {kept}, but the images have {spec.height}: give 0 to that")
     return kept * spec.width
+
+
+def _classes(model: TrainedModel, found: Given, asked: Sequence[str] | None, n: int) -> Callable[[int], int] | None:
+    """The class of each completion: as asked for, in turn, or that of its picture."""
+    if asked is not None or found.labels is None:
+        return model.labels(asked)
+    each = found.labels.tolist()
+    return lambda i: int(each[i // n])
 
 
 def _sheet(pictures: Tensor, completions: Tensor, known: int, n: int) -> Tensor:

@@ -37,6 +37,7 @@ def given(
         CalotypeError: for a source that cannot be read, classes that the model does not have, or that nobody names.
     """
     wants_labels = bool(model.class_names) and labels is None
+    asked = None if wants_labels else model.labels(labels)  # before pictures are packed, since a name may be unknown
     packed = prepare(
         replace(
             model.run.config.data,
@@ -54,7 +55,6 @@ def given(
         display.message(f"the first {count} of {len(packed)} pictures are {verb}")
     found = packed.read(np.arange(count))
     if not wants_labels:
-        asked = model.labels(labels)
         return Given(found.images, None if asked is None else torch.tensor([asked(i) for i in range(count)]))
     names = packed.class_names
     if found.labels is None or not set(names) <= set(model.class_names):

@@ -68,7 +68,10 @@ def interpolate(
     if steps < 2:
         raise ConfigError(f"steps is {steps}: give at least 2, for the two ends")
     model = _load(path, checkpoint, device, display)
-    ends = [given(model, source, labels, 1, display, "taken") for source in (first, last)]
+    named = (labels[:1], labels[1:2] or labels[:1]) if labels else (None, None)
+    if labels is not None and len(labels) > 2:
+        raise ConfigError(f"labels names {len(labels)} classes: give one for both pictures, or one for each")
+    ends = [given(model, *end, 1, display, "taken") for end in zip((first, last), named, strict=True)]
     a, b = (_encode(model, end) for end in ends)
     shares = torch.linspace(0, 1, steps, device=a.device)[:, None]
     classes = None
@@ -133,17 +136,15 @@ def decode(
     asked = model.labels(labels) if labels is not None or classes is None else None
     if asked is not None:
         classes = torch.tensor([asked(i) for i in range(len(values))])
+    elif classes is not None and model.class_names:
+        highest = len(model.class_names) - 1
+        if classes.shape != values.shape[:1] or int(classes.min()) < 0 or int(classes.max()) > highest:
+            raise ConfigError(f"labels in {latents} are not one of 0 to {highest} for each picture: give --labels")
     device_of = next(model.model.parameters()).device
     size, decoded = batch_size(model.model, device_of), []
     for start in range(0, len(values), size):
         some = None if classes is None or not model.class_names else classes[start : start + size]
-        try:
-            decoded.append(_decode(model, values[start : start + size].to(device_of), some))
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{latents} has {values.shape[1]} latents for each picture, but {path} has others: give those that "
-                "calotype encode wrote with it"
-            ) from error
+        decoded.append(_decode(model, values[start : start + size].to(device_of), some))
         display.count("decoded", sum(map(len, decoded)), len(values))
     images = torch.cat(decoded)
     places = [out or path / "decoded.png"] if folder is None or out is not None else []

@@ -91,6 +91,8 @@ class Preset:
 class Trainable(nn.Module, ABC):
     """What the trainer trains: players, and the turns that they take."""
 
+    images_seen: int = 0  # in completed steps of its training, as the trainer says; what settings change by
+
     def players(self) -> Mapping[str, nn.Module]:
         """The modules that are optimised apart from each other, by name."""
         return {"model": self}

@@ -207,6 +207,7 @@ class Trainer(Generic[Model]):
 
     def _step(self) -> Progress:
         rate = self.learning_rate(self.step)
+        self.model.images_seen = self.images_seen
         losses: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
         skipped: list[str] = []

@@ -14,6 +14,7 @@ from calotype.data import DataConfig, prepare
 from calotype.errors import ConfigError
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
 from calotype.families.diffusion import Diffusion, DiffusionConfig
+from calotype.images import read_png
 from calotype.model import ImageSpec
 from calotype.rng import seeded
 from calotype.runs import load
@@ -59,6 +60,16 @@ def test_one_picture_alone(run: Path, picture_folder: Path, tmp_path: Path) -> N
     folder = tmp_path / "completed"
     assert complete(run, picture, "--labels", "dots", "-n", "3", "--folder", folder) == 0
     assert len(list(folder.glob("*.png"))) == 3
+
+
+def test_labels_are_taken_in_turn_over_completions(run: Path, picture_folder: Path, tmp_path: Path) -> None:
+    picture, folder = next(picture_folder.rglob("*.png")), tmp_path / "completed"
+    assert complete(run, picture, "--labels", "bars,dots", "-n", "2", "--rows", "0", "--folder", folder) == 0
+    blank = torch.zeros(2, 3, 12, 12, dtype=torch.uint8)
+    drawn = next(sampling.complete(load(run).model, blank, 0, 0, lambda i: i)).images
+    files = sorted(folder.glob("*.png"))
+    assert torch.equal(torch.stack([read_png(file) for file in files]), drawn)
+    assert not torch.equal(drawn, next(sampling.complete(load(run).model, blank, 0, 0, lambda i: 0)).images)
 
 
 def test_pixels_and_labels(run: Path, picture_folder: Path) -> None:

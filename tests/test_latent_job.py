@@ -65,6 +65,14 @@ def test_from_one_picture_to_another(run: Path, picture_folder: Path, tmp_path: 
     assert (run / "interpolation.png").is_file()
 
 
+def test_each_end_may_have_a_class_of_its_own(run: Path, picture_folder: Path, tmp_path: Path) -> None:
+    first, last = sorted(picture_folder.rglob("*.png"))[:2]
+    assert calotype("interpolate", run, first, last, "--labels", "dots,bars", "--folder", tmp_path / "between") == 0
+    for end, label, place in ((first, "dots", "000000.png"), (last, "bars", "000007.png")):
+        assert calotype("reconstruct", run, end, "--labels", label, "--folder", tmp_path / label) == 0
+        assert torch.equal(read_png(tmp_path / label / "000000.png"), read_png(tmp_path / "between" / place))
+
+
 def test_latents_there_and_back(run: Path, picture_folder: Path, tmp_path: Path) -> None:
     file, folder, back = tmp_path / "z.npz", tmp_path / "decoded", tmp_path / "back"
     assert calotype("encode", run, picture_folder, "--out", file) == 0
@@ -86,7 +94,9 @@ def test_latents_there_and_back(run: Path, picture_folder: Path, tmp_path: Path)
         ({"other": np.zeros((2, 2))}, "has no latents"),
         ({"latents": np.zeros(3)}, "a row for each picture"),
         ({"latents": np.full((2, 2), np.nan), "labels": np.zeros(2)}, "finite"),
-        ({"latents": np.zeros((2, 5)), "labels": np.zeros(2)}, "5 latents"),
+        ({"latents": np.zeros((2, 5)), "labels": np.zeros(2)}, "latents are 5"),
+        ({"latents": np.zeros((2, 290)), "labels": np.full(2, 2)}, "0 to 1"),
+        ({"latents": np.zeros((2, 290)), "labels": np.zeros(3)}, "for each picture"),
     ],
 )
 def test_files_that_hold_no_latents(
@@ -103,6 +113,7 @@ def test_mistakes_are_told(run: Path, picture_folder: Path, tmp_path: Path, caps
     (tmp_path / "text.npz").write_text("no archive")
     for arguments, message in [
         (("interpolate", run, one, one, "--steps", "1", "--labels", "dots"), "at least 2"),
+        (("interpolate", run, one, one, "--labels", "dots,bars,dots"), "one for each"),
         (("interpolate", run, one, tmp_path / "none.png", "--labels", "dots"), "none.png"),
         (("reconstruct", run, one), "--labels"),
         (("reconstruct", run, one, "--labels", "cats"), "cats"),

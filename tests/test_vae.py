@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,10 @@ from calotype.images import to_unit
 from calotype.model import Batch, ImageSpec
 from calotype.nn.ladder import Gaussian, Ladder, Step, level_sizes
 from calotype.rng import Noise, seeded
+from calotype.trainer import TrainConfig, Trainer
+from tests.conftest import Stripes
 
+TRAINING = [TrainConfig(images=1000, batch_size=8, micro_batch=part, precision="fp32") for part in (0, 3)]
 SMALL: dict[str, Any] = {"widths": (16, 16, 32), "blocks": (1, 1, 1), "latents": (1, 2, 1), "latent_width": 3}
 
 
@@ -333,11 +337,26 @@ def test_the_weight_of_the_divergence_rises_with_images_seen() -> None:
     model = model_of(ImageSpec(1, 6, 6))
     batch = Batch(pictures(model.spec, 4), None)
     weights = []
-    for _ in range(5):
+    for step in range(5):
+        model.images_seen = 4 * step
         value, parts = losses(model, batch, warmup=12)
         weights.append((value - parts["reconstruction"]) / parts["kl"])
     assert weights == pytest.approx([0, 1 / 3, 2 / 3, 1, 1], abs=1e-9)
-    assert int(model.state_dict()["seen"]) == 20  # so that a resumed run goes on from there
+
+
+def test_a_resumed_or_divided_step_weighs_the_divergence_alike() -> None:
+    """The trainer says how many images were seen, so nothing is to be kept, or counted twice."""
+    with seeded(0):
+        model = VAE(ImageSpec(1, 6, 6), VAEConfig(**(SMALL | {"likelihood": "categorical", "warmup": 1000})))
+    copies = [Trainer(copy.deepcopy(model), Stripes(32, 1, 6, 6).batches(8), settings) for settings in TRAINING]
+    seen = []
+    for _ in range(3):
+        seen.append([float(next(trainer.run()).losses["model"]) for trainer in copies])
+        assert [trainer.model.images_seen for trainer in copies] == [8 * (len(seen) - 1)] * 2
+    torch.testing.assert_close(*torch.tensor(seen).T, rtol=1e-4, atol=1e-5)
+    resumed = Trainer(copy.deepcopy(model), Stripes(32, 1, 6, 6).batches(8), TRAINING[0])
+    resumed.load_state_dict(copies[0].state_dict())
+    assert float(next(resumed.run()).losses["model"]) == float(next(copies[0].run()).losses["model"])
 
 
 def test_the_importance_weighted_objective_is_its_bound() -> None:

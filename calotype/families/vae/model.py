@@ -35,7 +35,7 @@ from calotype.rng import Noise
 COLLAPSED = 0.05  # share of the channels of latents that are active, below which they are of no use
 FEWEST = 2.0  # codes in use, weighed by how often
 SAMPLES = 64  # of the latents, where nothing else is said: most of what more would bring
-EVALUATIONS = 16_000  # of the decoder, in an evaluation
+EVALUATIONS = 32_000  # of the decoder, in an evaluation
 
 
 class VAE(GenerativeModel, HasLikelihood, Encodable):
@@ -43,7 +43,6 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
 
     Config = VAEConfig
     Options = VAEOptions
-    seen: Tensor
 
     def __init__(self, spec: ImageSpec, config: VAEConfig) -> None:
         super().__init__(spec, config)
@@ -57,7 +56,6 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
             )
         self.distribution = distribution(config.likelihood, spec.channels, config.mixtures)
         self.network = _network(spec, config, self.distribution.parameters)
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # images, for the warm-up of the divergence
 
     @classmethod
     def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
@@ -107,17 +105,13 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
         if not self.training:
             return Loss(elbo, parts)
         counted = each.clamp(min=self.config.free_bits) if self.config.free_bits else each
-        value = self._bits(reconstruction - self._weight(len(images)) * counted.sum(0)).mean()
+        value = self._bits(reconstruction - self._weight() * counted.sum(0)).mean()
         further = [loss for step in steps if (loss := step.loss()) is not None]
         return Loss(value + torch.stack(further).sum(0).mean() / self.spec.dims if further else value, parts)
 
-    def _weight(self, images: int) -> float | Tensor:
-        """The weight of the divergence in training, and note of the images seen."""
-        if not self.config.warmup:
-            return self.config.beta
-        weight = self.config.beta * (self.seen.double() / self.config.warmup).clamp(max=1.0)
-        self.seen += images
-        return weight
+    def _weight(self) -> float:
+        """The weight of the divergence in training."""
+        return self.config.beta * min(1.0, self.images_seen / self.config.warmup if self.config.warmup else 1.0)
 
     def log_weights(self, images: Tensor, labels: Tensor | None, noise: Noise, samples: int) -> Tensor:
         """log p(x | z) p(z) / q(z | x) of latents drawn so many times, in nats: float64 (samples, B).
@@ -172,7 +166,7 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
                 total = torch.logaddexp(total, nats)
             nats = total - math.log(samples)
         changed = "" if torch.equal(images.cpu(), batch.images.cpu()) else "binarised at random"
-        return Bits(self._bits(nats).cpu(), "bound", changed, enough=max(32, 2 * EVALUATIONS // (samples + 1)))
+        return Bits(self._bits(nats).cpu(), "bound", changed, enough=max(32, EVALUATIONS // samples))
 
     # -- images and latents
 
@@ -194,7 +188,13 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
     @torch.no_grad()
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         shapes = self.network.latent_shapes()
-        parts = latents.to(self.dtype).split([math.prod(shape) for shape in shapes], 1)
+        sizes = [math.prod(shape) for shape in shapes]
+        if latents.shape[1] != sum(sizes):
+            raise ConfigError(
+                f"latents are {latents.shape[1]} for each picture, but the model has {sum(sizes)}: give those that it "
+                "encoded"
+            )
+        parts = latents.to(self.dtype).split(sizes, 1)
         maps = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
         return self._mean(self.network.decode(maps, labels).to(self.dtype))
 

@@ -17,9 +17,8 @@ import math
 import time
 from typing import Any
 
-import numpy as np
 import torch
-from likelihoods import gemm, speed
+from likelihoods import bits, changed, gemm, speed
 from torch.utils.flop_counter import FlopCounterMode
 
 from calotype import devices
@@ -27,9 +26,8 @@ from calotype.config import build, plain
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
 from calotype.families.vae import VAE, VAEConfig
-from calotype.plan import OF_THE_PRESET
-from calotype.rng import Noise, seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.rng import seeded
+from calotype.trainer import Trainer
 
 # Each is the preset tiny with these changes of [model] and [training].
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -61,25 +59,11 @@ def trainer_of(packed: PackedDataset, name: str, likelihood: str, images: int, t
     changes = dict(NETWORKS[name])
     preset = VAE.presets(packed.spec)[changes.pop("preset", "tiny")]
     model = plain(preset.model) | {"likelihood": likelihood}
-    training = {key: getattr(preset, key) for key in OF_THE_PRESET} | {"threads": threads, "precision": precision}
-    for key, value in changes.items():
-        (training if key in TrainConfig.__dataclass_fields__ else model)[key] = value
+    chosen = changed(preset, model, changes, images=images, threads=threads, precision=precision)
     config = VAE.measured(build(VAEConfig, model, "model"), packed.read(packed.train[:99]).images)
-    chosen = build(TrainConfig, training | {"images": images}, "training")
     with seeded(0):
         network = VAE(packed.spec, config)
     return Trainer(network, Batches(packed, packed.train, chosen.batch_size, seed=0), chosen)
-
-
-def bound(model: VAE, packed: PackedDataset, count: int, samples: int) -> torch.Tensor:
-    """Bits/dim of held-out images: (n,)."""
-    places = np.linspace(0, len(packed.held_out) - 1, min(count, len(packed.held_out))).astype(int)
-    chosen, parts = packed.held_out[places], []
-    for start in range(0, len(chosen), 100):
-        some = chosen[start : start + 100]
-        noise = Noise.per_image(0, [int(i) for i in some], "cpu")
-        parts.append(model.bits_per_dim(packed.read(some), noise, samples).per_image)
-    return torch.cat(parts)
 
 
 def main() -> None:
@@ -111,7 +95,7 @@ def main() -> None:
         list(trainer.run())
         seconds = time.perf_counter() - started
         model = trainer.ema.to_eval()
-        elbo, found = (bound(model, packed, options.held_out, samples) for samples in (1, options.samples))
+        elbo, found = (bits(model, packed, options.held_out, samples=k) for k in (1, options.samples))
         to_nats = packed.spec.dims * math.log(2)
         figures = {
             "benchmark": f"bounds/{name}",

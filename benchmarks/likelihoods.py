@@ -25,6 +25,7 @@ from calotype.config import build, plain
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
+from calotype.model import HasLikelihood, Preset
 from calotype.nn.causal_unet import CausalUNet
 from calotype.plan import OF_THE_PRESET
 from calotype.rng import Noise, seeded
@@ -56,6 +57,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
+def changed(preset: Preset, model: dict[str, Any], changes: dict[str, Any], **training: Any) -> TrainConfig:
+    """The training of a row of a table; changes of [model] are made in `model`."""
+    training |= {key: getattr(preset, key) for key in OF_THE_PRESET}
+    for key, value in changes.items():
+        (training if key in TrainConfig.__dataclass_fields__ else model)[key] = value
+    return build(TrainConfig, training, "training")
+
+
 def trainer_of(packed: PackedDataset, name: str, likelihood: str, images: int, threads: int, precision: str) -> Trainer:
     """The trainer of a row of the table."""
     changes = dict(NETWORKS[name])
@@ -64,11 +73,8 @@ def trainer_of(packed: PackedDataset, name: str, likelihood: str, images: int, t
     model = plain(preset.model) | {"likelihood": likelihood}
     if "network" in changes:
         model |= {"attention": ()}
-    training = {key: getattr(preset, key) for key in OF_THE_PRESET} | {"threads": threads, "precision": precision}
-    for key, value in changes.items():
-        (training if key in TrainConfig.__dataclass_fields__ else model)[key] = value
+    chosen = changed(preset, model, changes, images=images, threads=threads, precision=precision)
     config = Autoregressive.measured(build(AutoregressiveConfig, model, "model"), packed.read(packed.train[:99]).images)
-    chosen = build(TrainConfig, training | {"images": images}, "training")
     with seeded(0):
         network = Autoregressive(packed.spec, config)
         if parts:  # what is no setting, since nothing is better without it
@@ -102,13 +108,14 @@ def gemm() -> float:
 
 
 @torch.no_grad()
-def bits(model: Autoregressive, packed: PackedDataset) -> torch.Tensor:
+def bits(model: HasLikelihood, packed: PackedDataset, count: int = HELD_OUT, **how: Any) -> torch.Tensor:
     """Bits/dim of held-out images: (n,)."""
-    chosen = packed.held_out[np.linspace(0, len(packed.held_out) - 1, min(HELD_OUT, len(packed.held_out))).astype(int)]
+    chosen = packed.held_out[np.linspace(0, len(packed.held_out) - 1, min(count, len(packed.held_out))).astype(int)]
     parts = []
     for start in range(0, len(chosen), 50):
         some = chosen[start : start + 50]
-        parts.append(model.bits_per_dim(packed.read(some), Noise.per_image(0, [int(i) for i in some], "cpu")).per_image)
+        noise = Noise.per_image(0, [int(i) for i in some], "cpu")
+        parts.append(model.bits_per_dim(packed.read(some), noise, **how).per_image)
     return torch.cat(parts)
 
 

@@ -56,6 +56,10 @@ class Distribution(ABC):
     def __init__(self, channels: int) -> None:
         self.channels = channels
 
+    def prepared(self, images: Tensor, noise: Noise) -> Tensor:
+        """Images of the values that it has, of uint8 (B, C, H, W). Default: the images themselves."""
+        return images
+
     @abstractmethod
     def log_prob(self, parameters: Tensor, pixels: Tensor) -> Tensor:
         """Nats of uint8 pixels (..., channels), summed over channels: (...)."""
@@ -124,6 +128,11 @@ class Bernoulli(Distribution):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.parameters = self.draws = channels
+
+    def prepared(self, images: Tensor, noise: Noise) -> Tensor:
+        """Each value 255 with the probability of its brightness, else 0: those of 0 and 255 stay."""
+        bright = noise.fork("binarise").uniform(*images.shape[1:]).to(images.device) * 255 < images
+        return bright.to(torch.uint8) * 255
 
     def log_prob(self, parameters: Tensor, pixels: Tensor) -> Tensor:
         signs = 1 - 2 * (pixels > 0).to(parameters.dtype)
@@ -239,12 +248,6 @@ def _inverse(logits: Tensor, uniforms: Tensor, taste: Taste) -> Tensor:
     total = cumulative[..., -1:]
     index = (cumulative <= uniforms[..., None] * total).sum(-1)
     return torch.minimum(index, (cumulative < total).sum(-1))  # rounding does not lead beyond what has mass
-
-
-def binarised(images: Tensor, noise: Noise) -> Tensor:
-    """Each value of uint8 images 255 with the probability of its brightness, else 0: those of 0 and 255 stay."""
-    bright = noise.uniform(*images.shape[1:]).to(images.device) * 255 < images
-    return bright.to(torch.uint8) * 255
 
 
 def is_binary(images: Tensor) -> bool:

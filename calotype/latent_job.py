@@ -42,9 +42,8 @@ def reconstruct(
     back = torch.cat(list(_through(model, found, display)))
     off = float((back.float() - found.images.float()).abs().mean())
     display.message(f"{len(back)} pictures; on average a value comes back {off:.1f} of 255 away")
-    places = [out or path / "reconstructions.png"] if folder is None or out is not None else []
     sheet = torch.stack([found.images[:MOST], back[:MOST]], 1).flatten(0, 1)
-    return _write(sheet, 8, places, folder, back, "reconstructions", display)
+    return _write(sheet, 8, out, path / "reconstructions.png", folder, back, display)
 
 
 def interpolate(
@@ -79,8 +78,7 @@ def interpolate(
         classes = torch.where(shares[:, 0].cpu() < 0.5, ends[0].labels, ends[1].labels)
     between = _decode(model, torch.lerp(a, b, shares), classes)
     sheet = torch.cat([ends[0].images, between, ends[1].images])
-    places = [out or path / "interpolation.png"] if folder is None or out is not None else []
-    return _write(sheet, len(sheet), places, folder, between, "interpolation", display)
+    return _write(sheet, len(sheet), out, path / "interpolation.png", folder, between, display)
 
 
 def encode(
@@ -147,8 +145,7 @@ def decode(
         decoded.append(_decode(model, values[start : start + size].to(device_of), some))
         display.count("decoded", sum(map(len, decoded)), len(values))
     images = torch.cat(decoded)
-    places = [out or path / "decoded.png"] if folder is None or out is not None else []
-    return _write(images[:MOST], 8, places, folder, images, "decoded", display)
+    return _write(images[:MOST], 8, out, path / "decoded.png", folder, images, display)
 
 
 def _load(path: Path, checkpoint: str, device: str, display: Display) -> TrainedModel:
@@ -200,9 +197,10 @@ def _through(model: TrainedModel, found: Given, display: Display) -> Iterator[Te
 
 
 def _write(
-    sheet: Tensor, columns: int, places: list[Path], folder: Path | None, images: Tensor, what: str, display: Display
+    sheet: Tensor, columns: int, out: Path | None, default: Path, folder: Path | None, images: Tensor, display: Display
 ) -> list[Path]:
-    """Write a sheet, and the images each to a file of a folder."""
+    """Write a sheet, unless only a folder is asked for, and the images each to a file of the folder."""
+    places = [out or default] if folder is None or out is not None else []
     try:
         for place in places:
             write_png(place, grid(sheet, columns=columns))
@@ -211,7 +209,7 @@ def _write(
             for i, image in enumerate(images):
                 write_png(folder / f"{i:06d}.png", image)
     except OSError as error:
-        raise RunError(f"{what} cannot be written ({error}): choose another --out or --folder") from error
-    places = places + ([folder] if folder is not None else [])
-    display.message(f"{what}: {', '.join(map(str, places))}")
+        raise RunError(f"{default.stem} cannot be written ({error}): choose another --out or --folder") from error
+    places += [folder] if folder is not None else []
+    display.message(f"{default.stem}: {', '.join(map(str, places))}")
     return places

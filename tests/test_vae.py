@@ -17,7 +17,8 @@ from calotype.errors import ConfigError
 from calotype.families.vae import VAE, VAEConfig, VAEOptions
 from calotype.images import to_unit
 from calotype.model import Batch, ImageSpec
-from calotype.nn.ladder import Gaussian, Ladder, Step, level_sizes
+from calotype.nn.ladder import Gaussian, Ladder, Step
+from calotype.nn.levels import level_sizes
 from calotype.rng import Noise, seeded
 from calotype.trainer import TrainConfig, Trainer
 from tests.conftest import Stripes

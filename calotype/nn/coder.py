@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype.nn.ladder import Block, Down, Up, first_conv, level_sizes
-from calotype.nn.layers import zeroed
+from calotype.nn.levels import Encoder, Numbers, Size, blocks_of, level_sizes, ups
 from calotype.nn.quantise import FSQ, VQ, Quantised
 from calotype.rng import Noise
 
@@ -58,7 +57,7 @@ class Coder(nn.Module):
         self,
         channels: int,
         outputs: int,
-        size: tuple[int, int],
+        size: Size,
         widths: Sequence[int],
         blocks: Sequence[int],
         quantiser: FSQ | VQ,
@@ -66,49 +65,35 @@ class Coder(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
-        self.size, self.patch, self.quantiser = size, patch, quantiser
+        self.quantiser = quantiser
         self.sizes = level_sizes(size, len(widths), patch, point=False)
         scale = (2 * sum(blocks)) ** -0.5
-        levels = list(zip(widths, self.sizes, blocks, strict=True))
-        pairs = list(zip(self.sizes, self.sizes[1:], widths, widths[1:], strict=False))
-        self.stem = first_conv(channels, widths[0], patch)
-        self.encoder, self.decoder = (
-            nn.ModuleList(nn.Sequential(*(Block(width, at, scale) for _ in range(n))) for width, at, n in levels)
-            for _ in range(2)
-        )
-        self.down = nn.ModuleList(Down(fine, coarse, a, b) for fine, coarse, a, b in pairs)
-        self.up = nn.ModuleList(Up(coarse, fine, b, a) for fine, coarse, a, b in pairs)
+        self.encode = Encoder(channels, widths, self.sizes, blocks, patch, scale)
+        self.decoder = blocks_of(widths, self.sizes, blocks, scale)
+        self.up = ups(widths, self.sizes)
         self.to_code = nn.Conv2d(widths[-1], quantiser.features, 1)
         self.from_code = nn.Conv2d(quantiser.features, widths[-1], 1)
         self.embed = nn.Embedding(num_classes, widths[-1]) if num_classes else None
-        self.head = zeroed(nn.Conv2d(widths[0], outputs * patch**2, 1))
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """What is to be coded of an image (B, C, H, W), in [-1, 1]: one map of the coarsest level."""
-        rows, columns = self.sizes[0]
-        h = self.stem(F.pad(x, (0, columns * self.patch - x.shape[3], 0, rows * self.patch - x.shape[2])))
-        for k, blocks in enumerate(self.encoder):
-            h = blocks(self.down[k - 1](h) if k else h)
-        return [h]
+        self.numbers = Numbers(widths[0], outputs, size, patch)
 
     def infer(self, known: Sequence[Tensor], labels: Tensor | None, noise: Noise) -> tuple[Tensor, list[CodeStep]]:
         """Numbers (B, H, W, outputs) of the codes of images, and the codes. There is no chance in it."""
-        found = self._code(known[0])
-        return self._numbers(found.values, labels), [CodeStep(found, self.quantiser.codes)]
+        found = self._code(known[-1])
+        return self._decoded(found.values, labels), [CodeStep(found, self.quantiser.codes)]
 
     def generate(self, n: int, labels: Tensor | None, noise: Noise, temperature: float = 1.0) -> Tensor:
         """Numbers of n images of codes at random, all alike: what the autoencoder alone knows of images."""
         uniforms = noise.fork("codes").uniform(*self.sizes[-1])
         numbers = (uniforms * self.quantiser.codes).long().clamp(max=self.quantiser.codes - 1)
-        return self._numbers(self.quantiser.values(numbers).to(self.head.weight.dtype), labels)
+        return self._decoded(self.quantiser.values(numbers).to(self.from_code.weight.dtype), labels)
 
     def means(self, known: Sequence[Tensor], labels: Tensor | None) -> list[Tensor]:
         """The values of the codes of images, (B, features, h, w)."""
-        return [self._code(known[0]).values]
+        return [self._code(known[-1]).values]
 
     def decode(self, latents: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         """The numbers of values, which need not be those of codes."""
-        return self._numbers(latents[0], labels)
+        return self._decoded(latents[0], labels)
 
     def latent_shapes(self) -> list[tuple[int, int, int]]:
         """Of the map of values: (features, h, w)."""
@@ -128,7 +113,7 @@ class Coder(nn.Module):
         features: Tensor = self.to_code(F.silu(known))
         return self.quantiser(features.to(self.to_code.weight.dtype))
 
-    def _numbers(self, values: Tensor, labels: Tensor | None) -> Tensor:
+    def _decoded(self, values: Tensor, labels: Tensor | None) -> Tensor:
         h = self.from_code(values)
         if self.embed is not None:
             h = h + self.embed(labels)[:, :, None, None]
@@ -136,6 +121,4 @@ class Coder(nn.Module):
             h = self.decoder[k](h)
             if k:
                 h = self.up[k - 1](h)
-        numbers = self.head(F.silu(h))
-        numbers = F.pixel_shuffle(numbers, self.patch) if self.patch > 1 else numbers
-        return numbers[:, :, : self.size[0], : self.size[1]].permute(0, 2, 3, 1)
+        return self.numbers(h)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.nn.layers import full, zeroed
+from calotype.nn.levels import Block, Encoder, Numbers, Size, conv, level_sizes, ups
 from calotype.rng import Noise
 
 ACTIVE = 0.01  # nats of divergence, in the mean, from which on a channel of a latent map says something
@@ -75,6 +76,8 @@ Choose = Callable[[int, Gaussian, Callable[[], Gaussian]], Tensor]
 class Ladder(nn.Module):
     """An encoder, and a top-down network of latent maps.
 
+    What is known of images is `encode` of them, (B, C, H, W) in [-1, 1]: a map for each level, finest first.
+
     Args:
         channels: of the image.
         outputs: numbers per pixel.
@@ -92,7 +95,7 @@ class Ladder(nn.Module):
         self,
         channels: int,
         outputs: int,
-        size: tuple[int, int],
+        size: Size,
         widths: Sequence[int],
         blocks: Sequence[int],
         latents: Sequence[int],
@@ -102,20 +105,11 @@ class Ladder(nn.Module):
         point: bool = True,
     ) -> None:
         super().__init__()
-        self.size, self.patch = size, patch
         self.sizes = level_sizes(size, len(widths), patch, point)
         depth = sum(blocks) + sum(n or b for n, b in zip(latents, blocks, strict=True))
         scale = (depth / len(widths)) ** -0.5
-        self.stem = (
-            nn.Conv2d(channels, widths[0], patch, patch) if patch > 1 else nn.Conv2d(channels, widths[0], 3, padding=1)
-        )
-        self.encoder = nn.ModuleList(
-            nn.Sequential(*(Block(width, at, scale) for _ in range(n)))
-            for width, at, n in zip(widths, self.sizes, blocks, strict=True)
-        )
-        pairs = list(zip(self.sizes, self.sizes[1:], widths, widths[1:], strict=False))
-        self.down = nn.ModuleList(Down(fine, coarse, a, b) for fine, coarse, a, b in pairs)
-        self.up = nn.ModuleList(Up(coarse, fine, b, a) for fine, coarse, a, b in pairs)
+        self.encode = Encoder(channels, widths, self.sizes, blocks, patch, scale)
+        self.up = ups(widths, self.sizes)
         self.start = nn.ParameterList(
             nn.init.normal_(torch.empty(1, width, *shape), std=0.1)
             for width, shape in zip(widths, self.sizes, strict=True)
@@ -128,18 +122,7 @@ class Ladder(nn.Module):
         for k, (width, at, n, plain) in enumerate(zip(widths, self.sizes, latents, blocks, strict=True)):
             level = [LatentBlock(width, latent_width, at, scale, k == first and i == 0) for i in range(n)]
             self.levels.append(nn.ModuleList(level or [Block(width, at, scale) for _ in range(plain)]))
-        self.head = zeroed(nn.Conv2d(widths[0], outputs * patch**2, 1))
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """What is known of an image (B, C, H, W), in [-1, 1], at each level, finest first: (B, width, h, w)."""
-        rows, columns = self.sizes[0]
-        x = F.pad(x, (0, columns * self.patch - x.shape[3], 0, rows * self.patch - x.shape[2]))
-        h = self.stem(x)
-        known = []
-        for k, blocks in enumerate(self.encoder):
-            h = blocks(self.down[k - 1](h) if k else h)
-            known.append(h)
-        return known
+        self.numbers = Numbers(widths[0], outputs, size, patch)
 
     def infer(self, known: Sequence[Tensor], labels: Tensor | None, noise: Noise) -> tuple[Tensor, list[Step]]:
         """Draw latents from the posterior of images: numbers (B, H, W, outputs), and how they were drawn."""
@@ -210,47 +193,11 @@ class Ladder(nn.Module):
                 else:
                     h = block(h)
         assert h is not None
-        return self._numbers(h)
-
-    def _numbers(self, h: Tensor) -> Tensor:
-        numbers = F.pixel_shuffle(self.head(F.silu(h)), self.patch) if self.patch > 1 else self.head(F.silu(h))
-        return numbers[:, :, : self.size[0], : self.size[1]].permute(0, 2, 3, 1)
-
-
-def level_sizes(size: tuple[int, int], levels: int, patch: int, point: bool) -> list[tuple[int, int]]:
-    """Rows and columns of each level, finest first."""
-    sizes = [(-(-size[0] // patch), -(-size[1] // patch))]
-    while len(sizes) < levels:
-        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
-    return [*sizes[:-1], (1, 1)] if point else sizes
-
-
-def first_conv(channels: int, width: int, patch: int) -> nn.Conv2d:
-    """From pixels to features: of each patch, or with one pixel a patch of its neighbours too."""
-    return nn.Conv2d(channels, width, patch, patch) if patch > 1 else nn.Conv2d(channels, width, 3, padding=1)
+        return self.numbers(h)
 
 
 def _normal(noise: Noise, k: int, like: Tensor) -> Tensor:
     return noise.fork(f"z{k}").normal(*like.shape[1:]).to(like.dtype)
-
-
-def _conv(inputs: int, outputs: int, size: tuple[int, int]) -> nn.Conv2d:
-    """3 x 3, of a map of one position 1 x 1."""
-    kernel = 1 if size == (1, 1) else 3
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-
-
-class Block(nn.Module):
-    """h + c2(silu(c1(silu(h)))), both 3 x 3."""
-
-    def __init__(self, width: int, size: tuple[int, int], scale: float) -> None:
-        super().__init__()
-        self.first, self.second = _conv(width, width, size), _conv(width, width, size)
-        with torch.no_grad():
-            self.second.weight.mul_(scale)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h + self.second(F.silu(self.first(F.silu(h))))
 
 
 class LatentBlock(nn.Module):
@@ -264,12 +211,12 @@ class LatentBlock(nn.Module):
         standard: whether its prior is N(0, 1), as there is nothing that it could depend on.
     """
 
-    def __init__(self, inner: int, width: int, size: tuple[int, int], scale: float, standard: bool) -> None:
+    def __init__(self, inner: int, width: int, size: Size, scale: float, standard: bool) -> None:
         super().__init__()
         self.width = width
-        self.prior = None if standard else zeroed(_conv(inner, 2 * width + inner, size))
-        self.join = _conv(2 * inner, inner, size)
-        self.posterior = zeroed(_conv(inner, 2 * width, size))
+        self.prior = None if standard else zeroed(conv(inner, 2 * width + inner, size))
+        self.join = conv(2 * inner, inner, size)
+        self.posterior = zeroed(conv(inner, 2 * width, size))
         self.project = nn.Conv2d(width, inner, 1)
         self.block = Block(inner, size, scale)
 
@@ -293,30 +240,3 @@ class LatentBlock(nn.Module):
 def _gaussian(numbers: Tensor) -> Gaussian:
     mean, log_scale = numbers.chunk(2, 1)
     return Gaussian(mean, WIDEST * torch.tanh(log_scale / WIDEST))
-
-
-class Down(nn.Module):
-    """To the next coarser level: half as many rows and columns, rounded up, or a single position."""
-
-    def __init__(self, fine: tuple[int, int], coarse: tuple[int, int], inputs: int, outputs: int) -> None:
-        super().__init__()
-        point = coarse == (1, 1)
-        kernel = fine if point else (2, 2)
-        self.conv = nn.Conv2d(inputs, outputs, kernel, kernel)
-        self.missing = (0, 0) if point else (fine[1] % 2, fine[0] % 2)  # columns, rows
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, self.missing[0], 0, self.missing[1])))
-
-
-class Up(nn.Module):
-    """From the next coarser level."""
-
-    def __init__(self, coarse: tuple[int, int], fine: tuple[int, int], inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.fine = fine
-        kernel = fine if coarse == (1, 1) else (2, 2)
-        self.conv = nn.ConvTranspose2d(inputs, outputs, kernel, kernel)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)[:, :, : self.fine[0], : self.fine[1]]

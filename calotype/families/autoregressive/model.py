@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calotype.distributions import Distribution, binarised, distribution, is_binary
+from calotype.distributions import Distribution, distribution, is_binary
 from calotype.errors import ConfigError
 from calotype.families.autoregressive.config import AutoregressiveConfig, AutoregressiveOptions
 from calotype.families.autoregressive.drawing import draw
@@ -57,7 +57,7 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
 
     def loss(self, batch: Batch, noise: Noise) -> Loss:
         """Bits per dimension."""
-        images = self._binarised(batch.images, noise)
+        images = self.distribution.prepared(batch.images, noise)
         dropping = noise.fork("dropout") if self.config.dropout and self.training else None
         return Loss(self._bits(images, batch.labels, dropping).mean(), {})
 
@@ -68,18 +68,12 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
         nats = -self.distribution.log_prob(numbers.to(self.dtype), pixels).flatten(1)
         return nats.double().sum(1) / (self.spec.dims * math.log(2))
 
-    def _binarised(self, images: Tensor, noise: Noise) -> Tensor:
-        """For bernoulli, each value 255 with the probability of its brightness, else 0: those of 0 and 255 stay."""
-        if self.config.likelihood != "bernoulli":
-            return images
-        return binarised(images, noise.fork("binarise"))
-
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
         """-log2 p(x) / dims, exact, given the label where there are classes."""
         device = next(self.parameters()).device
         labels = None if batch.labels is None else batch.labels.to(device)
-        images = self._binarised(batch.images, noise)
+        images = self.distribution.prepared(batch.images, noise)
         changed = "" if torch.equal(images, batch.images) else "binarised at random"
         return Bits(self._bits(images.to(device), labels, None).cpu(), "exact", changed)
 

@@ -21,14 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calotype.distributions import AS_LEARNED, binarised, distribution, is_binary
+from calotype.distributions import AS_LEARNED, distribution, is_binary
 from calotype.errors import ConfigError
 from calotype.families.vae.config import VAEConfig, VAEOptions
 from calotype.families.vae.presets import presets
 from calotype.images import to_unit
 from calotype.model import Batch, Bits, Encodable, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
 from calotype.nn.coder import Coder, CodeStep
-from calotype.nn.ladder import Ladder, Step, level_sizes
+from calotype.nn.ladder import Ladder, Step
+from calotype.nn.levels import level_sizes
 from calotype.nn.quantise import FSQ, VQ
 from calotype.rng import Noise
 
@@ -90,7 +91,7 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
 
     def loss(self, batch: Batch, noise: Noise) -> Loss:
         """Bits per dimension, of the ELBO, or in training as the config has it."""
-        images = self._binarised(batch.images, noise)
+        images = self.distribution.prepared(batch.images, noise)
         if self.config.samples > 1 and self.training:
             return Loss(self._bits(self.log_weights(images, batch.labels, noise, self.config.samples)).mean(), {})
         reconstruction, steps = self._infer(images, batch.labels, noise)
@@ -144,9 +145,6 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
         found = self.distribution.log_prob(numbers.to(self.dtype), images.permute(0, 2, 3, 1))
         return found.flatten(1).double().sum(1)
 
-    def _binarised(self, images: Tensor, noise: Noise) -> Tensor:
-        return binarised(images, noise.fork("binarise")) if self.config.likelihood == "bernoulli" else images
-
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, noise: Noise, samples: int = SAMPLES) -> Bits:
         """The importance-weighted bound of so many samples, and with one the ELBO, given the label where there is one.
@@ -156,7 +154,7 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
         """
         device = next(self.parameters()).device
         labels = None if batch.labels is None else batch.labels.to(device)
-        images = self._binarised(batch.images.to(device), noise)
+        images = self.distribution.prepared(batch.images.to(device), noise)
         if samples == 1:
             reconstruction, steps = self._infer(images, labels, noise)
             nats = reconstruction - sum((step.kl().flatten(1).sum(1).double() for step in steps), torch.zeros(()))

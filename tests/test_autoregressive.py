@@ -338,7 +338,7 @@ def test_binarised_at_random_and_so_each_time_anew() -> None:
     two = binary.repeat(8).reshape(1, 1, 4, 4)
     assert bits(two, 0) == bits(two, 1)
     assert set(model.sample(Noise.per_image(0, range(4), "cpu")).unique().tolist()) == {0, 255}
-    many = model._binarised(torch.full((400, 1, 4, 4), 64, dtype=torch.uint8), Noise.shared(0, 400, "cpu"))
+    many = model.distribution.prepared(torch.full((400, 1, 4, 4), 64, dtype=torch.uint8), Noise.shared(0, 400, "cpu"))
     share = float((many > 0).double().mean())
     assert share == pytest.approx(64 / 255, abs=4 * math.sqrt(0.25 * 0.75 / 6400))
 

@@ -90,6 +90,7 @@ def train(
     device: str = "auto",
     compile: Flag = False,
     recipe: MaybePath = None,
+    latents: MaybePath = None,
     set: Assignments = (),
     tensorboard: Flag = False,
 ) -> int:
@@ -114,6 +115,7 @@ def train(
         device: auto, cpu, cuda or mps.
         compile: use torch.compile: minutes at the first start, then somewhat faster.
         recipe: TOML with settings, such as the config.toml of another run, which is then repeated.
+        latents: the run of a vae: the model learns its latents of the pictures, and draws pictures by both.
         set: SECTION.KEY=VALUE for any entry of config.toml, such as model.blocks=3; may be given several times.
         tensorboard: also log for TensorBoard, below the run directory.
     """
@@ -154,6 +156,7 @@ def train(
         device=device,
         settings=settings,
         recipe=recipe,
+        latents=latents,
         tensorboard=tensorboard,
         display=for_stream(),
     )

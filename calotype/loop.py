@@ -39,6 +39,7 @@ class Context:
 
     run: Run
     trainer: Trainer[GenerativeModel]
+    drawn: GenerativeModel  # of the averaged weights, what pictures are drawn from
     held_out: Batches
     shown: Display
     mirror: Mirror
@@ -162,7 +163,7 @@ def _checkpoint(context: Context) -> float | None:
 def _preview(context: Context) -> None:
     folder = context.run.path / "previews"
     folder.mkdir(exist_ok=True)
-    write_png(folder / f"{context.trainer.images_seen:012d}.png", grid(preview(context.trainer.ema)))
+    write_png(folder / f"{context.trainer.images_seen:012d}.png", grid(preview(context.drawn)))
 
 
 class _Pace:

@@ -115,6 +115,7 @@ class GenerativeModel(Trainable):
 
     Config: ClassVar[type[Any]]  # frozen dataclass: what the model is
     Options: ClassVar[type[Any]]  # frozen dataclass: how to sample from it
+    models_codes: ClassVar[bool] = False  # whether bytes may be names, such as numbers of codes, without an order
     spec: ImageSpec
 
     def __init__(self, spec: ImageSpec, config: Any) -> None:
@@ -190,3 +191,37 @@ class Encodable(Protocol):
     @abstractmethod
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """The uint8 images (B, C, H, W) of latents."""
+
+
+class LatentMap(NamedTuple):
+    """What the latent of a model is, where it is one map."""
+
+    channels: int
+    height: int
+    width: int
+    codes: int  # how many there are, where the map is of numbers of codes; 0: its values are real numbers
+
+
+@runtime_checkable
+class HasLatentMap(Protocol):
+    """A model whose latent is one map, so that another model can be trained on the maps of pictures."""
+
+    @abstractmethod
+    def latent_map(self) -> LatentMap:
+        """What the map is. Raises ConfigError where the latent of this model is not a single map."""
+
+    @abstractmethod
+    def prepared(self, images: Tensor, noise: Noise) -> Tensor:
+        """Images of the values that the model is of, of uint8 (B, C, H, W); mostly the images themselves."""
+
+    @abstractmethod
+    def to_map(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """The maps of uint8 images (B, C, H, W): float (B, C, h, w)."""
+
+    @abstractmethod
+    def from_map(self, maps: Tensor, labels: Tensor | None) -> Tensor:
+        """The uint8 images (B, C, H, W) of maps."""
+
+    @abstractmethod
+    def map_log_prob(self, images: Tensor, maps: Tensor, labels: Tensor | None) -> Tensor:
+        """log p(image | map), nats: float64 (B,)."""

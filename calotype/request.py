@@ -16,7 +16,8 @@ from calotype.trainer import TrainConfig
 
 DEFAULT_BUDGET = "30m"
 OF_THE_BUDGET = ("images", "checkpoint_every", "preview_every")  # what a budget decides in [training]
-NOT_SETTINGS = ("calotype", "family", "preset", "budget", "dataset")  # of a config.toml, besides the sections
+# Of a config.toml, besides the sections.
+NOT_SETTINGS = ("calotype", "family", "preset", "budget", "dataset", "latents")
 
 
 class Request(NamedTuple):
@@ -38,13 +39,20 @@ def request(
     size: str | None,
     settings: Mapping[str, Mapping[str, Any]],
     recipe: str | Path | None,
+    on_latents: bool = False,
 ) -> Request:
     """Put a request together: arguments come before settings, settings before the recipe, the recipe before defaults.
+
+    Args:
+        on_latents: whether a first stage is given.
 
     Raises:
         ConfigError: for what is unknown, missing or contradictory.
     """
     base = read_toml(Path(recipe)) if recipe is not None else {}
+    if "latents" in base and not on_latents:
+        run = base["latents"].get("run", "RUN") if isinstance(base["latents"], Mapping) else "RUN"
+        raise ConfigError(f"{recipe} is of a model of latents: say of which run, by --latents {run}")
     family_name = family_of(family_name, recipe)
     for name in base:
         known = [*sections(family_name), *NOT_SETTINGS]

@@ -4,6 +4,7 @@ config.toml     everything that decides the run: data, model, training; enough t
 log.jsonl       one JSON object per line, only ever appended to
 checkpoints/    the last few and the best, see `checkpoints`
 previews/       grids of the same seeds as training went on
+first/          of a model of latents: the run of the model whose latents they are, with its one checkpoint
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from calotype.data import DataConfig, PackedDataset
 from calotype.errors import ConfigError, DataError, RunError
 from calotype.families import FAMILIES
 from calotype.images import write_atomic
+from calotype.latents import Latents, latent_model
 from calotype.model import GenerativeModel, ImageSpec
 from calotype.rng import fold, seeded
 from calotype.trainer import TrainConfig, Trainer
 
+FIRST = "first"  # in the run directory, the first of two stages
 KEPT = 3  # newest checkpoints, besides the best: one may be damaged, one may be from after things went wrong
 
 Report = Callable[[str], None]
@@ -81,12 +84,14 @@ class RunConfig:
     dataset: DatasetFacts
     model: Any  # FAMILIES[family].Config
     training: TrainConfig
+    latents: Latents | None = None  # of a first stage, if those are what is learned, and not pictures
 
     def to_toml(self) -> str:
         """The text of config.toml."""
         top = {"calotype": __version__, "family": self.family, "preset": self.preset, "budget": self.budget}
         tables = {name: plain(getattr(self, name)) for name in ("data", "dataset", "model", "training")}
-        return write_toml(top | tables)
+        further = {"latents": plain(self.latents)} if self.latents else {}
+        return write_toml(top | tables | further)
 
     @classmethod
     def from_toml(cls, path: Path) -> RunConfig:
@@ -103,12 +108,19 @@ class RunConfig:
             dataset=build(DatasetFacts, values["dataset"], "dataset"),
             model=build(family(values["family"]).Config, values["model"], "model"),
             training=build(TrainConfig, values["training"], "training"),
+            latents=build(Latents, values["latents"], "latents") if "latents" in values else None,
         )
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Of what the model learns: the pictures, or maps of latents."""
+        pictures = self.dataset.spec
+        return self.latents.spec(pictures.num_classes) if self.latents else pictures
 
     def new_model(self) -> GenerativeModel:
         """The untrained model of this run; always with the same initial weights."""
         with seeded(fold(self.training.seed, "initial weights")):
-            return family(self.family)(self.dataset.spec, self.model)
+            return family(self.family)(self.spec, self.model)
 
 
 def family(name: str) -> type[GenerativeModel]:
@@ -125,11 +137,17 @@ class Run:
         self.path, self.config = path, config
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> Run:
-        """Make a run directory. Raises RunError where one stands already or cannot be made."""
+    def create(cls, path: Path, config: RunConfig, first: TrainedModel | None = None) -> Run:
+        """Make a run directory. Raises RunError where one stands already or cannot be made.
+
+        Args:
+            first: the first stage, if there is one, of which a copy goes along.
+        """
         refuse_existing(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            if first is not None:
+                first.copy(path / FIRST)
             write_atomic(path / "config.toml", lambda file: file.write(config.to_toml().encode()))
         except OSError as error:
             raise RunError(f"{path} cannot be made a run directory ({error}): choose another with --out") from error
@@ -250,10 +268,28 @@ class Run:
             except checkpoints.DamagedCheckpoint as error:
                 report(f"{error}; trying the checkpoint before it")
                 continue
-            return path, model.to_eval().to_channels_last()
+            return path, self.whole(model, report).to_eval().to_channels_last()
         raise RunError(
             f"{self.path} has no sound checkpoint: continue it with `calotype train --resume {quote(str(self.path))}`"
         )
+
+    def first_stage(self, report: Report = print, device: str = "cpu") -> TrainedModel:
+        """The first of two stages. Raises RunError where it is missing or another one."""
+        latents = self.config.latents
+        assert latents is not None
+        first = load(self.path / FIRST, device=device, report=report)
+        if first.digest != latents.weights:
+            raise RunError(
+                f"{self.path / FIRST} is not the model on whose latents the run was trained: restore it from "
+                f"{latents.run}"
+            )
+        return first
+
+    def whole(self, model: GenerativeModel, report: Report = print) -> GenerativeModel:
+        """What is trained here as a model of pictures: with the first of two stages, where there are two."""
+        if self.config.latents is None:
+            return model
+        return latent_model(self.first_stage(report).model, model, self.config.latents)
 
     def _candidates(self, checkpoint: str) -> list[Path]:
         present = self.checkpoints()
@@ -283,8 +319,8 @@ def refuse_existing(path: Path) -> None:
 class TrainedModel:
     """A run's model at work."""
 
-    def __init__(self, run: Run, model: GenerativeModel, digest: str) -> None:
-        self.run, self.model, self.digest = run, model, digest
+    def __init__(self, run: Run, model: GenerativeModel, digest: str, checkpoint: Path) -> None:
+        self.run, self.model, self.digest, self.checkpoint = run, model, digest, checkpoint
         self.spec = model.spec
         self.class_names = run.config.dataset.class_names
 
@@ -313,6 +349,14 @@ class TrainedModel:
             return None
         return sampling.cycle([self._label(name) for name in wanted or range(len(self.class_names))])
 
+    def copy(self, path: Path) -> None:
+        """Make a run directory of the config and the averaged weights alone: no more than `load` needs."""
+        folder = path / "checkpoints" / self.checkpoint.name
+        folder.mkdir(parents=True)
+        shutil.copyfile(self.run.path / "config.toml", path / "config.toml")
+        for name in ("ema.safetensors", "state.json"):
+            shutil.copyfile(self.checkpoint / name, folder / name)
+
     def _label(self, name: int | str) -> int:
         if isinstance(name, str) and name in self.class_names:
             return self.class_names.index(name)
@@ -334,4 +378,4 @@ def load(
     run = run if isinstance(run, Run) else Run.open(Path(run))
     used, model = run.model(checkpoint, ema, report)
     digest = checkpoints.digest(used, "ema" if ema else "model")
-    return TrainedModel(run, model.to(devices.choose(device)), digest)
+    return TrainedModel(run, model.to(devices.choose(device)), digest, used)

@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from calotype import devices, sampling
+from calotype import devices, sampling, stages
 from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
 from calotype.display import Display, PlainDisplay, packing_on
 from calotype.errors import ConfigError, RunError
 from calotype.images import grid, write_png
+from calotype.latents import Latents
 from calotype.loop import Context, until_done
 from calotype.mirror import Mirror, tensorboard_mirror
 from calotype.model import GenerativeModel
 from calotype.plan import MEASURED_IMAGES, MEASURED_VALUES, plan
-from calotype.request import request
+from calotype.request import family_of, request
 from calotype.rng import fold, permutation
-from calotype.runs import DatasetFacts, Run, RunConfig, family, refuse_existing
+from calotype.runs import DatasetFacts, Run, RunConfig, TrainedModel, family, refuse_existing
 from calotype.signals import stop_requests
 from calotype.trainer import TrainConfig, Trainer, is_out_of_memory
 
@@ -47,6 +48,7 @@ def train(
     device: str = "auto",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     recipe: str | Path | None = None,
+    latents: str | Path | None = None,
     tensorboard: bool = False,
     display: Display | None = None,
 ) -> Run:
@@ -64,26 +66,43 @@ def train(
         device: "auto", "cpu", "cuda" or "mps".
         settings: values for the sections "data", "model" and "training" of config.toml, by section and key.
         recipe: a TOML file with such sections, for instance the config.toml of another run.
+        latents: a run of a VAE: the model is trained on its latents of the pictures, and draws pictures by both. Data
+            is by default that of the run.
         tensorboard: also log for TensorBoard, below the run directory.
         display: where to show progress; by default plain lines.
 
     Raises:
         CalotypeError: for anything the user can mend; the message says how.
     """
-    asked = request(family_name, data, budget=budget, preset=preset, size=size, settings=settings or {}, recipe=recipe)
+    first, chosen = None, settings or {}
+    if latents is not None:
+        name = family_of(family_name, recipe)
+        first = stages.first_stage(Path(latents), family(name), name, device)
+        chosen, data = stages.with_data_of(first, chosen, size), data or first.run.config.data.source
+    asked = request(
+        family_name,
+        data,
+        budget=budget,
+        preset=preset,
+        size=size,
+        settings=chosen,
+        recipe=recipe,
+        on_latents=first is not None,
+    )
     path = Path(out) if out is not None else _new_run(asked.family, asked.data.source)
     refuse_existing(path)
     torch_device = devices.choose(device)
     _set_up_process(int(asked.settings["training"].get("threads", 0)))
 
     with display or PlainDisplay() as shown:
-        packed = _prepare(asked.data, shown)
-        facts = DatasetFacts.of(packed)
+        pictures = _prepare(asked.data, shown)
+        told = None if first is None else stages.measured(first, pictures, str(latents))
+        packed = _learned(first, told, pictures, shown)
         planned = plan(
             family(asked.family),
             asked.preset,
             asked.budget,
-            facts.spec,
+            packed.spec,
             _some_images(packed),
             lambda config: _training_batches(packed, config),
             torch_device,
@@ -94,12 +113,13 @@ def train(
             family=asked.family,
             preset=planned.preset,
             budget=asked.budget.text,
-            data=packed.config,
-            dataset=facts,
+            data=pictures.config,
+            dataset=DatasetFacts.of(pictures),
             model=planned.model,
             training=planned.training,
+            latents=told,
         )
-        run = Run.create(path, config)
+        run = Run.create(path, config, first)
         shown.message(_announcement(run, planned.images_per_second))
         _train_run(run, packed, torch_device, shown, tensorboard)
     return run
@@ -115,8 +135,10 @@ def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False,
     torch_device = devices.choose(device)
     _set_up_process(run.config.training.threads)
     with display or PlainDisplay() as shown:
-        packed = _prepare(run.config.data, shown)
-        run.check_data(packed)
+        pictures = _prepare(run.config.data, shown)
+        run.check_data(pictures)
+        first = None if run.config.latents is None else run.first_stage(shown.message, device)
+        packed = _learned(first, run.config.latents, pictures, shown)
         _train_run(run, packed, torch_device, shown, tensorboard)
     return run
 
@@ -150,6 +172,15 @@ def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
     return packed
 
 
+def _learned(
+    first: TrainedModel | None, latents: Latents | None, pictures: PackedDataset, shown: Display
+) -> PackedDataset:
+    """What the model is trained on: the pictures, or the maps that a first stage makes of them."""
+    if first is None or latents is None:
+        return pictures
+    return stages.encoded(first, pictures, latents, lambda done, total: shown.count("pictures encoded", done, total))
+
+
 def _some_images(packed: PackedDataset) -> torch.Tensor:
     """Training images to measure the data by, always the same ones: uint8 (N, C, H, W)."""
     count = max(1, min(MEASURED_IMAGES, MEASURED_VALUES // packed.spec.dims))
@@ -170,9 +201,17 @@ def _announcement(run: Run, speed: float | None) -> str:
     config, spec = run.config, run.config.dataset.spec
     pace = "" if speed is None else f" at about {speed:,.0f}/s"
     classes = f", {spec.num_classes} classes" if spec.num_classes else ""
+    first = (
+        ""
+        if config.latents is None
+        else (
+            f"; latents of {config.latents.width}x{config.latents.height}, {config.latents.channels} channel(s), of "
+            f"{config.latents.run}"
+        )
+    )
     return (
         f"{config.dataset.train:,} images of {spec.width}x{spec.height}, {spec.channels} channel(s){classes}; "
-        f"{config.dataset.held_out:,} held out\n"
+        f"{config.dataset.held_out:,} held out{first}\n"
         f"{config.family} ({config.preset} network): {config.training.images:,} images to see{pace}\n"
         f"run directory: {run.path}"
     )
@@ -190,7 +229,8 @@ def _train_run(run: Run, packed: PackedDataset, device: torch.device, shown: Dis
         devices.make_repeatable()
         trainer = Trainer(run.config.new_model().to(device), _training_batches(packed, config), config)
         held_out = Batches(packed, packed.held_out, _held_out_size(packed), fold(config.seed, "held out"))
-        context = Context(run, trainer, held_out, shown, write, stop)
+        drawn = run.whole(trainer.ema, shown.message).to(device)
+        context = Context(run, trainer, drawn, held_out, shown, write, stop)
         if run.restore(trainer, shown.message):
             if trainer.step >= trainer.steps and (run.path / SAMPLES).exists():
                 shown.message(f"{run.path} has used up its budget: nothing to continue")
@@ -222,7 +262,7 @@ def _held_out_size(packed: PackedDataset) -> int:
 
 def _finish(context: Context) -> None:
     run, trainer = context.run, context.trainer
-    images = final_grid(trainer.ema)
+    images = final_grid(context.drawn)
     write_curves(run.path / "curves.png", run.read_log())
     write_png(run.path / SAMPLES, images)
     run.log("finished", images_seen=trainer.images_seen)

@@ -143,7 +143,7 @@ def trained(tmp_path: Path) -> TrainedModel:
         model=DiffusionConfig(widths=(16, 32), blocks=1, attention=(1,), sigma_data=0.5),
         training=TrainConfig(images=1),
     )
-    return TrainedModel(Run(tmp_path, config), diffusion(3), "0")
+    return TrainedModel(Run(tmp_path, config), diffusion(3), "0", tmp_path)
 
 
 def test_first_goes_on_where_another_call_ended(trained: TrainedModel) -> None:

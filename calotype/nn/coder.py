@@ -91,6 +91,10 @@ class Coder(nn.Module):
         """The values of the codes of images, (B, features, h, w)."""
         return [self._code(known[-1]).values]
 
+    def codes(self, known: Sequence[Tensor]) -> Tensor:
+        """The numbers of the codes of images, int64 (B, h, w)."""
+        return self._code(known[-1]).numbers
+
     def decode(self, latents: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         """The numbers of values, which need not be those of codes."""
         return self._decoded(latents[0], labels)

@@ -32,6 +32,7 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
 
     Config = AutoregressiveConfig
     Options = AutoregressiveOptions
+    models_codes = True
 
     def __init__(self, spec: ImageSpec, config: AutoregressiveConfig) -> None:
         super().__init__(spec, config)

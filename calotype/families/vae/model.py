@@ -26,7 +26,19 @@ from calotype.errors import ConfigError
 from calotype.families.vae.config import VAEConfig, VAEOptions
 from calotype.families.vae.presets import presets
 from calotype.images import to_unit
-from calotype.model import Batch, Bits, Encodable, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
+from calotype.model import (
+    Batch,
+    Bits,
+    Encodable,
+    GenerativeModel,
+    HasLatentMap,
+    HasLikelihood,
+    ImageSpec,
+    LatentMap,
+    Loss,
+    Preset,
+    Turn,
+)
 from calotype.nn.coder import Coder, CodeStep
 from calotype.nn.ladder import Ladder, Step
 from calotype.nn.levels import level_sizes
@@ -39,7 +51,7 @@ SAMPLES = 64  # of the latents, where nothing else is said: most of what more wo
 EVALUATIONS = 32_000  # of the decoder, in an evaluation
 
 
-class VAE(GenerativeModel, HasLikelihood, Encodable):
+class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
     """Latents from which an image is drawn, and an encoder that finds them."""
 
     Config = VAEConfig
@@ -81,9 +93,10 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
                 "divergence that costs little at first, such as --set model.warmup=50000, or a smaller model.beta"
             )
         if perplexity < FEWEST:
+            other = "" if self.config.code == "fsq" else "--set model.code=fsq, or "
             return (
                 f"codes are used as if there were {perplexity:.1f} of {math.prod(self.config.codes)}: they have "
-                "collapsed. Start again with --set model.code=fsq, or a lower rate"
+                f"collapsed. Start again with {other}a lower rate, --set training.learning_rate"
             )
         return ""
 
@@ -195,6 +208,46 @@ class VAE(GenerativeModel, HasLikelihood, Encodable):
         parts = latents.to(self.dtype).split(sizes, 1)
         maps = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
         return self._mean(self.network.decode(maps, labels).to(self.dtype))
+
+    # -- as the first of two stages
+
+    def latent_map(self) -> LatentMap:
+        shapes = self.network.latent_shapes()
+        if len(shapes) > 1 or shapes[0][1:] == (1, 1):
+            raise ConfigError(
+                f"its latents are {len(shapes)} maps, the coarsest of {shapes[0][1]}x{shapes[0][2]}, but a second "
+                "stage needs a single map of several positions: train one with --set model.point=false and latents at "
+                "the coarsest level alone, such as --set model.widths=[32,64] --set model.blocks=[1,1] --set "
+                "model.latents=[0,1]"
+            )
+        if isinstance(self.network, Coder):
+            return LatentMap(1, *shapes[0][1:], self.network.quantiser.codes)
+        return LatentMap(*shapes[0], 0)
+
+    def prepared(self, images: Tensor, noise: Noise) -> Tensor:
+        return self.distribution.prepared(images, noise)
+
+    @torch.no_grad()
+    def to_map(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        known = self.network.encode(to_unit(images, self.dtype))
+        if isinstance(self.network, Coder):
+            return self.network.codes(known)[:, None].to(self.dtype)
+        return self.network.means(known, labels)[0]
+
+    @torch.no_grad()
+    def from_map(self, maps: Tensor, labels: Tensor | None) -> Tensor:
+        return self._mean(self._of_map(maps, labels))
+
+    @torch.no_grad()
+    def map_log_prob(self, images: Tensor, maps: Tensor, labels: Tensor | None) -> Tensor:
+        return self._log_prob(self._of_map(maps, labels), images)
+
+    def _of_map(self, maps: Tensor, labels: Tensor | None) -> Tensor:
+        values = maps.to(self.dtype)
+        if isinstance(self.network, Coder):
+            numbers = maps[:, 0].round().long().clamp(0, self.network.quantiser.codes - 1)
+            values = self.network.quantiser.values(numbers).to(self.dtype)
+        return self.network.decode([values], labels).to(self.dtype)
 
     def _mean(self, numbers: Tensor) -> Tensor:
         return self.distribution.mean(numbers).round().clamp(0, 255).to(torch.uint8).permute(0, 3, 1, 2).contiguous()

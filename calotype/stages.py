@@ -1,0 +1,151 @@
+"""The first of two stages: the run whose latents another model is trained on, and the maps of the pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from calotype.caches import cache_root
+from calotype.config import plain
+from calotype.data import PackedDataset
+from calotype.data.cache import new_pack
+from calotype.errors import ConfigError
+from calotype.latents import Latents, latents_of
+from calotype.model import GenerativeModel, HasLatentMap
+from calotype.rng import Noise, fold, permutation
+from calotype.runs import TrainedModel, load
+
+MEASURED = 1_000  # training images by which the range of latents is found
+SEED = 0  # of images that are binarised at random, once for all
+AT_ONCE = 2**22  # values of pictures in a batch
+
+Counted = Callable[[int, int], None]
+"""Told how many pictures are done, of how many."""
+
+
+def first_stage(path: Path, second: type[GenerativeModel], name: str, device: str) -> TrainedModel:
+    """The model of a run whose latents a second model can learn.
+
+    Args:
+        second: the family of the second model.
+        name: of it, for messages.
+
+    Raises:
+        CalotypeError: for a path that is no run, or a model without a single map of latents that suits the second.
+    """
+    first = load(path, device=device)
+    if not isinstance(first.model, HasLatentMap):
+        raise ConfigError(f"{path} is a {first.run.config.family} model, without maps of latents: train a vae first")
+    try:
+        codes = first.model.latent_map().codes
+    except ConfigError as error:
+        raise ConfigError(f"{path} cannot be a first stage: {error}") from error
+    if codes and not second.models_codes:
+        raise ConfigError(
+            f"{path} has codes, whose numbers have no order, but {name} needs latents that are real numbers: train the "
+            "first stage without model.code, or an autoregressive second stage"
+        )
+    return first
+
+
+def with_data_of(
+    first: TrainedModel, settings: Mapping[str, Mapping[str, Any]], size: str | None
+) -> dict[str, dict[str, Any]]:
+    """Settings whose pictures are made as those of the first stage were, where nothing else is said.
+
+    Raises:
+        ConfigError: for settings that the first stage does not allow.
+    """
+    chosen = {section: dict(values) for section, values in settings.items()}
+    known = plain(first.run.config.data)
+    if size is not None:
+        raise ConfigError(
+            f"the size of pictures is that of the first stage, {known['width']}x{known['height']}: leave out --size"
+        )
+    if chosen.get("training", {}).get("flips"):
+        raise ConfigError(
+            "training.flips mirrors maps of latents, which are not those of mirrored pictures: leave it out, or give "
+            "the first stage and the second pictures that are mirrored already"
+        )
+    data = chosen.setdefault("data", {})
+    for key in ("width", "height", "channels"):
+        if data.get(key, 0) not in (0, known[key]):
+            raise ConfigError(f"data.{key} is {data[key]}, but it is {known[key]} in the first stage: leave it out")
+        data[key] = known[key]
+    for key in ("fit", "value_range"):
+        data.setdefault(key, known[key])
+    return chosen
+
+
+def _check_classes(first: TrainedModel, packed: PackedDataset) -> None:
+    """Raise ConfigError where the first stage needs classes that the pictures do not have."""
+    if first.class_names and first.class_names != packed.class_names:
+        raise ConfigError(
+            f"the first stage has the classes {', '.join(first.class_names[:20])}, but the pictures have "
+            f"{', '.join(packed.class_names[:20]) or 'none'}: train it with --no-labels, or on these pictures"
+        )
+
+
+def measured(first: TrainedModel, packed: PackedDataset, run: str) -> Latents:
+    """How maps of these pictures become bytes. Raises ConfigError where the first stage knows other classes."""
+    _check_classes(first, packed)
+    order = permutation(fold(SEED, "latents"), len(packed.train))[:MEASURED]
+    indices = np.sort(packed.train[order])
+    parts = [_maps(first, packed, part) for part in _portions(indices, packed)]
+    return latents_of(first.model, torch.cat(parts), run, first.digest)
+
+
+def encoded(first: TrainedModel, packed: PackedDataset, latents: Latents, counted: Counted) -> PackedDataset:
+    """The maps of all pictures as bytes, in place of the pictures; made once, and kept beside the packs.
+
+    Raises:
+        DataError: the disk has no room.
+    """
+    spec = latents.spec(packed.spec.num_classes)
+    named = f"{packed.digest[:16]}-{first.digest[:16]}"
+    target = cache_root(None) / "latents" / named
+    shape = (len(packed), spec.height, spec.width, spec.channels)
+    file = target / "maps.u8"
+    about = repr(sorted((k, v) for k, v in asdict(latents).items() if k != "run")).encode()
+    if not _is_there(target, about, int(np.prod(shape))):
+        with new_pack(target, needed=int(np.prod(shape))) as folder:
+            (folder / "about").write_bytes(about)
+            with (folder / file.name).open("wb") as written:
+                done = 0
+                for part in _portions(np.arange(len(packed)), packed):
+                    maps = latents.to_bytes(_maps(first, packed, part)).permute(0, 2, 3, 1).contiguous()
+                    written.write(maps.cpu().numpy().data)
+                    done += len(part)
+                    counted(done, len(packed))
+                written.flush()
+                os.fsync(written.fileno())
+    return replace(packed, spec=spec, images=np.memmap(file, np.uint8, "r", shape=shape))
+
+
+def _is_there(target: Path, about: bytes, size: int) -> bool:
+    try:
+        return (target / "about").read_bytes() == about and (target / "maps.u8").stat().st_size == size
+    except OSError:
+        return False
+
+
+def _portions(indices: np.ndarray, packed: PackedDataset) -> list[np.ndarray]:
+    size = max(1, min(256, AT_ONCE // packed.spec.dims))
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _maps(first: TrainedModel, packed: PackedDataset, indices: np.ndarray) -> torch.Tensor:
+    """float (B, C, h, w) of pictures."""
+    device = next(first.model.parameters()).device
+    batch = packed.read(indices)
+    model = cast(HasLatentMap, first.model)
+    noise = Noise.per_image(fold(SEED, "prepared"), [int(i) for i in indices], "cpu")
+    images = model.prepared(batch.images, noise).to(device)
+    labels = None if batch.labels is None or not first.class_names else batch.labels.to(device)
+    return model.to_map(images, labels)

@@ -88,7 +88,10 @@ def _loop(context: Context) -> None:
     for progress in trainer.run():
         for player in progress.skipped:
             run.log("skipped", images_seen=progress.images_seen, player=player)
-            context.shown.message(f"step {progress.step}: the update of {player} is not finite and was not applied")
+            context.shown.message(
+                f"step {progress.step}: the update of {player} was not applied: it is not finite, or "
+                "longer than training.skip_norm"
+            )
         if progress.micro_batch != micro_batch:
             micro_batch = progress.micro_batch
             run.log("micro_batch", images_seen=progress.images_seen, micro_batch=progress.micro_batch)

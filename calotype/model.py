@@ -86,6 +86,7 @@ class Preset:
     learning_rate: float
     images_wanted: int  # with fewer images seen than this a smaller preset does better in the same time
     optimizer: str = "adamw"  # or muon
+    auto: bool = True  # whether it is one of the sizes that a budget is matched with, or only for whoever names it
 
 
 class Trainable(nn.Module, ABC):

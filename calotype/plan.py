@@ -110,7 +110,7 @@ def plan(
         raise ConfigError(f"preset {preset!r} is unknown{nearest(preset, ['auto', *presets])}")
     chosen: tuple[Plan, Speed | None] | None = None
     images = None
-    for name in presets if preset == "auto" else [preset]:
+    for name in [name for name in presets if presets[name].auto] if preset == "auto" else [preset]:
         if images is not None and FASTER * images < presets[name].images_wanted:
             break  # it is not worth its measurement, which takes minutes for a network made for other machines
         candidate, speed = _settings(family, name, presets[name], sample_images, overrides), None

@@ -8,6 +8,7 @@ weights, averages, moments and a few counters, and a resumed run is the run it c
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class TrainConfig:
     beta2: float = 0.99  # 0.999 remembers 1000 steps, more than a short run has
     weight_decay: float = 0.0  # decoupled, of AdamW and Muon
     clip_norm: float = 1.0  # gradients longer than this are scaled down to it
+    skip_norm: float = 0.0  # updates whose gradient is longer are not applied; 0: all that are finite are
     ema_std: float = 0.05  # width of the averaging window as a share of the training so far
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where it is the faster, see gains_from_bf16
     compile: bool = False  # torch.compile: minutes at the first start, for 4 % on the CPU where it was measured
@@ -57,7 +59,7 @@ class TrainConfig:
         for name in ("images", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}: give at least 1")
-        for name in ("micro_batch", "threads", "checkpoint_every", "preview_every", "weight_decay"):
+        for name in ("micro_batch", "threads", "checkpoint_every", "preview_every", "weight_decay", "skip_norm"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}: give 0 or more")
         if self.optimizer not in OPTIMIZERS:
@@ -82,7 +84,7 @@ class Progress(NamedTuple):
     images_seen: int
     losses: Mapping[str, Tensor]  # detached scalars: each player's loss, and its parts as player/part
     grad_norms: Mapping[str, Tensor]  # detached scalars, before clipping
-    skipped: tuple[str, ...]  # players whose update was not applied, for a loss or gradient that is not finite
+    skipped: tuple[str, ...]  # players whose update was not applied: the loss is not finite, or the gradient too long
     micro_batch: int
 
 
@@ -90,7 +92,7 @@ class NonFinite(Exception):
     """Updates were skipped NONFINITE_LIMIT times in a row. The weights are as before; the caller decides."""
 
     def __init__(self, player: str, step: int, loss: float) -> None:
-        super().__init__(f"{player}: loss {loss:.4g} or its gradient is not finite at step {step}")
+        super().__init__(f"{player}: loss {loss:.4g} or its gradient is not finite, or too long, at step {step}")
         self.player, self.step = player, step
 
 
@@ -166,6 +168,7 @@ class Trainer(Generic[Model]):
         if config.compile:
             for network in model.children():
                 network.compile()
+        self.longest = config.skip_norm or math.inf
         self.step = 0  # completed training steps
         self.shift = 0  # batches passed over after returns to a checkpoint
         self.returns = 0  # how often training went back to a checkpoint
@@ -225,12 +228,12 @@ class Trainer(Generic[Model]):
         return Progress(self.step, self.images_seen, losses, norms, tuple(skipped), self.micro_batch)
 
     def _turn(self, turn: Turn, draw: int, rate: float) -> tuple[Loss, Tensor, bool]:
-        """One optimizer step of one player, unless the gradient is not finite."""
+        """One optimizer step of one player, unless the gradient is not finite, or too long."""
         params = self.params[turn.player]
         loss = self._backward(turn, draw, params)
         norm = nn.utils.clip_grad_norm_(params, self.config.clip_norm)
-        finite = bool(torch.isfinite(norm) & torch.isfinite(loss.value))
-        if finite:
+        applied = bool(torch.isfinite(norm) & torch.isfinite(loss.value) & (norm <= self.longest))
+        if applied:
             for optimizer in self.optimizers[turn.player]:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -238,11 +241,11 @@ class Trainer(Generic[Model]):
             self.bad_turns[turn.player] = 0
         for p in params:
             p.grad = None
-        if not finite:
+        if not applied:
             self.bad_turns[turn.player] += 1
             if self.bad_turns[turn.player] >= NONFINITE_LIMIT:
                 raise NonFinite(turn.player, self.step, loss.value.item())
-        return loss, norm, finite
+        return loss, norm, applied
 
     def _backward(self, turn: Turn, draw: int, params: Sequence[nn.Parameter]) -> Loss:
         """Fill the gradients of `params` with those of the mean loss over batch `draw`, in parts that fit in memory."""

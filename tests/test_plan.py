@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,6 +131,14 @@ def test_auto_takes_the_largest_network_for_which_the_images_suffice(machine: Ma
     if wanted:
         names = list(PRESETS)
         assert make_plan(f"{wanted - 1}img").preset == names[names.index(name) - 1]
+
+
+def test_auto_leaves_out_what_has_to_be_asked_for(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {"tiny": PRESETS["tiny"], "published": replace(PRESETS["small"], images_wanted=0, auto=False)}
+    monkeypatch.setattr(Diffusion, "presets", lambda spec: named)
+    machine.speeds["published"] = Speed(1000.0, 0.5)
+    assert make_plan("30m").preset == "tiny"
+    assert make_plan("30m", "published").preset == "published"
 
 
 def test_auto_weighs_the_speed_of_each_network(machine: Machine) -> None:

@@ -228,6 +228,21 @@ def test_gradients_are_clipped() -> None:
     assert float(progress.grad_norms["first"]) > 1e-3
 
 
+def test_updates_with_long_gradients_are_skipped() -> None:
+    """A step whose gradient is longer than allowed leaves the weights and moments as they were."""
+    trainer = Trainer(Duel(SPEC), Stripes().batches(8), config(skip_norm=1e-6))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    progress = next(iter(trainer.run(1)))
+    assert float(progress.grad_norms["first"]) > 1e-6
+    assert "first" in progress.skipped
+    assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in before.items())
+    longest = 2 * max(map(float, progress.grad_norms.values()))
+    free, allowed = (Trainer(Duel(SPEC), Stripes().batches(8), config(skip_norm=norm)) for norm in (0.0, longest))
+    assert next(iter(allowed.run(1))).skipped == ()
+    next(iter(free.run(1)))
+    assert all(torch.equal(a, b) for a, b in zip(free.model.parameters(), allowed.model.parameters(), strict=True))
+
+
 class Poisoned(Duel):
     """Its first player's loss is not finite for chosen draws, told apart by their noise."""
 

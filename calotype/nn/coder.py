@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype.nn.levels import Encoder, Numbers, Size, blocks_of, level_sizes, ups
+from calotype.nn.levels import PLAIN, Encoder, Numbers, Size, Style, blocks_of, level_sizes, ups
 from calotype.nn.quantise import FSQ, VQ, Quantised
 from calotype.rng import Noise
 
@@ -51,6 +51,7 @@ class Coder(nn.Module):
         quantiser: gives the codes, of as many features as it has.
         num_classes: of the labels; 0: none.
         patch: pixels a side that are one position of the finest level.
+        style: of levels, but for its scale, which follows from the depth.
     """
 
     def __init__(
@@ -63,14 +64,15 @@ class Coder(nn.Module):
         quantiser: FSQ | VQ,
         num_classes: int = 0,
         patch: int = 1,
+        style: Style = PLAIN,
     ) -> None:
         super().__init__()
         self.quantiser = quantiser
         self.sizes = level_sizes(size, len(widths), patch, point=False)
-        scale = (2 * sum(blocks)) ** -0.5
-        self.encode = Encoder(channels, widths, self.sizes, blocks, patch, scale)
-        self.decoder = blocks_of(widths, self.sizes, blocks, scale)
-        self.up = ups(widths, self.sizes)
+        style = style._replace(scale=(2 * sum(blocks)) ** -0.5)
+        self.encode = Encoder(channels, widths, self.sizes, blocks, patch, style)
+        self.decoder = blocks_of(widths, self.sizes, blocks, style)
+        self.up = ups(widths, self.sizes, style)
         self.to_code = nn.Conv2d(widths[-1], quantiser.features, 1)
         self.from_code = nn.Conv2d(quantiser.features, widths[-1], 1)
         self.embed = nn.Embedding(num_classes, widths[-1]) if num_classes else None

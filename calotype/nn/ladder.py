@@ -17,11 +17,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.nn.layers import full, zeroed
-from calotype.nn.levels import Block, Encoder, Numbers, Size, conv, level_sizes, ups
+from calotype.nn.levels import PLAIN, Block, Branch, Encoder, Numbers, Size, Style, level_sizes, ups
 from calotype.rng import Noise
 
 ACTIVE = 0.01  # nats of divergence, in the mean, from which on a channel of a latent map says something
@@ -89,6 +88,7 @@ class Ladder(nn.Module):
         num_classes: of the labels; 0: none.
         patch: pixels a side that are one position of the finest level.
         point: whether the coarsest level is of a single position; otherwise it is half as fine as the one before it.
+        style: of levels, but for its scale, which follows from the depth.
     """
 
     def __init__(
@@ -103,13 +103,14 @@ class Ladder(nn.Module):
         num_classes: int = 0,
         patch: int = 1,
         point: bool = True,
+        style: Style = PLAIN,
     ) -> None:
         super().__init__()
         self.sizes = level_sizes(size, len(widths), patch, point)
         depth = sum(blocks) + sum(n or b for n, b in zip(latents, blocks, strict=True))
-        scale = (depth / len(widths)) ** -0.5
-        self.encode = Encoder(channels, widths, self.sizes, blocks, patch, scale)
-        self.up = ups(widths, self.sizes)
+        style = style._replace(scale=(depth / len(widths)) ** -0.5)
+        self.encode = Encoder(channels, widths, self.sizes, blocks, patch, style)
+        self.up = ups(widths, self.sizes, style)
         self.start = nn.ParameterList(
             nn.init.normal_(torch.empty(1, width, *shape), std=0.1)
             for width, shape in zip(widths, self.sizes, strict=True)
@@ -120,8 +121,8 @@ class Ladder(nn.Module):
         first = max((k for k, n in enumerate(latents) if n), default=-1)
         self.levels = nn.ModuleList()
         for k, (width, at, n, plain) in enumerate(zip(widths, self.sizes, latents, blocks, strict=True)):
-            level = [LatentBlock(width, latent_width, at, scale, k == first and i == 0) for i in range(n)]
-            self.levels.append(nn.ModuleList(level or [Block(width, at, scale) for _ in range(plain)]))
+            level = [LatentBlock(width, latent_width, at, style, k == first and i == 0) for i in range(n)]
+            self.levels.append(nn.ModuleList(level or [Block(width, at, style) for _ in range(plain)]))
         self.numbers = Numbers(widths[0], outputs, size, patch)
 
     def infer(self, known: Sequence[Tensor], labels: Tensor | None, noise: Noise) -> tuple[Tensor, list[Step]]:
@@ -207,18 +208,20 @@ class LatentBlock(nn.Module):
         inner: features of h.
         width: channels of the latent map.
         size: of it.
-        scale: of the weights that end the block.
+        style: of levels.
         standard: whether its prior is N(0, 1), as there is nothing that it could depend on.
     """
 
-    def __init__(self, inner: int, width: int, size: Size, scale: float, standard: bool) -> None:
+    def __init__(self, inner: int, width: int, size: Size, style: Style, standard: bool) -> None:
         super().__init__()
         self.width = width
-        self.prior = None if standard else zeroed(conv(inner, 2 * width + inner, size))
-        self.join = conv(2 * inner, inner, size)
-        self.posterior = zeroed(conv(inner, 2 * width, size))
+        self.prior = None if standard else Branch((inner, 2 * width + inner), size, style.bottleneck)
+        self.posterior = Branch((2 * inner, inner, 2 * width), size, style.bottleneck)
+        for branch in (self.prior, self.posterior):
+            if branch is not None:
+                zeroed(branch.last)
         self.project = nn.Conv2d(width, inner, 1)
-        self.block = Block(inner, size, scale)
+        self.block = Block(inner, size, style)
 
     def forward(self, h: Tensor, known: Tensor | None, number: int, choose: Choose) -> Tensor:
         dtype = self.project.weight.dtype  # of h under autocast too
@@ -226,12 +229,12 @@ class LatentBlock(nn.Module):
             zeros = torch.zeros(len(h), self.width, *h.shape[2:], dtype=dtype, device=h.device)
             prior, further = Gaussian(zeros, zeros), None
         else:
-            numbers = self.prior(F.silu(h))
+            numbers = self.prior(h)
             prior, further = _gaussian(numbers[:, : 2 * self.width].to(dtype)), numbers[:, 2 * self.width :]
 
         def posterior() -> Gaussian:
             assert known is not None
-            return _gaussian(self.posterior(F.silu(self.join(F.silu(torch.cat([h, known], 1))))).to(dtype))
+            return _gaussian(self.posterior(torch.cat([h, known], 1)).to(dtype))
 
         h = h + self.project(choose(number, prior, posterior))
         return self.block(h if further is None else h + full(further, h.dtype))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,56 +30,118 @@ def conv(inputs: int, outputs: int, size: Size) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
 
 
-class Block(nn.Module):
-    """h + c2(silu(c1(silu(h)))), both 3 x 3."""
+class Style(NamedTuple):
+    """How levels are made."""
 
-    def __init__(self, width: int, size: Size, scale: float) -> None:
+    bottleneck: int = 1  # branches have so many times fewer features within, and two convolutions more
+    pooled: bool = False  # between levels features are averaged and repeated, instead of learned maps
+    scale: float = 1.0  # of the weights that end a block
+
+
+PLAIN = Style()
+
+
+class Branch(nn.Module):
+    """Convolutions, each after a SiLU.
+
+    Args:
+        features: of what goes in, between, and of what comes out; all are 3 x 3.
+        size: of the map.
+        bottleneck: above 1 it is 1 x 1 to so many times fewer features, twice 3 x 3 there, and 1 x 1 out.
+    """
+
+    def __init__(self, features: Sequence[int], size: Size, bottleneck: int) -> None:
         super().__init__()
-        self.first, self.second = conv(width, width, size), conv(width, width, size)
-        with torch.no_grad():
-            self.second.weight.mul_(scale)
+        if bottleneck == 1:
+            self.convs = nn.ModuleList(conv(a, b, size) for a, b in pairwise(features))
+            return
+        narrow = features[0] // bottleneck if len(features) < 3 else features[1] // bottleneck
+        ends = nn.Conv2d(features[0], narrow, 1), nn.Conv2d(narrow, features[-1], 1)
+        self.convs = nn.ModuleList((ends[0], conv(narrow, narrow, size), conv(narrow, narrow, size), ends[1]))
 
     def forward(self, h: Tensor) -> Tensor:
-        return h + self.second(F.silu(self.first(F.silu(h))))
+        for layer in self.convs:
+            h = layer(F.silu(h))
+        return h
+
+    @property
+    def last(self) -> nn.Conv2d:
+        """The convolution that ends it."""
+        return cast(nn.Conv2d, self.convs[-1])
 
 
-def blocks_of(widths: Sequence[int], sizes: Sequence[Size], counts: Sequence[int], scale: float) -> nn.ModuleList:
+class Block(nn.Module):
+    """h + branch(h), of two convolutions 3 x 3, or through a bottleneck."""
+
+    def __init__(self, width: int, size: Size, style: Style) -> None:
+        super().__init__()
+        self.branch = Branch((width, width, width), size, style.bottleneck)
+        with torch.no_grad():
+            self.branch.last.weight.mul_(style.scale)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.branch(h)
+
+
+def blocks_of(widths: Sequence[int], sizes: Sequence[Size], counts: Sequence[int], style: Style) -> nn.ModuleList:
     """So many blocks for each level."""
     levels = zip(widths, sizes, counts, strict=True)
-    return nn.ModuleList(nn.Sequential(*(Block(width, size, scale) for _ in range(n))) for width, size, n in levels)
+    return nn.ModuleList(nn.Sequential(*(Block(width, size, style) for _ in range(n))) for width, size, n in levels)
 
 
-def ups(widths: Sequence[int], sizes: Sequence[Size]) -> nn.ModuleList:
+def ups(widths: Sequence[int], sizes: Sequence[Size], style: Style) -> nn.ModuleList:
     """From each level but the finest to the one before it."""
     steps = zip(pairwise(sizes), pairwise(widths), strict=True)
-    return nn.ModuleList(Up(coarse, fine, b, a) for (fine, coarse), (a, b) in steps)
+    return nn.ModuleList(Up(coarse, fine, b, a, style.pooled) for (fine, coarse), (a, b) in steps)
+
+
+def downs(widths: Sequence[int], sizes: Sequence[Size], style: Style) -> nn.ModuleList:
+    """From each level but the coarsest to the one after it."""
+    steps = zip(pairwise(sizes), pairwise(widths), strict=True)
+    return nn.ModuleList(Down(fine, coarse, a, b, style.pooled) for (fine, coarse), (a, b) in steps)
 
 
 class Down(nn.Module):
     """To the next coarser level: half as many rows and columns, rounded up, or a single position."""
 
-    def __init__(self, fine: Size, coarse: Size, inputs: int, outputs: int) -> None:
+    def __init__(self, fine: Size, coarse: Size, inputs: int, outputs: int, pooled: bool) -> None:
         super().__init__()
         point = coarse == (1, 1)
-        kernel = fine if point else (2, 2)
-        self.conv = nn.Conv2d(inputs, outputs, kernel, kernel)
+        self.kernel = fine if point else (2, 2)
+        self.pooled = pooled
+        self.conv = _between(nn.Conv2d, inputs, outputs, self.kernel, pooled)
         self.missing = (0, 0) if point else (fine[1] % 2, fine[0] % 2)  # columns, rows
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, self.missing[0], 0, self.missing[1])))
+        if self.pooled:
+            x = F.avg_pool2d(x, self.kernel, ceil_mode=True)  # of those there are, at an edge with half a position
+        else:
+            x = F.pad(x, (0, self.missing[0], 0, self.missing[1]))
+        return x if self.conv is None else self.conv(x)
 
 
 class Up(nn.Module):
     """From the next coarser level."""
 
-    def __init__(self, coarse: Size, fine: Size, inputs: int, outputs: int) -> None:
+    def __init__(self, coarse: Size, fine: Size, inputs: int, outputs: int, pooled: bool) -> None:
         super().__init__()
-        self.fine = fine
-        kernel = fine if coarse == (1, 1) else (2, 2)
-        self.conv = nn.ConvTranspose2d(inputs, outputs, kernel, kernel)
+        self.fine, self.pooled = fine, pooled
+        self.kernel = fine if coarse == (1, 1) else (2, 2)
+        self.conv = _between(nn.ConvTranspose2d, inputs, outputs, self.kernel, pooled)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)[:, :, : self.fine[0], : self.fine[1]]
+        if self.conv is not None:
+            x = self.conv(x)
+        if self.pooled:
+            x = F.interpolate(x, scale_factor=[float(k) for k in self.kernel], mode="nearest")
+        return x[:, :, : self.fine[0], : self.fine[1]]
+
+
+def _between(kind: Callable[..., nn.Module], inputs: int, outputs: int, kernel: Size, pooled: bool) -> nn.Module | None:
+    """What is learned from one level to another: with pooling only where they differ in features."""
+    if not pooled:
+        return kind(inputs, outputs, kernel, kernel)
+    return nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
 
 class Encoder(nn.Module):
@@ -90,7 +153,7 @@ class Encoder(nn.Module):
         sizes: rows and columns of each level.
         blocks: per level.
         patch: pixels a side that are one position of the finest level; with one, its neighbours are seen too.
-        scale: of the weights that end a block.
+        style: of levels.
     """
 
     def __init__(
@@ -100,15 +163,14 @@ class Encoder(nn.Module):
         sizes: Sequence[Size],
         blocks: Sequence[int],
         patch: int,
-        scale: float,
+        style: Style,
     ) -> None:
         super().__init__()
         self.high, self.wide = sizes[0][0] * patch, sizes[0][1] * patch
         kernel = patch if patch > 1 else 3
         self.stem = nn.Conv2d(channels, widths[0], kernel, patch, padding=0 if patch > 1 else 1)
-        self.blocks = blocks_of(widths, sizes, blocks, scale)
-        steps = zip(pairwise(sizes), pairwise(widths), strict=True)
-        self.down = nn.ModuleList(Down(fine, coarse, a, b) for (fine, coarse), (a, b) in steps)
+        self.blocks = blocks_of(widths, sizes, blocks, style)
+        self.down = downs(widths, sizes, style)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W), in [-1, 1], to (B, width, h, w) of each level, finest first."""

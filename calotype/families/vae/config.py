@@ -11,6 +11,7 @@ from calotype.errors import ConfigError
 
 LIKELIHOODS = ("auto", *DISTRIBUTIONS)
 CODES = ("gaussian", "fsq", "vq")
+RESAMPLE = ("learned", "pooled")
 PIXELS = ("drawn", "mean")
 
 
@@ -25,6 +26,8 @@ class VAEConfig:
     code: str = "gaussian"  # what latents are; or fsq or vq, whole numbers, in one map at the coarsest level
     codes: tuple[int, ...] = (8, 6, 5)  # of fsq the levels of each feature, of vq how many, such as (256,)
     patch: int = 1  # pixels a side that are one position of the finest level
+    bottleneck: int = 1  # branches have so many times fewer features within, and two convolutions more
+    resample: str = "learned"  # between levels: by convolutions; or pooled, by averages and repetition
     point: bool = True  # whether the coarsest level is a single position
     likelihood: str = "auto"  # categorical, logistics, bernoulli (of 0 and 255, other values binarised at random)
     mixtures: int = 10  # components of logistics
@@ -53,9 +56,15 @@ class VAEConfig:
                 f"model.latents is {list(self.latents)}, without any at the coarsest level, which then says nothing: "
                 "give it one, or leave the level out"
             )
-        for name in ("latent_width", "patch", "mixtures", "samples"):
+        check_choice("model.resample", self.resample, RESAMPLE)
+        for name in ("bottleneck", "latent_width", "patch", "mixtures", "samples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
+        if any(width % self.bottleneck for width in self.widths):
+            raise ConfigError(
+                f"model.bottleneck is {self.bottleneck}, which does not divide model.widths, {list(self.widths)}: "
+                "give one that does"
+            )
         for name in ("beta", "free_bits", "warmup"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more")

@@ -41,7 +41,7 @@ from calotype.model import (
 )
 from calotype.nn.coder import Coder, CodeStep
 from calotype.nn.ladder import Ladder, Step
-from calotype.nn.levels import level_sizes
+from calotype.nn.levels import Style, level_sizes
 from calotype.nn.quantise import FSQ, VQ
 from calotype.rng import Noise
 
@@ -255,9 +255,10 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
 
 def _network(spec: ImageSpec, config: VAEConfig, outputs: int) -> Ladder | Coder:
     size = spec.height, spec.width
+    style = Style(config.bottleneck, config.resample == "pooled")
     if config.code == "gaussian":
         shape = config.widths, config.blocks, config.latents, config.latent_width
-        return Ladder(spec.channels, outputs, size, *shape, spec.num_classes, config.patch, config.point)
+        return Ladder(spec.channels, outputs, size, *shape, spec.num_classes, config.patch, config.point, style)
     quantiser = FSQ(config.codes) if config.code == "fsq" else VQ(config.codes[0], config.latent_width)
     levels = config.widths, config.blocks
-    return Coder(spec.channels, outputs, size, *levels, quantiser, spec.num_classes, config.patch)
+    return Coder(spec.channels, outputs, size, *levels, quantiser, spec.num_classes, config.patch, style)

@@ -14,7 +14,12 @@ from calotype.request import request
 from calotype.trainer import TrainConfig
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
-PARAMETERS = {"cifar10-ddpm": 35_746_307, "cifar10-edm": 55_732_739, "cifar10-pixelcnnpp": 53_526_340, "cifar10-vdvae": 39_048_996}
+PARAMETERS = {
+    "cifar10-ddpm": 35_746_307,
+    "cifar10-edm": 55_732_739,
+    "cifar10-pixelcnnpp": 53_526_340,
+    "cifar10-vdvae": 39_048_996,
+}
 
 
 def test_every_recipe_states_its_size() -> None:

@@ -25,7 +25,7 @@ from calotype import devices
 from calotype.config import build, plain
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
-from calotype.families.vae import VAE, VAEConfig
+from calotype.families.vae import VAE, VAEConfig, VAEOptions
 from calotype.rng import seeded
 from calotype.trainer import Trainer
 
@@ -95,7 +95,8 @@ def main() -> None:
         list(trainer.run())
         seconds = time.perf_counter() - started
         model = trainer.ema.to_eval()
-        elbo, found = (bits(model, packed, options.held_out, samples=k) for k in (1, options.samples))
+        by = [VAEOptions(bound_samples=k) for k in (1, options.samples)]
+        elbo, found = (bits(model, packed, options.held_out, options=each) for each in by)
         to_nats = packed.spec.dims * math.log(2)
         figures = {
             "benchmark": f"bounds/{name}",

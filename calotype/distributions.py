@@ -6,19 +6,21 @@ to x_C of a pixel:
     Categorical   p(x) = prod_c softmax(logits_c)[x_c]
     Bernoulli     p(x) = prod_c sigmoid(±logit_c), of bytes that are 0 or 255
     Logistics     p(x) = sum_k w_k prod_c P(x_c | mu_ck + sum_{d<c} a_cdk x_d, s_ck)
+    Gaussian      p(x) = prod_c N(x_c; mu_c, s^2), s^2 the mean of (x - mu)^2 over all of an image: an estimate
 
 where P is the mass of a logistic distribution between x_c - 1/2 and x_c + 1/2, in units of 1/255 of the range, and all
 that lies beyond is in the bins of 0 and 255. With sigma(u) - sigma(v) = sigma(u) sigma(-v) (1 - e^(v - u)) its
 logarithm is exact at any distance from the mean and at any scale, and so is its gradient.
 
-Source: Salimans et al. 2017, arXiv:1701.05517 (Logistics); van den Oord et al. 2016, arXiv:1601.06759 (Categorical).
+Source: Salimans et al. 2017, arXiv:1701.05517 (Logistics); van den Oord et al. 2016, arXiv:1601.06759 (Categorical);
+Rybkin et al. 2021, arXiv:2006.13202 (Gaussian).
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +51,7 @@ AS_LEARNED = Taste()
 class Distribution(ABC):
     """Of a pixel's `channels` bytes, given `parameters` numbers."""
 
+    proper: bool = True  # whether the probabilities of all images sum to 1; else what it gives is an estimate
     channelwise: bool  # whether each channel has parameters of its own, and so can be drawn on its own
     draws: int  # uniform values that one pixel takes
     parameters: int
@@ -232,6 +235,34 @@ class Logistics(Distribution):
         return torch.stack(each, -2)
 
 
+class Gaussian(Distribution):
+    """A mean for each byte, with the standard deviation that is the best for the image: the quick one.
+
+    As that is not known before the image is, this is no probability but an estimate of one, from the density; and a
+    standard deviation of an image drawn from it there is none, so that the mean is drawn.
+    """
+
+    proper = False
+    channelwise = True
+    SMALLEST = 1 / 12  # variance, that of rounding to bytes
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.parameters = self.draws = channels
+
+    def log_prob(self, parameters: Tensor, pixels: Tensor) -> Tensor:
+        """Nats of uint8 pixels (B, ..., channels) of B images, summed over channels: (B, ...)."""
+        squares = (pixels - self.mean(parameters)).square()
+        variance = squares.flatten(1).mean(1).clamp(min=self.SMALLEST).view(-1, *(1,) * (pixels.ndim - 1))
+        return -0.5 * (squares / variance + (2 * math.pi * variance).log()).sum(-1)
+
+    def sample(self, parameters: Tensor, uniforms: Tensor, taste: Taste = AS_LEARNED) -> Tensor:
+        return self.mean(parameters).round().clamp(0, LEVELS - 1).to(torch.uint8)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return (parameters + 1) * 127.5
+
+
 def _inverse(logits: Tensor, uniforms: Tensor, taste: Taste) -> Tensor:
     """The indices whose cumulative probability first exceeds the uniforms, int64: logits (..., n), uniforms (...)."""
     if taste.temperature == 0:
@@ -255,10 +286,11 @@ def is_binary(images: Tensor) -> bool:
     return bool(((images == 0) | (images == 255)).all())
 
 
-DISTRIBUTIONS: Mapping[str, Callable[[int], Distribution]] = {
+DISTRIBUTIONS: Mapping[str, type[Categorical | Logistics | Bernoulli | Gaussian]] = {
     "categorical": Categorical,
     "logistics": Logistics,
     "bernoulli": Bernoulli,
+    "gaussian": Gaussian,
 }
 
 

@@ -235,7 +235,7 @@ def _drawn(
         tuple(range(seed, seed + SEEDS)),
         facts,
         cost,
-        _likelihoods(model, packed, seed, display),
+        _likelihoods(model, packed, seed, chosen, display),
         stages,
     )
 
@@ -283,7 +283,7 @@ def _peak_memory() -> int:
     return peak // (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _likelihoods(model: TrainedModel, packed: PackedDataset, seed: int, display: Display) -> list[Value]:
+def _likelihoods(model: TrainedModel, packed: PackedDataset, seed: int, options: Any, display: Display) -> list[Value]:
     """Bits per dimension of held-out images; of pictures of two values, which are binary data, nats as well."""
     if not isinstance(model.model, HasLikelihood):
         return [Value("bits/dim", "samples", None, None, None, 0, "not defined: the model is implicit")]
@@ -295,7 +295,7 @@ def _likelihoods(model: TrainedModel, packed: PackedDataset, seed: int, display:
         some = most[done : min(wanted, done + LIKELIHOOD_BATCH)]
         noise = Noise.per_image(fold(seed, "likelihood"), [int(i) for i in some], "cpu")
         batch = packed.read(some)
-        bits = model.model.bits_per_dim(batch, noise)
+        bits = model.model.bits_per_dim(batch, noise, options)
         found.append(bits.per_image)
         wanted = min(wanted, bits.enough)
         name = f"{bits.kind}, {bits.images}" if bits.images else bits.kind

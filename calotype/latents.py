@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -141,18 +141,21 @@ class LikelyLatentModel(LatentModel, HasLikelihood):
     """A LatentModel whose second part has a likelihood."""
 
     @torch.no_grad()
-    def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
+    def bits_per_dim(self, batch: Batch, noise: Noise, options: Any = None) -> Bits:
         """A bound: bits of the map by the second model, and of the picture, given the map, by the first."""
         device = next(self.parameters()).device
         images = self._map_model.prepared(batch.images.to(device), noise)
         labels = None if batch.labels is None else batch.labels.to(device)
         maps = self.latents.to_bytes(self._map_model.to_map(images, self._labels(labels)))
-        found = cast(HasLikelihood, self.second).bits_per_dim(Batch(maps, batch.labels), noise)
+        found = cast(HasLikelihood, self.second).bits_per_dim(Batch(maps, batch.labels), noise, options)
         values = self.latents.from_bytes(maps, self.first.dtype)
         given = -self._map_model.map_log_prob(images, values, self._labels(labels)) / math.log(2)
         bits = (found.per_image * self.second.spec.dims + given.cpu()) / self.spec.dims
         changed = "" if torch.equal(images.cpu(), batch.images.cpu()) else "binarised at random"
-        return found._replace(per_image=bits, kind="estimate" if found.kind == "estimate" else "bound", images=changed)
+        kind: Literal["bound", "estimate"] = "bound"
+        if found.kind == "estimate" or not self._map_model.is_proper():
+            kind = "estimate"
+        return found._replace(per_image=bits, kind=kind, images=changed)
 
 
 def latent_model(first: GenerativeModel, second: GenerativeModel, latents: Latents) -> LatentModel:

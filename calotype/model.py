@@ -163,8 +163,12 @@ class HasLikelihood(Protocol):
     """A model that can say how probable an 8-bit image is."""
 
     @abstractmethod
-    def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
-        """Negative log2-likelihood per dimension of each image."""
+    def bits_per_dim(self, batch: Batch, noise: Noise, options: Any = None) -> Bits:
+        """Negative log2-likelihood per dimension of each image.
+
+        Args:
+            options: an instance of the model's Options, some of which may be of the likelihood; None: the defaults.
+        """
 
 
 @runtime_checkable
@@ -214,6 +218,10 @@ class HasLatentMap(Protocol):
     @abstractmethod
     def prepared(self, images: Tensor, noise: Noise) -> Tensor:
         """Images of the values that the model is of, of uint8 (B, C, H, W); mostly the images themselves."""
+
+    @abstractmethod
+    def is_proper(self) -> bool:
+        """Whether `map_log_prob` is of a probability, and not an estimate."""
 
     @abstractmethod
     def to_map(self, images: Tensor, labels: Tensor | None) -> Tensor:

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from calotype.distributions import AS_LEARNED, DISTRIBUTIONS, Bernoulli, Categorical, Distribution, Logistics, Taste
+from calotype.distributions import (
+    AS_LEARNED,
+    DISTRIBUTIONS,
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Gaussian,
+    Logistics,
+    Taste,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -76,6 +85,24 @@ def test_the_categorical_is_a_log_softmax_however_improbable() -> None:
     far = (normal(256, 256) * 300).float().requires_grad_()  # most have probabilities that float32 does not
     expected = far.double().log_softmax(-1).gather(-1, pixels.long())[:, 0]
     assert torch.allclose(Categorical(1).log_prob(far, pixels).double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_gaussian_has_the_best_deviation_of_each_image() -> None:
+    """log N at its own best variance: no other gives more, and it is -D/2 (log(2 pi variance) + 1)."""
+    parameters = 0.5 * normal(3, 4, 5, 2)
+    pixels = torch.randint(0, 256, (3, 4, 5, 2), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    apart = pixels - 127.5 * (parameters + 1)
+    variance = apart.square().flatten(1).mean(1)
+    found = Gaussian(2).log_prob(parameters, pixels)
+    assert found.shape == (3, 4, 5)
+    torch.testing.assert_close(found.flatten(1).sum(1), -20 * ((2 * math.pi * variance).log() + 1))
+    for factor in (0.9, 1.1):
+        deviation = (factor * variance).sqrt()[:, None, None, None]
+        other = torch.distributions.Normal(0.0, deviation).log_prob(apart).flatten(1).sum(1)
+        assert bool((other < found.flatten(1).sum(1)).all())
+    exact = (pixels / 127.5 - 1).double()
+    floor = -20 * math.log(2 * math.pi / 12)  # of what is right to the byte, the deviation is that of rounding
+    assert Gaussian(2).log_prob(exact, pixels).flatten(1).sum(1).tolist() == pytest.approx([floor] * 3, abs=1e-3)
 
 
 def test_no_parameters_say_nothing() -> None:

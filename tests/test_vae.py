@@ -38,6 +38,11 @@ def model_of(spec: ImageSpec, disturbed: bool = True, likelihood: str = "categor
     return model.to_eval()
 
 
+def by(samples: int) -> VAEOptions:
+    """So many samples of the latents for the bound."""
+    return VAEOptions(bound_samples=samples)
+
+
 def pictures(spec: ImageSpec, n: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (n, *spec.shape), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
 
@@ -124,7 +129,7 @@ def test_with_the_exact_posterior_all_weights_are_the_likelihood() -> None:
     images = pictures(model.spec, 4)
     weights = model.log_weights(images, None, Noise.shared(0, 4, "cpu"), 7)
     torch.testing.assert_close(weights, exact(model, images).expand(7, 4), rtol=1e-12, atol=1e-12)
-    bits = model.bits_per_dim(Batch(images, None), Noise.shared(0, 4, "cpu"), 7)
+    bits = model.bits_per_dim(Batch(images, None), Noise.shared(0, 4, "cpu"), by(7))
     assert bits.kind == "bound"
     torch.testing.assert_close(bits.per_image, -exact(model, images) / (5 * math.log(2)), rtol=1e-12, atol=1e-12)
 
@@ -135,10 +140,10 @@ def test_with_another_posterior_more_samples_give_a_tighter_bound() -> None:
     images = pictures(model.spec, 400)
     batch, nats = Batch(images, None), -5 * math.log(2)
     bounds = [
-        float(model.bits_per_dim(batch, Noise.shared(1, 400, "cpu"), k).per_image.mean()) * nats for k in (1, 5, 50)
+        float(model.bits_per_dim(batch, Noise.shared(1, 400, "cpu"), by(k)).per_image.mean()) * nats for k in (1, 5, 50)
     ]
     assert bounds[0] < bounds[1] < bounds[2] < float(exact(model, images).mean())
-    many = float(model.bits_per_dim(batch, Noise.shared(1, 400, "cpu"), 3000).per_image.mean()) * nats
+    many = float(model.bits_per_dim(batch, Noise.shared(1, 400, "cpu"), by(3000)).per_image.mean()) * nats
     assert many == pytest.approx(float(exact(model, images).mean()), abs=0.02)
 
 
@@ -199,7 +204,7 @@ def test_a_model_that_knows_nothing_takes_eight_bits() -> None:
     spec = ImageSpec(3, 5, 4)
     model = model_of(spec, disturbed=False)
     for samples in (1, 3):
-        bits = model.bits_per_dim(Batch(pictures(spec, 2), None), Noise.shared(0, 2, "cpu"), samples)
+        bits = model.bits_per_dim(Batch(pictures(spec, 2), None), Noise.shared(0, 2, "cpu"), by(samples))
         torch.testing.assert_close(bits.per_image, torch.full((2,), 8.0, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
@@ -274,7 +279,7 @@ def test_codes_are_certain_and_cost_what_all_alike_cost(code: dict[str, Any], sp
     positions = math.ceil(spec.height / 2) * math.ceil(spec.width / 2)
     nats = model._log_prob(numbers, images) - positions * math.log(6)
     for samples in (1, 4):
-        bits = model.bits_per_dim(Batch(images, labels), Noise.shared(0, 3, "cpu"), samples).per_image
+        bits = model.bits_per_dim(Batch(images, labels), Noise.shared(0, 3, "cpu"), by(samples)).per_image
         torch.testing.assert_close(bits, -nats.detach() / (spec.dims * math.log(2)), rtol=1e-12, atol=1e-12)
     latents = model.encode(images, labels)
     assert latents.shape == (3, model.network.quantiser.features * positions)  # type: ignore[union-attr]
@@ -364,7 +369,7 @@ def test_the_importance_weighted_objective_is_its_bound() -> None:
     model = model_of(ImageSpec(1, 6, 6))
     batch = Batch(pictures(model.spec, 3), None)
     value, _ = losses(model, batch, samples=5)
-    bits = model.bits_per_dim(batch, Noise.shared(0, 3, "cpu"), 5)
+    bits = model.bits_per_dim(batch, Noise.shared(0, 3, "cpu"), by(5))
     assert value == pytest.approx(float(bits.per_image.mean()), rel=1e-9)
 
 

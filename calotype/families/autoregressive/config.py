@@ -10,7 +10,7 @@ from calotype.distributions import DISTRIBUTIONS, LEVELS, Taste
 from calotype.errors import ConfigError
 from calotype.families.autoregressive.networks import NETWORKS
 
-LIKELIHOODS = ("auto", *DISTRIBUTIONS)
+LIKELIHOODS = ("auto", *(name for name, kind in DISTRIBUTIONS.items() if kind.proper))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

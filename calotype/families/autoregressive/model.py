@@ -70,7 +70,7 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
         return nats.double().sum(1) / (self.spec.dims * math.log(2))
 
     @torch.no_grad()
-    def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
+    def bits_per_dim(self, batch: Batch, noise: Noise, options: AutoregressiveOptions | None = None) -> Bits:
         """-log2 p(x) / dims, exact, given the label where there are classes."""
         device = next(self.parameters()).device
         labels = None if batch.labels is None else batch.labels.to(device)

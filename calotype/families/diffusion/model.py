@@ -176,7 +176,7 @@ class Diffusion(GenerativeModel, HasLikelihood):
         return (lambda x, sigma: chosen(x, sigma).clamp(-1, 1)) if options.clip else chosen
 
     @torch.no_grad()
-    def bits_per_dim(self, batch: Batch, noise: Noise) -> Bits:
+    def bits_per_dim(self, batch: Batch, noise: Noise, options: DiffusionOptions | None = None) -> Bits:
         """The variational bound on each 8-bit image, given its label where there are classes, see `bound`."""
         device = next(self.parameters()).device
         labels = None if batch.labels is None else batch.labels.to(device)

@@ -29,7 +29,7 @@ class VAEConfig:
     bottleneck: int = 1  # branches have so many times fewer features within, and two convolutions more
     resample: str = "learned"  # between levels: by convolutions; or pooled, by averages and repetition
     point: bool = True  # whether the coarsest level is a single position
-    likelihood: str = "auto"  # categorical, logistics, bernoulli (of 0 and 255, other values binarised at random)
+    likelihood: str = "auto"  # categorical, logistics, bernoulli (of 0 and 255, other values binarised), gaussian
     mixtures: int = 10  # components of logistics
     beta: float = 1.0  # weight of the KL divergence in training; the bound is reported at 1 whatever it is
     free_bits: float = 0.0  # nats that each latent map of an image may take without cost in training
@@ -100,8 +100,11 @@ class VAEOptions:
 
     temperature: float = 1.0  # of the latents: below 1 likelier ones, less varied images
     pixels: str = "drawn"  # given the latents, from their distribution; or its mean
+    bound_samples: int = 64  # of the latents per image, for the bound on its likelihood; 1: the ELBO
 
     def __post_init__(self) -> None:
         check_choice("pixels", self.pixels, PIXELS)
+        if self.bound_samples < 1:
+            raise ConfigError(f"bound_samples is {self.bound_samples}: give at least 1, which is the ELBO")
         if not (isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"temperature is {self.temperature}: give 0 or more; 1 draws as the model has learned")

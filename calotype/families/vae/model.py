@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,8 +47,8 @@ from calotype.rng import Noise
 
 COLLAPSED = 0.05  # share of the channels of latents that are active, below which they are of no use
 FEWEST = 2.0  # codes in use, weighed by how often
-SAMPLES = 64  # of the latents, where nothing else is said: most of what more would bring
-EVALUATIONS = 32_000  # of the decoder, in an evaluation
+EVALUATIONS = 32_000  # of the decoder, in an evaluation of the likelihood
+FEWEST_IMAGES = 200  # for it, however many samples are asked for
 
 
 class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
@@ -159,12 +159,13 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
         return found.flatten(1).double().sum(1)
 
     @torch.no_grad()
-    def bits_per_dim(self, batch: Batch, noise: Noise, samples: int = SAMPLES) -> Bits:
-        """The importance-weighted bound of so many samples, and with one the ELBO, given the label where there is one.
+    def bits_per_dim(self, batch: Batch, noise: Noise, options: VAEOptions | None = None) -> Bits:
+        """The importance-weighted bound of options.bound_samples, with one the ELBO; given the label if there is one.
 
         With one the divergence is taken exactly, given the latents before, and not by the sample. Memory is that of
         one sample, however many there are.
         """
+        samples = (options or VAEOptions()).bound_samples
         device = next(self.parameters()).device
         labels = None if batch.labels is None else batch.labels.to(device)
         images = self.distribution.prepared(batch.images.to(device), noise)
@@ -177,7 +178,8 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
                 total = torch.logaddexp(total, nats)
             nats = total - math.log(samples)
         changed = "" if torch.equal(images.cpu(), batch.images.cpu()) else "binarised at random"
-        return Bits(self._bits(nats).cpu(), "bound", changed, enough=max(32, EVALUATIONS // samples))
+        kind: Literal["bound", "estimate"] = "bound" if self.distribution.proper else "estimate"
+        return Bits(self._bits(nats).cpu(), kind, changed, enough=max(FEWEST_IMAGES, EVALUATIONS // samples))
 
     # -- images and latents
 
@@ -226,6 +228,9 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
 
     def prepared(self, images: Tensor, noise: Noise) -> Tensor:
         return self.distribution.prepared(images, noise)
+
+    def is_proper(self) -> bool:
+        return self.distribution.proper
 
     @torch.no_grad()
     def to_map(self, images: Tensor, labels: Tensor | None) -> Tensor:

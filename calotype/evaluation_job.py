@@ -28,8 +28,9 @@ from calotype.evaluation.evaluate import NORMAL
 from calotype.evaluation.page import Pictures, page
 from calotype.evaluation.protocol import Outcome, Subject, evaluated
 from calotype.evaluation.report import Report, Value
+from calotype.evaluation.views import NOTHING, Views, views
 from calotype.images import cells, read_png, write_atomic
-from calotype.model import HasLikelihood
+from calotype.model import Encodable, HasLikelihood
 from calotype.rng import Noise, fold, permutation
 from calotype.runs import Run, TrainedModel, load
 
@@ -41,6 +42,7 @@ LIKELIHOOD_BATCH = 8
 LIKELIHOOD_IMAGES = 2_000  # at most
 SHOWN = 100  # samples on the page
 PREVIEWS = 6  # of training
+VIEWED = 256  # held-out images whose latents are looked at
 
 
 def evaluate(
@@ -101,10 +103,12 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
         raise ConfigError(f"{place} is a folder: name a file for the report, such as {place / 'evaluation.json'}")
     outcome = measure(subject, display=display, **asked)
     display.message(outcome.report.text())
+    trained = Run.open(subject) if _is_run(subject) else None
+    seen = NOTHING if trained is None else _views(trained, asked["checkpoint"], asked["device"])
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         outcome.report.save(place)
-        written = _write_page(outcome, place.with_suffix(".html"), Run.open(subject) if _is_run(subject) else None)
+        written = _write_page(outcome, place.with_suffix(".html"), trained, seen)
     except OSError as error:
         raise RunError(
             f"the report cannot be written to {place.parent} ({error.strerror}): choose another --out"
@@ -114,7 +118,17 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
     return place
 
 
-def _write_page(outcome: Outcome, place: Path, trained: Run | None) -> Path:
+def _views(run: Run, checkpoint: str, device: str) -> Views:
+    """What latents of held-out pictures are, of a model that has some."""
+    model = load(run, checkpoint=checkpoint, device=device, report=lambda _: None)
+    if not isinstance(model.model, Encodable):
+        return NOTHING
+    packed = prepare(run.config.data)
+    batch = packed.read(controls.chosen(packed.held_out, VIEWED, 0, "latents"))
+    return views(model.model, batch, next(model.model.parameters()).device)
+
+
+def _write_page(outcome: Outcome, place: Path, trained: Run | None, seen: Views) -> Path:
     previews = sorted((trained.path / "previews").glob("*.png")) if trained else []
     some = [previews[i] for i in np.linspace(0, len(previews) - 1, min(len(previews), PREVIEWS)).round().astype(int)]
     pictures = Pictures(
@@ -122,6 +136,7 @@ def _write_page(outcome: Outcome, place: Path, trained: Run | None) -> Path:
         real=outcome.real[:SHOWN],
         suspects=outcome.suspects,
         over_training=[(f"{int(path.stem):,} images", read_png(path)) for path in some],
+        latents=seen,
     )
     text = page(outcome.report, pictures, points(trained.read_log()) if trained else {})
     write_atomic(place, lambda file: file.write(text.encode()))

@@ -23,6 +23,7 @@ from calotype.evaluation.controls import NAMES
 from calotype.evaluation.evaluate import DISTANCES, METRICS, metric_of
 from calotype.evaluation.modes import TOLD
 from calotype.evaluation.report import Report, Value, label, number
+from calotype.evaluation.views import NOTHING, Views
 from calotype.images import to_pil
 
 TILE = 64  # CSS pixels of the longer side of a small picture; the zoom shows three times that
@@ -37,6 +38,7 @@ class Pictures(NamedTuple):
     real: Tensor  # held-out images, uint8 (N, C, H, W)
     suspects: Sequence[tuple[Tensor, Tensor]]  # samples and the training images nearest to them, uint8 (C, H, W)
     over_training: Sequence[tuple[str, Tensor]]  # captions, and grids of the same seeds, uint8 (C, H, W)
+    latents: Views = NOTHING  # of a model that has some
 
 
 class Picture(NamedTuple):
@@ -119,6 +121,8 @@ def page(report: Report, pictures: Pictures, curves: Mapping[str, Sequence[tuple
         better={card.name: card.better for card in cards},
         alpha=any(image.shape[-3] == 4 for image in _tensors(pictures)),
         over_training=[(caption, _picture(image)) for caption, image in pictures.over_training],
+        reconstructions=[tuple(map(_picture, pair)) for pair in pictures.latents.pairs],
+        traversals=[(caption, list(map(_picture, images))) for caption, images in pictures.latents.traversals],
         course=plots.course(report.over_training) if report.over_training else None,
         curves=plots.curves(curves),
         per_class=_table(report.per_class, by_class=True),
@@ -249,6 +253,7 @@ def _picture(image: Tensor) -> Picture:
 
 def _tensors(pictures: Pictures) -> list[Tensor]:
     pairs = [image for pair in pictures.suspects for image in pair]
+    pairs += [image for pair in pictures.latents.pairs for image in pair]
     return [pictures.samples, pictures.real, *pairs, *(image for _, image in pictures.over_training)]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from calotype.errors import DataError
 from calotype.evaluation.page import PIXELS, Pictures, page
 from calotype.evaluation.report import Copying, Protocol, Report, Value, number, shown
+from calotype.evaluation.views import Views
 
 VOID = {"meta", "img", "br"}
 PROTOCOL = Protocol(
@@ -73,7 +74,8 @@ def noise(n: int, channels: int = 3, size: int = 6) -> Tensor:
 
 def pictures(channels: int = 3) -> Pictures:
     pairs = list(zip(noise(2, channels), noise(2, channels), strict=True))
-    return Pictures(noise(5, channels), noise(4, channels), pairs, [("6,400 images", noise(1, channels)[0])])
+    views = Views(pairs, [("latent 3", noise(3, channels))])
+    return Pictures(noise(5, channels), noise(4, channels), pairs, [("6,400 images", noise(1, channels)[0])], views)
 
 
 NO_PICTURES = Pictures(torch.zeros(0, 3, 6, 6, dtype=torch.uint8), torch.zeros(0, 3, 6, 6, dtype=torch.uint8), (), ())
@@ -211,6 +213,7 @@ def test_what_is_empty_has_no_section(full: Read) -> None:
         "images",
         "metrics",
         "plots",
+        "latents",
         "over-training",
         "course",
         "curves",
@@ -228,6 +231,8 @@ def test_what_is_empty_has_no_section(full: Read) -> None:
         (BARE, NO_PICTURES._replace(samples=noise(2)), {}, {"images"}),
         (BARE, NO_PICTURES._replace(real=noise(2)), {}, {"images"}),
         (BARE, NO_PICTURES._replace(over_training=[("now", noise(1)[0])]), {}, {"over-training"}),
+        (BARE, NO_PICTURES._replace(latents=Views([(noise(1)[0], noise(1)[0])], ())), {}, {"latents"}),
+        (BARE, NO_PICTURES._replace(latents=Views((), [("latent 3", noise(3))])), {}, {"latents"}),
         (BARE, NO_PICTURES, {"loss/model": [(1, 2.0)]}, {"curves"}),
         (replace(BARE, values=report().values), NO_PICTURES, {}, {"metrics", "plots"}),
         (replace(BARE, per_class=report().per_class), NO_PICTURES, {}, {"classes"}),
@@ -243,8 +248,8 @@ def test_each_part_alone_has_its_section(
 
 
 def test_sections_stand_in_their_order(full: Read) -> None:
-    order = "images metrics plots over-training course curves classes copying cost protocol subject data again".split()
-    assert [section["id"] for section in full.of("section") if "id" in section] == order
+    order = "images metrics plots latents over-training course curves classes copying cost protocol subject data again"
+    assert [section["id"] for section in full.of("section") if "id" in section] == order.split()
 
 
 def test_what_is_not_reported_is_said_with_its_reason(full: Read) -> None:
@@ -301,7 +306,9 @@ def test_pictures_are_there_pixel_for_pixel(channels: int) -> None:
     shown_pictures = pictures(channels)
     read = Read(page(BARE, shown_pictures, {}))
     found = [np.asarray(Image.open(io.BytesIO(base64.b64decode(i["src"].split(",")[1])))) for i in read.of("img")]
-    wanted = [*shown_pictures.samples, *shown_pictures.real, shown_pictures.over_training[0][1]]
+    latents = [image for pair in shown_pictures.latents.pairs for image in pair]
+    latents += [image for _, images in shown_pictures.latents.traversals for image in images]
+    wanted = [*shown_pictures.samples, *shown_pictures.real, *latents, shown_pictures.over_training[0][1]]
     assert len(found) == len(wanted)
     for array, image in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(array.reshape(6, 6, channels), image.permute(1, 2, 0).numpy())
@@ -318,7 +325,7 @@ def test_pairs_stand_beside_their_distance(full: Read) -> None:
     words = full.words[full.words.index("Are these training images?") :]
     assert re.search(r"distance 0\.123 ?sample 17, train 4711", words)
     few = pictures()._replace(suspects=pictures().suspects[:1])
-    assert len(Read(page(report(), few, {})).of("img")) == 5 + 4 + 1 + 2
+    assert len(Read(page(report(), few, {})).of("img")) == 5 + 4 + (4 + 3) + 1 + 2
     assert "4713" in Read(page(report(), few, {})).words
 
 

@@ -165,7 +165,8 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
         With one the divergence is taken exactly, given the latents before, and not by the sample. Memory is that of
         one sample, however many there are.
         """
-        samples = (options or VAEOptions()).bound_samples
+        certain = isinstance(self.network, Coder)  # of the latents: one sample is like another
+        samples = 1 if certain else (options or VAEOptions()).bound_samples
         device = next(self.parameters()).device
         labels = None if batch.labels is None else batch.labels.to(device)
         images = self.distribution.prepared(batch.images.to(device), noise)

@@ -62,7 +62,9 @@ def peer(name: str) -> Any:
     networks = importlib.import_module(f"pythae.models.nn.benchmarks.mnist.{module}")
     config = models.VAEConfig(input_dim=(1, 28, 28), latent_dim=16, reconstruction_loss="bce")
     with seeded(0):
-        return models.VAE(config, encoder=getattr(networks, encoder)(config), decoder=getattr(networks, decoder)(config))
+        return models.VAE(
+            config, encoder=getattr(networks, encoder)(config), decoder=getattr(networks, decoder)(config)
+        )
 
 
 def trainer_of(packed: PackedDataset, model: Trainable, batch: int, **training: Any) -> Trainer:

@@ -90,7 +90,7 @@ def train(
     device: str = "auto",
     compile: Flag = False,
     recipe: MaybePath = None,
-    latents: MaybePath = None,
+    latents: Words = "",
     set: Assignments = (),
     tensorboard: Flag = False,
 ) -> int:
@@ -115,7 +115,8 @@ def train(
         device: auto, cpu, cuda or mps.
         compile: use torch.compile: minutes at the first start, then somewhat faster.
         recipe: TOML with settings, such as the config.toml of another run, which is then repeated.
-        latents: the run of a vae: the model learns its latents of the pictures, and draws pictures by both.
+        latents: the run of a vae: the model learns its latents of the pictures, and draws pictures by both; or auto, to
+            train that run first, with half of the budget.
         set: SECTION.KEY=VALUE for any entry of config.toml, such as model.blocks=3; may be given several times.
         tensorboard: also log for TensorBoard, below the run directory.
     """
@@ -156,7 +157,7 @@ def train(
         device=device,
         settings=settings,
         recipe=recipe,
-        latents=latents,
+        latents=latents or None,
         tensorboard=tensorboard,
         display=for_stream(),
     )

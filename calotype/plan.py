@@ -62,6 +62,12 @@ class Budget:
             return cls(text.strip(), amount * SECONDS[unit], None)
         return cls(text.strip(), None, max(1, round(amount * IMAGES[unit])))
 
+    def part(self, share: float) -> str:
+        """The text of a share of it."""
+        if self.images is not None:
+            return f"{max(1, round(share * self.images))}img"
+        return f"{share * (self.seconds or 0):.10g}s"
+
 
 class Plan(NamedTuple):
     """What a budget came to."""

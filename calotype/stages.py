@@ -21,6 +21,7 @@ from calotype.model import GenerativeModel, HasLatentMap
 from calotype.rng import Noise, fold, permutation
 from calotype.runs import TrainedModel, load
 
+PRESETS = {True: "codes", False: "map"}  # of a first stage, by whether the second models codes
 MEASURED = 1_000  # training images by which the range of latents is found
 SEED = 0  # of images that are binarised at random, once for all
 AT_ONCE = 2**22  # values of pictures in a batch
@@ -68,11 +69,7 @@ def with_data_of(
         raise ConfigError(
             f"the size of pictures is that of the first stage, {known['width']}x{known['height']}: leave out --size"
         )
-    if chosen.get("training", {}).get("flips"):
-        raise ConfigError(
-            "training.flips mirrors maps of latents, which are not those of mirrored pictures: leave it out, or give "
-            "the first stage and the second pictures that are mirrored already"
-        )
+    check_settings(settings)
     data = chosen.setdefault("data", {})
     for key in ("width", "height", "channels"):
         if data.get(key, 0) not in (0, known[key]):
@@ -81,6 +78,15 @@ def with_data_of(
     for key in ("fit", "value_range"):
         data.setdefault(key, known[key])
     return chosen
+
+
+def check_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ConfigError for settings that no second stage can have."""
+    if settings.get("training", {}).get("flips"):
+        raise ConfigError(
+            "training.flips mirrors maps of latents, which are not those of mirrored pictures: leave it out, or give "
+            "both stages pictures that are mirrored already"
+        )
 
 
 def _check_classes(first: TrainedModel, packed: PackedDataset) -> None:

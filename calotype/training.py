@@ -26,7 +26,7 @@ from calotype.loop import Context, until_done
 from calotype.mirror import Mirror, tensorboard_mirror
 from calotype.model import GenerativeModel
 from calotype.plan import MEASURED_IMAGES, MEASURED_VALUES, plan
-from calotype.request import family_of, request
+from calotype.request import Request, family_of, request
 from calotype.rng import fold, permutation
 from calotype.runs import DatasetFacts, Run, RunConfig, TrainedModel, family, refuse_existing
 from calotype.signals import stop_requests
@@ -34,6 +34,7 @@ from calotype.trainer import TrainConfig, Trainer, is_out_of_memory
 
 SAMPLES = "samples.png"  # in the run directory; the last thing that training writes, after the curves
 HELD_OUT_BATCH = 64  # images at a time
+AUTO = "auto"  # of latents: train them first
 FINAL_GRID = 64  # images in the grid at the end
 
 
@@ -67,7 +68,7 @@ def train(
         settings: values for the sections "data", "model" and "training" of config.toml, by section and key.
         recipe: a TOML file with such sections, for instance the config.toml of another run.
         latents: a run of a VAE: the model is trained on its latents of the pictures, and draws pictures by both. Data
-            is by default that of the run.
+            is by default that of the run. "auto" trains a VAE first, with half of the budget.
         tensorboard: also log for TensorBoard, below the run directory.
         display: where to show progress; by default plain lines.
 
@@ -75,6 +76,15 @@ def train(
         CalotypeError: for anything the user can mend; the message says how.
     """
     first, chosen = None, settings or {}
+    if latents == AUTO:
+        stages.check_settings(chosen)
+        both = request(
+            family_name, data, budget=budget, preset=preset, size=size, settings=chosen, recipe=recipe, on_latents=True
+        )
+        out = Path(out) if out is not None else _new_run(both.family, both.data.source)
+        refuse_existing(out)
+        latents = _first_half(both, out, device, display)
+        budget, size = both.budget.part(0.5), None
     if latents is not None:
         name = family_of(family_name, recipe)
         first = stages.first_stage(Path(latents), family(name), name, device)
@@ -123,6 +133,29 @@ def train(
         shown.message(_announcement(run, planned.images_per_second))
         _train_run(run, packed, torch_device, shown, tensorboard)
     return run
+
+
+def _first_half(both: Request, second: Path, device: str, display: Display | None) -> Path:
+    """Train the first of two stages with half of the budget, or what is left of that; returns its run directory.
+
+    It lies beside that of the second, so that the same command again goes on where it was stopped.
+    """
+    place = second.with_name(f"{second.name}-first")
+    if (place / "config.toml").exists():
+        resume(place, device=device, display=display)
+        return place
+    settings = {key: value for key, value in both.settings["training"].items() if key in ("threads", "seed")}
+    train(
+        "vae",
+        both.data,
+        budget=both.budget.part(0.5),
+        out=place,
+        preset=stages.PRESETS[family(both.family).models_codes],
+        device=device,
+        settings={"training": settings},
+        display=display,
+    )
+    return place
 
 
 def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False, display: Display | None = None) -> Run:

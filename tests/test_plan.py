@@ -43,6 +43,14 @@ def test_budgets(text: str, seconds: float | None, images: int | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "half"), [("30m", "900s"), ("1.5h", "2700s"), ("500kimg", "250000img"), ("1img", "1img")]
+)
+def test_shares_of_a_budget(text: str, half: str) -> None:
+    assert Budget.parse(text).part(0.5) == half
+    Budget.parse(half)
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "30", "m", "30 m", "-5m", "0s", "0.0kimg", "5min", "2mimg", "1e3img", "30m30s", "1h2", "nan s", "infs"],
 )

@@ -225,6 +225,28 @@ def test_a_run_of_two_stages_can_be_repeated_from_its_config(picture_folder: Pat
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+def test_both_stages_in_one_go(picture_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Half of the budget for each; and stopped within the first, the same command goes on with it."""
+    out = tmp_path / "run"
+    made: dict[str, Any] = {"latents": "auto", "budget": "64img", "out": out, "settings": SECOND}
+    with pytest.raises(ConfigError, match=r"training.flips mirrors maps"):
+        train("autoregressive", picture_folder, **made | {"settings": {"training": {"flips": True}}})
+    monkeypatch.setattr("calotype.stages.encoded", None)
+    with pytest.raises(TypeError):  # stopped after the first stage
+        train("autoregressive", picture_folder, **made)
+    monkeypatch.undo()
+    monkeypatch.setattr("calotype.training.FINAL_GRID", 4)
+    first = Run.open(tmp_path / "run-first")
+    assert (first.config.family, first.config.preset, first.config.training.images) == ("vae", "codes", 32)
+    before = [path.stat().st_mtime_ns for path in first.checkpoints()]
+    run = train("autoregressive", picture_folder, **made)
+    assert [path.stat().st_mtime_ns for path in first.checkpoints()] == before
+    assert run.config.training.images == 32
+    assert run.config.latents is not None
+    assert run.config.latents.codes == 240
+    assert load(run).sample(2).shape == (2, 3, 12, 12)
+
+
 # -- mistakes
 
 

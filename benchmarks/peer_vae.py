@@ -36,8 +36,8 @@ from calotype.trainer import TrainConfig, Trainer
 
 GEMM = 1024
 PEERS = {  # module and names of encoder and decoder, and the widths of a VAE of ours of that size
-    "resnet": ("resnets", "Encoder_ResNet_VAE_MNIST", "Decoder_ResNet_AE_MNIST", (16, 32, 32)),
-    "conv": ("convnets", "Encoder_Conv_VAE_MNIST", "Decoder_Conv_AE_MNIST", (64, 128, 256)),
+    "resnet": ("resnets", "Encoder_ResNet_VAE_MNIST", "Decoder_ResNet_AE_MNIST", (32, 48, 64, 64)),
+    "conv": ("convnets", "Encoder_Conv_VAE_MNIST", "Decoder_Conv_AE_MNIST", (128, 256, 320, 320)),
 }
 
 
@@ -49,9 +49,11 @@ class Theirs(Trainable):
         self.model = model
 
     def turns(self) -> Sequence[Turn]:
+        """One."""
         return (Turn("model", self.loss),)
 
     def loss(self, batch: Batch, noise: Noise) -> Loss:
+        """As they compute it."""
         return Loss(self.model({"data": batch.images / 255}).loss, {})
 
 
@@ -62,9 +64,8 @@ def peer(name: str) -> Any:
     networks = importlib.import_module(f"pythae.models.nn.benchmarks.mnist.{module}")
     config = models.VAEConfig(input_dim=(1, 28, 28), latent_dim=16, reconstruction_loss="bce")
     with seeded(0):
-        return models.VAE(
-            config, encoder=getattr(networks, encoder)(config), decoder=getattr(networks, decoder)(config)
-        )
+        parts = {"encoder": getattr(networks, encoder)(config), "decoder": getattr(networks, decoder)(config)}
+        return models.VAE(config, **parts)
 
 
 def trainer_of(packed: PackedDataset, model: Trainable, batch: int, **training: Any) -> Trainer:
@@ -113,7 +114,7 @@ def measure(packed: PackedDataset, name: str, options: argparse.Namespace) -> No
     trainers = {
         "theirs, float32": trainer_of(packed, Theirs(peer(name)), batch, precision="fp32"),
         "theirs": trainer_of(packed, Theirs(peer(name)), batch),
-        "plain": trainer_of(packed, ours(packed, "plain", widths=PEERS[name][3] + PEERS[name][3][-1:]), batch),
+        "plain": trainer_of(packed, ours(packed, "plain", widths=PEERS[name][3]), batch),
         "ladder, float32": trainer_of(packed, ours(packed, "tiny"), batch, precision="fp32", **default),
         "ladder": trainer_of(packed, ours(packed, "tiny"), batch, **default),
     }

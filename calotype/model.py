@@ -86,6 +86,7 @@ class Preset:
     learning_rate: float
     images_wanted: int  # with fewer images seen than this a smaller preset does better in the same time
     optimizer: str = "adamw"  # or muon
+    beta1: float = 0.9
     auto: bool = True  # whether it is one of the sizes that a budget is matched with, or only for whoever names it
 
 
@@ -93,6 +94,7 @@ class Trainable(nn.Module, ABC):
     """What the trainer trains: players, and the turns that they take."""
 
     images_seen: int = 0  # in completed steps of its training, as the trainer says; what settings change by
+    progress: float = 0.0  # the same as a share of the budget
 
     def players(self) -> Mapping[str, nn.Module]:
         """The modules that are optimised apart from each other, by name."""

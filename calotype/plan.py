@@ -27,7 +27,7 @@ IMAGES = {"img": 1, "kimg": 1_000, "Mimg": 1_000_000}
 
 LONGEST_BUDGET = 1e12  # of any unit; more is a slip of the finger
 
-OF_THE_PRESET = ("batch_size", "optimizer", "learning_rate")  # what a preset decides in [training]
+OF_THE_PRESET = ("batch_size", "optimizer", "learning_rate", "beta1")  # what a preset decides in [training]
 
 CHECKPOINTS = 20  # per run: a kill costs at most a twentieth of it
 PREVIEW_SHARE = 0.04  # of a time budget at most, for watching it improve

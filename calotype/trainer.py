@@ -210,7 +210,7 @@ class Trainer(Generic[Model]):
 
     def _step(self) -> Progress:
         rate = self.learning_rate(self.step)
-        self.model.images_seen = self.images_seen
+        self.model.images_seen, self.model.progress = self.images_seen, self.step / self.steps
         losses: dict[str, Tensor] = {}
         norms: dict[str, Tensor] = {}
         skipped: list[str] = []

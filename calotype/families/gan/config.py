@@ -1,0 +1,70 @@
+"""What a generative adversarial network is, and how to sample from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+from calotype.config import check_choice
+from calotype.errors import ConfigError
+from calotype.families.gan.losses import LOSSES
+from calotype.families.gan.networks import NETWORKS
+from calotype.nn.augment import CHANGES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GANConfig:
+    """What a generative adversarial network is."""
+
+    network: str = "normfree"  # or resnet, dcgan
+    widths: tuple[int, ...] = (32, 64, 128)  # features per level of both networks, finest first; multiples of 16
+    blocks: tuple[int, ...] = (1, 1, 1)  # per level
+    expansion: int = 2  # of normfree: features within a block, times those of its level
+    group: int = 16  # of normfree: features of a group of the convolutions within
+    latents: int = 64  # of an image
+    loss: str = "relativistic"  # or non-saturating, minimax, least-squares, hinge, wasserstein
+    r1: float = 1.0  # weight of half the squared gradient of the discriminator at real images
+    r2: float = 1.0  # and at generated ones
+    penalty_end: float = 0.1  # both at the end of training, as a share; the way there is a cosine
+    gradient_penalty: float = 0.0  # weight of the squared distance from 1 of the gradient's norm between both
+    critic_steps: int = 1  # of the discriminator for one of the generator
+    spectral: bool = False  # the largest singular value of each of the discriminator's weights is 1
+    augment: float = 0.0  # probability of each change of what the discriminator sees, at the end of training
+    changes: tuple[str, ...] = ("shift", "colour", "cut")  # also flip, turn
+    overfit: float = 0.0  # above 0, augment is found: so that the mean sign of the logits of real images is this
+
+    def __post_init__(self) -> None:
+        check_choice("model.network", self.network, NETWORKS)
+        check_choice("model.loss", self.loss, LOSSES)
+        for change in self.changes:
+            check_choice("model.changes", change, CHANGES)
+        if not self.widths or len(self.widths) != len(self.blocks):
+            raise ConfigError(
+                f"model.widths has {len(self.widths)} levels and model.blocks {len(self.blocks)}: give each level both"
+            )
+        for width in self.widths:
+            if width < 16 or width % 16:
+                near = max(16, round(width / 16) * 16)
+                raise ConfigError(f"model.widths contains {width}, but widths are multiples of 16: use {near}")
+        if min(self.blocks) < 1:
+            raise ConfigError(f"model.blocks contains {min(self.blocks)}: give at least 1 for each level")
+        for name in ("expansion", "group", "latents", "critic_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
+        for name in ("r1", "r2", "penalty_end", "gradient_penalty"):
+            if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more")
+        for name in ("augment", "overfit"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more, and less than 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GANOptions:
+    """How to sample from a generative adversarial network."""
+
+    truncation: float = 0.0  # latents are drawn from -truncation to truncation; 0: from anywhere
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.truncation) and self.truncation >= 0):
+            raise ConfigError(f"truncation is {self.truncation}: give 0 or more; 1 draws more typical images, 0 any")

@@ -1,0 +1,150 @@
+"""Generative adversarial networks: a generator that draws images of latents in one pass, and a discriminator.
+
+Each is trained by its own loss of `losses`, in turn; the penalties are on the gradient of the discriminator in the
+images as they are, before they are changed at random.
+
+Source: Goodfellow et al. 2014, arXiv:1406.2661; Huang et al. 2024, arXiv:2501.05441.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from calotype.families.gan.config import GANConfig, GANOptions
+from calotype.families.gan.losses import LOSSES, gradient_penalty, squared_gradient
+from calotype.families.gan.networks import NETWORKS
+from calotype.families.gan.presets import presets
+from calotype.images import to_unit
+from calotype.model import Batch, GenerativeModel, ImageSpec, Loss, Preset, Turn
+from calotype.nn.augment import augmented
+from calotype.rng import Noise
+
+ADAPTED = 100_000  # images over which an adaptive probability can rise from 0 to 1
+MOST_LIKELY = 0.8  # that it becomes; beyond, generated images may be changed as well
+
+
+class GAN(GenerativeModel):
+    """Two players: a generator, and a discriminator that tells its images from real ones."""
+
+    Config = GANConfig
+    Options = GANOptions
+    probability: Tensor
+
+    def __init__(self, spec: ImageSpec, config: GANConfig) -> None:
+        super().__init__(spec, config)
+        self.generator, self.discriminator = NETWORKS[config.network](spec, config)
+        self.register_buffer("probability", torch.zeros(()))  # of a change, where it is adaptive
+
+    @classmethod
+    def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        return presets(spec)
+
+    def players(self) -> Mapping[str, nn.Module]:
+        return {"discriminator": self.discriminator, "generator": self.generator}
+
+    def turns(self) -> Sequence[Turn]:
+        return (
+            Turn("discriminator", self.discriminator_loss, self.config.critic_steps),
+            Turn("generator", self.generator_loss),
+        )
+
+    # -- the two losses
+
+    def discriminator_loss(self, batch: Batch, noise: Noise) -> Loss:
+        """Of telling real images from generated ones, and the penalties on its gradient."""
+        config, training = self.config, self.training
+        real = to_unit(batch.images, self.dtype)
+        with torch.no_grad():
+            fake = self._generated(noise.fork("latents"), batch.labels).to(real.dtype)
+        if training and (config.r1 or config.r2):
+            real, fake = real.requires_grad_(), fake.requires_grad_()
+        of_real = self._judged(real, batch.labels, noise.fork("real"))
+        of_fake = self._judged(fake, batch.labels, noise.fork("fake"))
+        value = LOSSES[config.loss].discriminator(of_real, of_fake)
+        parts = {
+            "real": of_real.detach().mean(),
+            "fake": of_fake.detach().mean(),
+            "accuracy": 0.5 * ((of_real > 0).float().mean() + (of_fake < 0).float().mean()).detach(),
+        }
+        if config.loss == "relativistic":
+            parts["accuracy"] = (of_real > of_fake).float().mean().detach()
+        if not training:
+            return Loss(value, parts)
+        weight = self._penalty_weight()
+        for name, gamma, logits, images in (("r1", config.r1, of_real, real), ("r2", config.r2, of_fake, fake)):
+            if gamma:
+                penalty = squared_gradient(logits, images)
+                value = value + weight * gamma * penalty
+                parts[name] = penalty.detach()
+        if config.gradient_penalty:
+            shares = noise.fork("between").uniform()
+            penalty = gradient_penalty(
+                lambda x: self.discriminator(x, batch.labels).float(), real.detach(), fake.detach(), shares
+            )
+            value = value + config.gradient_penalty * penalty
+            parts["gradient_penalty"] = penalty.detach()
+        if config.overfit:
+            self._adapt(of_real.detach())
+            parts["augment"] = self.probability.clone()
+        return Loss(value, parts)
+
+    def generator_loss(self, batch: Batch, noise: Noise) -> Loss:
+        """Of generated images that are to be taken for real."""
+        loss = LOSSES[self.config.loss]
+        fake = self._generated(noise.fork("latents"), batch.labels)
+        of_fake = self._judged(fake, batch.labels, noise.fork("fake"))
+        of_real = of_fake
+        if loss.paired:
+            with torch.no_grad():
+                real = to_unit(batch.images, self.dtype)
+                of_real = self._judged(real, batch.labels, noise.fork("real"))
+        return Loss(loss.generator(of_real, of_fake), {})
+
+    def _generated(self, noise: Noise, labels: Tensor | None) -> Tensor:
+        z = noise.normal(self.config.latents).to(self.dtype)
+        images: Tensor = self.generator(z, labels)
+        return images
+
+    def _judged(self, images: Tensor, labels: Tensor | None, noise: Noise) -> Tensor:
+        """Logits of images, (B,), in training changed at random."""
+        if self.training and (self.config.augment or self.config.overfit):
+            images = augmented(images, self._augment(), noise, self.config.changes)
+        logits: Tensor = self.discriminator(images, labels).float()
+        return logits
+
+    def _penalty_weight(self) -> float:
+        """From 1 to penalty_end, by a cosine over training."""
+        end = self.config.penalty_end
+        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * self.progress))
+
+    def _augment(self) -> Tensor | float:
+        if self.config.overfit:
+            return self.probability
+        return self.config.augment * 0.5 * (1 - math.cos(math.pi * min(1.0, self.progress)))
+
+    def _adapt(self, of_real: Tensor) -> None:
+        """Move the probability of changes towards where the logits of real images have the sign wanted in the mean."""
+        step = torch.sign(of_real.sign().mean() - self.config.overfit) * len(of_real) / ADAPTED
+        self.probability.add_(step).clamp_(0, MOST_LIKELY)
+
+    # -- images
+
+    @torch.no_grad()
+    def sample(self, noise: Noise, labels: Tensor | None = None, options: GANOptions | None = None) -> Tensor:
+        z = noise.fork("latents").normal(self.config.latents)
+        bound = (options or GANOptions()).truncation
+        if bound:
+            z = _truncated(z, bound)
+        images: Tensor = self.generator(z.to(self.dtype), labels)
+        return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).contiguous()
+
+
+def _truncated(z: Tensor, bound: float) -> Tensor:
+    """Values of the normal distribution as values of it between -bound and bound, in the same order."""
+    edge = 0.5 * (1 + math.erf(bound / 2**0.5))
+    inside = torch.special.ndtr(z.double()) * (2 * edge - 1) + (1 - edge)
+    return torch.special.ndtri(inside).to(z.dtype)

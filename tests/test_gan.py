@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.data.batches import Batches
@@ -18,6 +17,7 @@ from calotype.errors import ConfigError
 from calotype.families.gan import GAN, GANConfig, GANOptions
 from calotype.families.gan.losses import LOSSES, gradient_penalty, squared_gradient
 from calotype.families.gan.model import _truncated
+from calotype.families.gan.networks import NETWORKS
 from calotype.model import Batch, ImageSpec, Loss, Trainable, Turn
 from calotype.nn.augment import CHANGES, augmented
 from calotype.rng import Noise, seeded
@@ -324,15 +324,53 @@ def test_classes_change_images_and_logits() -> None:
     assert not torch.equal(*(model.discriminator(images, torch.tensor([k, k])) for k in (0, 2)))
 
 
-@pytest.mark.parametrize("spec", [ImageSpec(1, 28, 28), ImageSpec(4, 45, 31), ImageSpec(3, 7, 5), ImageSpec(1, 1, 1)])
-def test_images_of_any_size_are_drawn_and_judged(spec: ImageSpec) -> None:
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "spec", [ImageSpec(1, 28, 28), ImageSpec(4, 45, 31, 2), ImageSpec(3, 7, 5), ImageSpec(1, 1, 1)]
+)
+def test_images_of_any_size_are_drawn_and_judged(spec: ImageSpec, network: str) -> None:
     with seeded(0):
-        model = GAN(spec, GAN.presets(spec)["tiny"].model).to_eval()
-    images = model.sample(Noise.per_image(0, range(3), "cpu"))
+        model = GAN(spec, replace(GAN.presets(spec)["tiny"].model, network=network)).to_eval()
+    labels = torch.tensor([0, 1, 1]) if spec.num_classes else None
+    images = model.sample(Noise.per_image(0, range(3), "cpu"), labels)
     assert images.shape == (3, *spec.shape)
     assert images.dtype == torch.uint8
-    logits = model.discriminator(images.float() / 127.5 - 1, None)
+    logits = model.discriminator(images.float() / 127.5 - 1, labels)
     assert logits.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("network", "widths", "generator", "discriminator"),
+    [
+        # As in mimicry 0.1.16, by its own count: SNGANGenerator32 and SNGANDiscriminator32.
+        ("resnet", (256, 256, 256, 256), 4_276_739, 1_053_825),
+        # z 100 -> 4 x 4 x 512 -> 256 -> 128 -> 3: weights, scales and shifts, and the bias of the last layer.
+        (
+            "dcgan",
+            (64, 128, 256, 512),
+            128 * 8192 + 2 * (512 + 256 + 128) + 16 * (512 * 256 + 256 * 128 + 128 * 3) + 3,
+            16 * (3 * 128 + 128 * 256 + 256 * 512) + 128 + 2 * (256 + 512) + 512 * 16,
+        ),
+    ],
+)
+def test_networks_have_the_published_size(
+    network: str, widths: tuple[int, ...], generator: int, discriminator: int
+) -> None:
+    share = 0.5 if network == "resnet" else 1.0
+    config = GANConfig(network=network, widths=widths, blocks=(1,) * 4, latents=128, critic_share=share, r1=0, r2=0)
+    with torch.device("meta"):
+        model = GAN(ImageSpec(3, 32, 32), config)
+    assert sum(p.numel() for p in model.generator.parameters()) == generator
+    assert sum(p.numel() for p in model.discriminator.parameters()) == discriminator
+
+
+def test_spectral_norm_is_the_largest_singular_value() -> None:
+    model = model_of(ImageSpec(1, 8, 8), network="resnet", spectral=True, r1=0.0, r2=0.0)
+    list(trainer_of(model, Stripes(labels=False), images=8 * 2 * 40).run())
+    for name, module in model.discriminator.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            largest = float(torch.linalg.svdvals(module.weight.detach().flatten(1).double())[0])
+            assert largest == pytest.approx(1, abs=0.05), name
 
 
 def test_signals_keep_their_size_through_deep_networks() -> None:
@@ -340,8 +378,8 @@ def test_signals_keep_their_size_through_deep_networks() -> None:
     for blocks in (1, 6):
         model = model_of(ImageSpec(3, 32, 32), widths=(32, 32, 32, 32), blocks=(blocks,) * 4)
         images = model.generator(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), None)
-        assert 0.3 < float(images.std()) < 3
-        assert 0.1 < float(model.discriminator(F.normalize(images, dim=(1, 2, 3)) * 55, None).std()) < 3
+        assert 0.3 < images.std().item() < 3
+        assert 0.1 < model.discriminator(images / images.std(), None).std().item() < 3
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ class GANConfig:
 
     network: str = "normfree"  # or resnet, dcgan
     widths: tuple[int, ...] = (32, 64, 128)  # features per level of both networks, finest first; multiples of 16
-    blocks: tuple[int, ...] = (1, 1, 1)  # per level
+    blocks: tuple[int, ...] = (1, 1, 1)  # of normfree, per level
     expansion: int = 2  # of normfree: features within a block, times those of its level
     group: int = 16  # of normfree: features of a group of the convolutions within
+    critic_share: float = 1.0  # features of the discriminator, as a share of the generator's
     latents: int = 64  # of an image
     loss: str = "relativistic"  # or non-saturating, minimax, least-squares, hinge, wasserstein
     r1: float = 1.0  # weight of half the squared gradient of the discriminator at real images
@@ -54,6 +55,8 @@ class GANConfig:
         for name in ("r1", "r2", "penalty_end", "gradient_penalty"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more")
+        if not 0 < self.critic_share <= 4:
+            raise ConfigError(f"model.critic_share is {self.critic_share}: give a share above 0, such as 0.5, up to 4")
         for name in ("augment", "overfit"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more, and less than 1")

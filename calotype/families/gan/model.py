@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from calotype.families.gan.config import GANConfig, GANOptions
 from calotype.families.gan.losses import LOSSES, gradient_penalty, squared_gradient
-from calotype.families.gan.networks import NETWORKS
+from calotype.families.gan.networks import players
 from calotype.families.gan.presets import presets
 from calotype.images import to_unit
 from calotype.model import Batch, GenerativeModel, ImageSpec, Loss, Preset, Turn
@@ -36,7 +36,7 @@ class GAN(GenerativeModel):
 
     def __init__(self, spec: ImageSpec, config: GANConfig) -> None:
         super().__init__(spec, config)
-        self.generator, self.discriminator = NETWORKS[config.network](spec, config)
+        self.generator, self.discriminator = players(spec, config)
         self.register_buffer("probability", torch.zeros(()))  # of a change, where it is adaptive
 
     @classmethod

@@ -97,7 +97,7 @@ def train(
     """Train a model on pictures, or continue a run with --resume.
 
     Args:
-        family: autoregressive, diffusion or vae.
+        family: autoregressive, diffusion, gan or vae.
         data: folder, zip or tar, Parquet, npz or npy, "glyphs", or a hub name.
         budget: a time as 90s, 30m or 2h, or images as 20000img, 500kimg or 2Mimg; by default 30m.
         out: the run directory; by default a new one below runs/.
@@ -287,7 +287,7 @@ def reconstruct(
     checkpoint: str = "last",
     device: str = "auto",
 ) -> int:
-    """Show pictures beside what a vae keeps of them.
+    """Show pictures beside what a vae, or a gan, keeps of them.
 
     Args:
         run: a run directory.
@@ -315,6 +315,44 @@ def reconstruct(
     return 0
 
 
+def invert(
+    run: Path,
+    pictures: Data,
+    /,
+    out: MaybePath = None,
+    sheet: MaybePath = None,
+    labels: Words = "",
+    checkpoint: str = "last",
+    device: str = "auto",
+) -> int:
+    """Find the latents of a gan whose pictures are the nearest to given ones.
+
+    Args:
+        run: a run directory.
+        pictures: a source of pictures as for train, or one picture.
+        out: an npz file for the latents, as `calotype encode` writes it; without, 64 pictures at most are looked at.
+        sheet: a PNG file: each picture, and beside it the nearest, of 64; by default inversions.png in the run.
+        labels: classes by name or number, separated by commas, taken in turn; by default those of the pictures.
+        checkpoint: last, best, or images seen.
+        device: auto, cpu, cuda or mps.
+    """
+    from calotype import latent_job
+    from calotype.display import for_stream
+
+    with for_stream() as display:
+        latent_job.invert(
+            run,
+            pictures,
+            out=out,
+            sheet=sheet,
+            labels=_names(labels),
+            checkpoint=checkpoint,
+            device=device,
+            display=display,
+        )
+    return 0
+
+
 def interpolate(
     run: Path,
     first: Data,
@@ -327,7 +365,7 @@ def interpolate(
     checkpoint: str = "last",
     device: str = "auto",
 ) -> int:
-    """Draw pictures between two, by the latents of a vae.
+    """Draw pictures between two, by the latents of a vae or a gan.
 
     Args:
         run: a run directory.
@@ -369,7 +407,7 @@ def encode(
     checkpoint: str = "last",
     device: str = "auto",
 ) -> int:
-    """Write what a vae keeps of pictures as numbers.
+    """Write what a vae, or a gan, keeps of pictures as numbers.
 
     Args:
         run: a run directory.
@@ -405,7 +443,7 @@ def decode(
     checkpoint: str = "last",
     device: str = "auto",
 ) -> int:
-    """Draw the pictures of a vae's latents.
+    """Draw the pictures of latents, of a vae or a gan.
 
     Args:
         run: a run directory.
@@ -495,6 +533,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "sample": sample,
     "complete": complete,
     "reconstruct": reconstruct,
+    "invert": invert,
     "interpolate": interpolate,
     "encode": encode,
     "decode": decode,

@@ -23,6 +23,7 @@ class Status(NamedTuple):
     loss: float
     held_out: float | None
     history: Sequence[float]  # of the loss, oldest first
+    told: str = ""  # what else is known
 
     @property
     def remaining(self) -> float:
@@ -88,7 +89,7 @@ def describe(status: Status) -> str:
     held_out = "" if status.held_out is None else f"  held-out {status.held_out:.4f}"
     return (
         f"{share:4.0%}  {status.images_seen:,} images  {status.images_per_second:,.0f}/s  "
-        f"loss {status.loss:.4f}{held_out}  {clock(status.remaining)} left"
+        f"loss {status.loss:.4f}{held_out}  {status.told}{'  ' if status.told else ''}{clock(status.remaining)} left"
     )
 
 

@@ -42,7 +42,7 @@ LIKELIHOOD_BATCH = 8
 LIKELIHOOD_IMAGES = 2_000  # at most
 SHOWN = 100  # samples on the page
 PREVIEWS = 6  # of training
-VIEWED = 256  # held-out images whose latents are looked at
+VIEWED = 96  # held-out images whose latents are looked at
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""`calotype reconstruct`, `interpolate`, `encode` and `decode`: a run, and pictures or their latents."""
+"""`calotype reconstruct`, `invert`, `interpolate`, `encode` and `decode`: a run, and pictures or their latents."""
 
 from __future__ import annotations
 
@@ -44,6 +44,39 @@ def reconstruct(
     display.message(f"{len(back)} pictures; on average a value comes back {off:.1f} of 255 away")
     sheet = torch.stack([found.images[:MOST], back[:MOST]], 1).flatten(0, 1)
     return _write(sheet, 8, out, path / "reconstructions.png", folder, back, display)
+
+
+def invert(
+    path: Path,
+    pictures: str,
+    *,
+    out: Path | None,
+    sheet: Path | None,
+    labels: Sequence[str] | None,
+    checkpoint: str,
+    device: str,
+    display: Display,
+) -> list[Path]:
+    """Latents whose pictures are the nearest to given ones, and both side by side; returns where they are.
+
+    Raises:
+        CalotypeError: for anything the user can mend.
+    """
+    model = _load(path, checkpoint, device, display)
+    found = given(model, pictures, labels, MOST if out is None else None, display, "inverted")
+    latents = torch.cat(list(_encoded(model, found, "inverted", display)))
+    shown = found.images[:MOST]
+    on = next(model.model.parameters()).device
+    back = _decode(model, latents[:MOST].to(on), None if found.labels is None else found.labels[:MOST])
+    off = float((back.float() - shown.float()).abs().mean())
+    display.message(f"{len(latents)} pictures; on average a value is {off:.1f} of 255 away from what was found")
+    both = torch.stack([shown, back], 1).flatten(0, 1)
+    places = _write(both, 8, sheet, path / "inversions.png", None, back, display)
+    if out is not None:
+        _save(model, found, latents, out)
+        display.message(f"latents: {out}")
+        places.append(out)
+    return places
 
 
 def interpolate(
@@ -98,18 +131,9 @@ def encode(
     """
     model = _load(path, checkpoint, device, display)
     found = given(model, pictures, labels, None, display, "encoded")
-    parts = []
-    for part in _parts(model, found):
-        parts.append(_encode(model, part).cpu())
-        display.count("encoded", sum(map(len, parts)), len(found.images))
-    arrays: dict[str, Any] = {"latents": torch.cat(parts).numpy()}
-    if found.labels is not None:
-        arrays |= {"labels": found.labels.numpy(), "class_names": np.array(model.class_names)}
-    try:
-        write_atomic(out, lambda file: np.savez(file, **arrays))
-    except OSError as error:
-        raise RunError(f"latents cannot be written to {out} ({error.strerror}): choose another --out") from error
-    display.message(f"{len(found.images)} pictures, {arrays['latents'].shape[1]} latents each: {out}")
+    latents = torch.cat(list(_encoded(model, found, "encoded", display)))
+    _save(model, found, latents, out)
+    display.message(f"{len(found.images)} pictures, {latents.shape[1]} latents each: {out}")
     return out
 
 
@@ -151,7 +175,7 @@ def decode(
 def _load(path: Path, checkpoint: str, device: str, display: Display) -> TrainedModel:
     model = load(path, checkpoint=checkpoint, device=device, report=display.message)
     if not isinstance(model.model, Encodable):
-        raise ConfigError(f"{path} is a model of a family without latents for pictures: train a vae")
+        raise ConfigError(f"{path} is a model of a family without latents for pictures: train a vae or a gan")
     return model
 
 
@@ -175,6 +199,25 @@ def _parts(model: TrainedModel, found: Given) -> Iterator[Given]:
     for start in range(0, len(found.images), size):
         rows = slice(start, start + size)
         yield Given(found.images[rows], None if found.labels is None else found.labels[rows])
+
+
+def _encoded(model: TrainedModel, found: Given, verb: str, display: Display) -> Iterator[Tensor]:
+    """Latents of pictures, some at a time, on the CPU."""
+    done = 0
+    for part in _parts(model, found):
+        yield _encode(model, part).cpu()
+        done += len(part.images)
+        display.count(verb, done, len(found.images))
+
+
+def _save(model: TrainedModel, found: Given, latents: Tensor, out: Path) -> None:
+    arrays: dict[str, Any] = {"latents": latents.numpy()}
+    if found.labels is not None:
+        arrays |= {"labels": found.labels.numpy(), "class_names": np.array(model.class_names)}
+    try:
+        write_atomic(out, lambda file: np.savez(file, **arrays))
+    except OSError as error:
+        raise RunError(f"latents cannot be written to {out} ({error.strerror}): choose another --out") from error
 
 
 def _encode(model: TrainedModel, found: Given) -> Tensor:

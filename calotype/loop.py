@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import NamedTuple
 
 from calotype.data.batches import Batches
 from calotype.display import Display, Status
 from calotype.errors import CalotypeError, TrainingDiverged
 from calotype.images import grid, write_png
+from calotype.judging import Judge
 from calotype.mirror import Mirror
-from calotype.model import GenerativeModel
+from calotype.model import GenerativeModel, Remark
 from calotype.plan import preview
 from calotype.runs import Run
 from calotype.trainer import NonFinite, Progress, Trainer
@@ -23,6 +26,10 @@ from calotype.trainer import NonFinite, Progress, Trainer
 RETURNS_LIMIT = 3  # to a checkpoint without reaching the next one; then the settings are wrong, not the data
 HELD_OUT_IMAGES = 256  # measured at each checkpoint: enough to rank checkpoints, a per cent or so of the time
 LOG_SECONDS = 1.0  # between log lines
+
+
+class Collapsed(Exception):
+    """What was learned is lost, and the config says to go back; the message says how it shows, and what to change."""
 
 
 class Interrupted(CalotypeError):
@@ -40,7 +47,9 @@ class Context:
     run: Run
     trainer: Trainer[GenerativeModel]
     drawn: GenerativeModel  # of the averaged weights, what pictures are drawn from
+    judge: Judge | None  # of its samples, where the loss does not say how good the model is
     held_out: Batches
+    seen: Batches  # of training images, to compare with
     shown: Display
     mirror: Mirror
     stop: Callable[[], int]
@@ -57,13 +66,14 @@ def until_done(context: Context) -> None:
     while True:
         try:
             _loop(context)
-        except NonFinite as error:
+        except (NonFinite, Collapsed) as error:
             returns, reached, shift = trainer.returns + 1, trainer.step + 1, trainer.shift
             if returns > RETURNS_LIMIT:
+                rate = run.config.training.learning_rate / 3
+                other = f". Start again with a lower rate: --set training.learning_rate={rate:.1g}"
                 raise TrainingDiverged(
-                    f"{error}, after {RETURNS_LIMIT} returns. The last good checkpoint of {run.path} is "
-                    f"intact. Start again with a lower rate: --set training.learning_rate="
-                    f"{run.config.training.learning_rate / 3:.1g}"
+                    f"{error}; this came again after {RETURNS_LIMIT} returns. The last good checkpoint of {run.path} "
+                    f"is intact{other if isinstance(error, NonFinite) else ''}"
                 ) from error
             if not run.restore(trainer, context.shown.message):
                 raise TrainingDiverged(f"{error}, and {run.path} has no sound checkpoint to go back to") from error
@@ -83,7 +93,7 @@ def _loop(context: Context) -> None:
     history: deque[float] = deque(maxlen=2000)
     pace = _Pace(trainer.images_seen)
     held_out: float | None = None
-    remarked = False
+    remarked, told = False, ""
     micro_batch, saved = trainer.micro_batch, trainer.step
     for progress in trainer.run():
         for player in progress.skipped:
@@ -107,18 +117,18 @@ def _loop(context: Context) -> None:
                     history[-1],
                     held_out,
                     tuple(history),
+                    told,
                 )
             )
         if context.due(config.checkpoint_every):
             with pace.pause():
-                measured = _checkpoint(context)
-            if measured is not None:
-                held_out, saved = measured, trainer.step
-            remark = trainer.model.remark({name: float(value) for name, value in progress.losses.items()})
-            if remark:
-                run.log("remark", images_seen=progress.images_seen, text=remark)
+                measured = _checkpoint(context, {name: float(value) for name, value in progress.losses.items()})
+            if measured.saved:
+                held_out, saved, told = measured.held_out, trainer.step, measured.told
+            if measured.remark is not None:
+                run.log("remark", images_seen=progress.images_seen, text=measured.remark.text)
                 if not remarked:
-                    context.shown.message(remark)
+                    context.shown.message(measured.remark.text)
                 remarked = True
         if context.due(config.preview_every):
             with pace.pause():
@@ -144,23 +154,50 @@ def _log_progress(context: Context, progress: Progress, pace: _Pace) -> float:
     return sum(value for name, value in values.items() if "/" not in name)
 
 
-def _checkpoint(context: Context) -> float | None:
-    """Measure the held-out loss and save; returns the loss, None where updates are being skipped and nothing is saved.
+class _Measured(NamedTuple):
+    """What a checkpoint found."""
 
-    At the end of the budget it always saves: updates that were skipped have left the weights as they were.
+    saved: bool
+    held_out: float
+    remark: Remark | None
+    told: str  # of the samples, for the display
+
+
+def _checkpoint(context: Context, parts: Mapping[str, float]) -> _Measured:
+    """Measure the held-out loss, and samples where that does not say enough, and save.
+
+    Where updates are being skipped nothing is saved, but at the end of the budget: they have left the weights as they
+    were.
+
+    Args:
+        parts: losses and their parts of the last step.
+
+    Raises:
+        Collapsed: instead of saving, where that is to be gone back from.
     """
-    trainer = context.trainer
+    trainer, run = context.trainer, context.run
     if any(trainer.bad_turns.values()) and trainer.step < trainer.steps:
-        return None  # not a state to go back to
-    trainer.returns = 0
+        return _Measured(False, math.nan, None, "")  # not a state to go back to
     count = -(-min(HELD_OUT_IMAGES, len(context.held_out.indices)) // context.held_out.size)
     losses = trainer.held_out_loss(context.held_out, count)
-    total = sum(losses.values())
-    context.run.save(trainer, {"held_out": total})
+    total = sum(value for name, value in losses.items() if "/" not in name)
     record = {f"held_out/{name}": value for name, value in losses.items()}
-    context.run.log("checkpoint", images_seen=trainer.images_seen, **record)
+    facts, told = {"held_out": total}, ""
+    if context.judge is not None:
+        seen = trainer.held_out_loss(context.seen, count)
+        record |= {f"seen/{name}": value for name, value in seen.items()}
+        judged = context.judge(context.drawn)
+        facts["score"] = judged.distance
+        record |= {"samples/distance": judged.distance, "samples/diversity": judged.diversity}
+        told = f"samples {judged.distance:.3g} from real, {judged.diversity:.0%} as diverse"
+    remark = trainer.model.remark({**parts, **record})
+    if remark is not None and remark.collapsed and run.config.training.on_collapse == "rollback":
+        raise Collapsed(remark.text)
+    trainer.returns = 0
+    run.save(trainer, facts)
+    run.log("checkpoint", images_seen=trainer.images_seen, **record)
     context.mirror(record, trainer.images_seen)
-    return total
+    return _Measured(True, total, remark, told)
 
 
 def _preview(context: Context) -> None:

@@ -77,6 +77,13 @@ class Bits(NamedTuple):
     enough: int = 2_000  # images of which an evaluation asks it, which is fewer where it takes long
 
 
+class Remark(NamedTuple):
+    """What there is to say of how training goes."""
+
+    text: str
+    collapsed: bool = False  # whether what has been learned is lost, so that it is better to go back
+
+
 @dataclass(frozen=True, slots=True)
 class Preset:
     """A size of a family's model, with the training settings that suit it."""
@@ -118,6 +125,7 @@ class GenerativeModel(Trainable):
 
     Config: ClassVar[type[Any]]  # frozen dataclass: what the model is
     Options: ClassVar[type[Any]]  # frozen dataclass: how to sample from it
+    loss_ranks: ClassVar[bool] = True  # whether of two models the better has the lower held-out loss; else samples say
     models_codes: ClassVar[bool] = False  # whether bytes may be names, such as numbers of codes, without an order
     spec: ImageSpec
 
@@ -142,13 +150,15 @@ class GenerativeModel(Trainable):
     def check_options(self, options: Any) -> None:
         """Raise ConfigError for sampling options that this model cannot follow. Default: it follows all."""
 
-    def remark(self, parts: Mapping[str, float]) -> str:
-        """What the user should know of how training goes, with what to change; "", the default: nothing.
+    def remark(self, parts: Mapping[str, float]) -> Remark | None:
+        """What the user should know of how training goes, with what to change; None, the default: nothing.
 
         Args:
-            parts: of the losses, by player and name as in the log, of the last step.
+            parts: losses and their parts, by player and name as in the log: of the last step, and of held-out images
+                with held_out/ before them. Where samples are judged, those of training images as well, with seen/, and
+                samples/distance and samples/diversity.
         """
-        return ""
+        return None
 
     def network_calls(self, options: Any) -> int | None:
         """How often the network is evaluated for a batch of samples; None, the default: it is counted."""

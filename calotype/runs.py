@@ -239,13 +239,17 @@ class Run:
         return checkpoints.found(self.path / "checkpoints")
 
     def best(self) -> Path | None:
-        """The checkpoint with the lowest held-out loss, the newest of equals; None where none has one."""
+        """The checkpoint with the lowest score, the newest of equals; None where none has one.
+
+        The score is the held-out loss, or how far samples are from held-out pictures where that says more.
+        """
         scored = []
         for path in self.checkpoints():
             try:
-                score = checkpoints.facts(path).get("held_out")
+                facts = checkpoints.facts(path)
             except checkpoints.DamagedCheckpoint:
                 continue
+            score = facts.get("score", facts.get("held_out"))
             if score is not None and math.isfinite(score):
                 scored.append((score, -int(path.name), path))
         return min(scored)[2] if scored else None

@@ -17,6 +17,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, final
 import torch
 from torch import Tensor, nn
 
+from calotype.config import check_choice
 from calotype.data.batches import Batches
 from calotype.errors import ConfigError
 from calotype.model import Batch, Loss, Trainable, Turn
@@ -26,6 +27,7 @@ from calotype.rng import Noise, fold
 # On a GPU bf16 adds small operations, and the time of smaller networks goes into starting those: of an H200's training
 # steps those of 21 M parameters were slower by a third, those of 56 M faster by a quarter.
 BF16_PARAMETERS = 40_000_000
+ON_COLLAPSE = ("say", "rollback")
 NONFINITE_LIMIT = 3  # one bad batch is bad luck; three in a row are a state of the weights
 
 
@@ -53,6 +55,7 @@ class TrainConfig:
     balanced: bool = False  # show every class equally often
     checkpoint_every: int = 0  # images seen between checkpoints; 0: a twentieth of the budget
     preview_every: int = 0  # images seen between preview grids; 0: a twentieth of the budget
+    on_collapse: str = "say"  # what the model remarks when it has collapsed; or rollback: to the last checkpoint
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,6 +65,7 @@ class TrainConfig:
         for name in ("micro_batch", "threads", "checkpoint_every", "preview_every", "weight_decay", "skip_norm"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}: give 0 or more")
+        check_choice("training.on_collapse", self.on_collapse, ON_COLLAPSE)
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"training.optimizer is {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
         for name in ("learning_rate", "clip_norm"):
@@ -292,7 +296,11 @@ class Trainer(Generic[Model]):
             average.copy_(value)
 
     def held_out_loss(self, batches: Batches, count: int) -> dict[str, float]:
-        """The loss of the averaged weights per player, over `count` batches of `batches` and always the same noise."""
+        """The losses of the averaged weights, over `count` batches of `batches` and always the same noise.
+
+        Returns:
+            Each player's loss, and its parts as player/part.
+        """
         sums: dict[str, float] = {}
         for turn in self.ema.turns():
             for k in range(count):
@@ -303,8 +311,11 @@ class Trainer(Generic[Model]):
                 for start in range(0, size, self.micro_batch):
                     stop = min(size, start + self.micro_batch)
                     with self._autocast():
-                        value = turn.loss(batch.rows(start, stop), noise.rows(start, stop)).value.item()
-                    sums[turn.player] = sums.get(turn.player, 0.0) + value * (stop - start) / size / count
+                        loss = turn.loss(batch.rows(start, stop), noise.rows(start, stop))
+                    share = (stop - start) / size / count
+                    found = {turn.player: loss.value} | {f"{turn.player}/{k}": v for k, v in loss.parts.items()}
+                    for name, value in found.items():
+                        sums[name] = sums.get(name, 0.0) + value.item() * share
         return sums
 
     def state_dict(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from calotype.data.batches import Batches
 from calotype.display import Display, PlainDisplay, packing_on
 from calotype.errors import ConfigError, RunError
 from calotype.images import grid, write_png
+from calotype.judging import Judge
 from calotype.latents import Latents
 from calotype.loop import Context, until_done
 from calotype.mirror import Mirror, tensorboard_mirror
@@ -131,7 +132,7 @@ def train(
         )
         run = Run.create(path, config, first)
         shown.message(_announcement(run, planned.images_per_second))
-        _train_run(run, packed, torch_device, shown, tensorboard)
+        _train_run(run, pictures, packed, torch_device, shown, tensorboard)
     return run
 
 
@@ -172,7 +173,7 @@ def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False,
         run.check_data(pictures)
         first = None if run.config.latents is None else run.first_stage(shown.message, device)
         packed = _learned(first, run.config.latents, pictures, shown)
-        _train_run(run, packed, torch_device, shown, tensorboard)
+        _train_run(run, pictures, packed, torch_device, shown, tensorboard)
     return run
 
 
@@ -253,7 +254,20 @@ def _announcement(run: Run, speed: float | None) -> str:
 # -- training
 
 
-def _train_run(run: Run, packed: PackedDataset, device: torch.device, shown: Display, tensorboard: bool) -> None:
+def _train_run(
+    run: Run,
+    pictures: PackedDataset,
+    packed: PackedDataset,
+    device: torch.device,
+    shown: Display,
+    tensorboard: bool,
+) -> None:
+    """Train to the end of the budget.
+
+    Args:
+        pictures: the data set.
+        packed: the same, or what a first stage makes of it: what is learned.
+    """
     config = run.config.training
     mirror: AbstractContextManager[Mirror] = (
         tensorboard_mirror(run.path / "tensorboard") if tensorboard else nullcontext(lambda *_: None)
@@ -263,7 +277,9 @@ def _train_run(run: Run, packed: PackedDataset, device: torch.device, shown: Dis
         trainer = Trainer(run.config.new_model().to(device), _training_batches(packed, config), config)
         held_out = Batches(packed, packed.held_out, _held_out_size(packed), fold(config.seed, "held out"))
         drawn = run.whole(trainer.ema, shown.message).to(device)
-        context = Context(run, trainer, drawn, held_out, shown, write, stop)
+        judge = None if trainer.model.loss_ranks else Judge(pictures)
+        seen = Batches(packed, packed.train, held_out.size, fold(config.seed, "seen"))
+        context = Context(run, trainer, drawn, judge, held_out, seen, shown, write, stop)
         if run.restore(trainer, shown.message):
             if trainer.step >= trainer.steps and (run.path / SAMPLES).exists():
                 shown.message(f"{run.path} has used up its budget: nothing to continue")

@@ -228,6 +228,30 @@ def test_penalties_fall_by_a_cosine_to_their_end() -> None:
     assert weights == pytest.approx([1.0, 0.6, 0.2])
 
 
+def test_what_ails_the_players_is_named_with_what_to_change() -> None:
+    model = model_of(ImageSpec(1, 8, 8))
+    well = {
+        "samples/diversity": 0.9,
+        "seen/discriminator/real": 2.0,
+        "seen/discriminator/fake": -1.0,
+        "held_out/discriminator/real": 1.5,
+        "seen/discriminator/accuracy": 0.8,
+    }
+    assert model.remark(well) is None
+    sure = model.remark(well | {"samples/diversity": 0.1, "seen/discriminator/accuracy": 1.0})
+    assert sure is not None
+    assert sure.collapsed
+    assert "--set model.r1=3 --set model.r2=3" in sure.text
+    chased = model.remark(well | {"samples/diversity": 0.1})
+    assert chased is not None
+    assert "model.loss=relativistic" in chased.text
+    by_heart = model.remark(well | {"held_out/discriminator/real": -0.7})
+    assert by_heart is not None
+    assert not by_heart.collapsed
+    assert "held-out ones are 90% of the way" in by_heart.text
+    assert "model.augment=0.4" in by_heart.text
+
+
 # -- changes of images
 
 
@@ -313,6 +337,27 @@ def test_latents_are_truncated_by_their_rank() -> None:
     inside = normal(200_000, seed=1)
     inside = inside[inside.abs() < 0.5]
     assert float(drawn.std()) == pytest.approx(float(inside.std()), rel=0.02)
+
+
+def test_latents_of_an_image_are_found_again() -> None:
+    """Of images of the model itself, one that comes close, and each by itself."""
+    model = model_of(ImageSpec(3, 8, 8, 2)).to_eval()
+    with torch.no_grad():
+        for p in model.generator.parameters():
+            p.add_(0.2 * normal(*p.shape).float())
+        model.generator.last.weight.mul_(0.1)
+    labels = torch.tensor([0, 1, 0])
+    images = model.sample(Noise.per_image(5, range(3), "cpu"), labels)
+    found = model.encode(images, labels)
+    assert found.shape == (3, 8)
+    back = model.decode(found, labels)
+    others = model.sample(Noise.per_image(6, range(3), "cpu"), labels)
+    off, apart = ((x.float() - images.float()).abs().mean((1, 2, 3)) for x in (back, others))
+    assert bool((off < 0.2 * apart).all()), (off, apart)
+    alone = model.encode(images[1:2], labels[1:2])
+    torch.testing.assert_close(alone, found[1:2], atol=1e-3, rtol=1e-3)
+    with pytest.raises(ConfigError, match="latents are 5 for each picture, but the model has 8"):
+        model.decode(torch.zeros(1, 5), labels[:1])
 
 
 def test_classes_change_images_and_logits() -> None:

@@ -73,6 +73,27 @@ def test_each_end_may_have_a_class_of_its_own(run: Path, picture_folder: Path, t
         assert torch.equal(read_png(tmp_path / label / "000000.png"), read_png(tmp_path / "between" / place))
 
 
+def test_latents_of_a_gan_are_searched_for(
+    picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calotype.training.FINAL_GRID", 4)
+    monkeypatch.setattr("calotype.families.gan.model.SEARCH", 3)
+    out, file = tmp_path / "run", tmp_path / "z.npz"
+    settings = {"model": {"widths": [16, 16], "blocks": [1, 1], "latents": 4}, "training": {"batch_size": 8}}
+    train("gan", picture_folder, budget="32img", out=out, settings=settings)
+    assert calotype("invert", out, picture_folder, "--out", file) == 0
+    assert (out / "inversions.png").is_file()
+    with np.load(file) as arrays:
+        assert arrays["latents"].shape == (40, 4)
+        assert len(arrays["labels"]) == 40
+    assert calotype("decode", out, file) == 0
+    picture = next(picture_folder.rglob("*.png"))
+    sheet = tmp_path / "sheet.png"
+    assert calotype("invert", out, picture, "--labels", "dots", "--sheet", sheet) == 0
+    assert sheet.is_file()
+    assert calotype("interpolate", out, picture, picture, "--labels", "dots,bars") == 0
+
+
 def test_latents_there_and_back(run: Path, picture_folder: Path, tmp_path: Path) -> None:
     file, folder, back = tmp_path / "z.npz", tmp_path / "decoded", tmp_path / "back"
     assert calotype("encode", run, picture_folder, "--out", file) == 0

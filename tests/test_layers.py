@@ -22,7 +22,7 @@ LAYERS = [
     {"families"},
     {"trainer", "sampling", "checkpoints", "latents"},
     {"runs", "export", "evaluation"},
-    {"plan"},
+    {"plan", "judging"},
     {"loop", "request", "given", "stages"},
     {"training", "sampling_job", "completion_job", "latent_job", "evaluation_job"},
     {"cli"},

@@ -23,6 +23,7 @@ from calotype.data.glyphs import GlyphsConfig
 from calotype.families import FAMILIES
 from calotype.families.autoregressive import AutoregressiveConfig, AutoregressiveOptions
 from calotype.families.diffusion import DiffusionConfig, DiffusionOptions
+from calotype.families.gan import GANConfig, GANOptions
 from calotype.families.vae import VAEConfig, VAEOptions
 from calotype.trainer import TrainConfig
 from tests import test_contract
@@ -123,7 +124,7 @@ def test_the_blocks_of_a_page_run(name: str, workplace: Path) -> None:
 
 def test_every_page_with_blocks_is_run() -> None:
     run = {page.stem for page in PAGES if any(block.kind in RUN for block in blocks(page))}
-    families = {"autoregressive", "diffusion", "vae"}
+    families = set(FAMILIES)
     assert run == {"README", "data", "training", "evaluation", "adding-a-family"} | families
 
 
@@ -224,6 +225,8 @@ def test_every_relative_link_resolves() -> None:
         ("autoregressive.md", "## Sampling", AutoregressiveOptions),
         ("diffusion.md", "## Entries of [model]", DiffusionConfig),
         ("diffusion.md", "## Sampling", DiffusionOptions),
+        ("gan.md", "## Entries of [model]", GANConfig),
+        ("gan.md", "## Sampling", GANOptions),
         ("vae.md", "## Entries of [model]", VAEConfig),
         ("vae.md", "## Sampling", VAEOptions),
     ],

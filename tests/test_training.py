@@ -14,6 +14,7 @@ from calotype import training
 from calotype.data import DataConfig
 from calotype.errors import ConfigError, RunError
 from calotype.families.diffusion import Diffusion
+from calotype.model import Remark
 from calotype.request import request
 from calotype.runs import Run, TrainedModel
 from tests.test_resume import Quiet
@@ -142,7 +143,9 @@ def test_a_run_is_not_overwritten(run: Run, tmp_path: Path) -> None:
 
 
 def test_remarks_of_the_model_are_shown_once_and_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Diffusion, "remark", lambda self, parts: "lower the rate" if parts["model"] > 0 else "")
+    monkeypatch.setattr(
+        Diffusion, "remark", lambda self, parts: Remark("lower the rate") if parts["model"] > 0 else None
+    )
     display, out = Quiet(), tmp_path / "run"
     run = training.train(
         "diffusion", "glyphs:gray:80", budget="80img", size="12", out=out, settings=TINY, display=display

@@ -382,11 +382,15 @@ def test_active_latents_are_counted() -> None:
 
 def test_latents_that_say_nothing_are_remarked_on() -> None:
     model = model_of(ImageSpec(1, 6, 6))
-    assert model.remark({"model": 1.0, "model/active": 0.3}) == ""
-    assert "model.free_bits=1" in model.remark({"model": 1.0, "model/active": 0.0})
+    assert model.remark({"model": 1.0, "model/active": 0.3}) is None
+    remark = model.remark({"model": 1.0, "model/active": 0.0})
+    assert remark is not None
+    assert "model.free_bits=1" in remark.text
     coded = model_of(ImageSpec(1, 6, 6), **(CODED | {"code": "vq", "codes": (64,)}))
-    assert coded.remark({"model/perplexity": 20.0}) == ""
-    assert "1.5 of 64" in coded.remark({"model/perplexity": 1.5})
+    assert coded.remark({"model/perplexity": 20.0}) is None
+    remark = coded.remark({"model/perplexity": 1.5})
+    assert remark is not None
+    assert "1.5 of 64" in remark.text
 
 
 def test_binary_images_are_told_from_others() -> None:

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 from calotype.families.autoregressive import Autoregressive
 from calotype.families.diffusion import Diffusion
+from calotype.families.gan import GAN
 from calotype.families.vae import VAE
 from calotype.model import GenerativeModel
 
 FAMILIES: Mapping[str, type[GenerativeModel]] = {
     "autoregressive": Autoregressive,
     "diffusion": Diffusion,
+    "gan": GAN,
     "vae": VAE,
 }

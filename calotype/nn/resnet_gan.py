@@ -4,8 +4,9 @@
     discriminator:  x + down(c2(a(c1(a(x)))))           without activation before the first block, which sees the image
 
 with a ReLU, bilinear enlargement, means of 2 x 2, and 1 x 1 convolutions on the way around where sizes or widths
-differ. The generator begins with a linear map of the latents to the coarsest level; the discriminator ends with two blocks at
-the level before that, the sum over positions, a linear map, and with classes the product with a vector of the class.
+differ. The generator begins with a linear map of the latents to the coarsest level. The discriminator ends with two
+blocks at the level before that, the sum over positions, and a linear map, with classes the product with a vector of the
+class as well.
 
 Source: Miyato et al. 2018, arXiv:1802.05957; Miyato and Koyama 2018, arXiv:1802.05637 (classes).
 """

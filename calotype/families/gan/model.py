@@ -12,26 +12,36 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype.errors import ConfigError
 from calotype.families.gan.config import GANConfig, GANOptions
 from calotype.families.gan.losses import LOSSES, gradient_penalty, squared_gradient
 from calotype.families.gan.networks import players
 from calotype.families.gan.presets import presets
 from calotype.images import to_unit
-from calotype.model import Batch, GenerativeModel, ImageSpec, Loss, Preset, Turn
+from calotype.model import Batch, Encodable, GenerativeModel, ImageSpec, Loss, Preset, Remark, Turn
 from calotype.nn.augment import augmented
 from calotype.rng import Noise
 
+COLLAPSED = 0.3  # diversity of samples, as a share of that of pictures
+SURE = 0.98  # accuracy of the discriminator
+OVERFIT = 0.6  # of the way from training pictures to generated ones, that held-out pictures are for it
 ADAPTED = 100_000  # images over which an adaptive probability can rise from 0 to 1
+SEED, STARTS = 0, 16  # of the latents at which the search for those of an image begins
+SEARCH, SEARCH_RATE = 200, 0.1  # steps of it, and their rate at first
+SCALES = 3  # at which images are compared in it
+UNLIKELY = 1e-4  # weight of the squared latents, against such as no image is drawn of
 MOST_LIKELY = 0.8  # that it becomes; beyond, generated images may be changed as well
 
 
-class GAN(GenerativeModel):
+class GAN(GenerativeModel, Encodable):
     """Two players: a generator, and a discriminator that tells its images from real ones."""
 
     Config = GANConfig
     Options = GANOptions
+    loss_ranks = False  # it is that of a game
     probability: Tensor
 
     def __init__(self, spec: ImageSpec, config: GANConfig) -> None:
@@ -51,6 +61,30 @@ class GAN(GenerativeModel):
             Turn("discriminator", self.discriminator_loss, self.config.critic_steps),
             Turn("generator", self.generator_loss),
         )
+
+    def remark(self, parts: Mapping[str, float]) -> Remark | None:
+        diversity = parts.get("samples/diversity", 1.0)
+        real, fake = (parts.get(f"seen/discriminator/{name}", 0.0) for name in ("real", "fake"))
+        if diversity < COLLAPSED:
+            if parts.get("seen/discriminator/accuracy", 0.0) > SURE:
+                cause = "the discriminator tells all images apart, and no longer says how they could be better"
+                r1, r2 = (3 * max(weight, 0.3) for weight in (self.config.r1, self.config.r2))
+                remedy = f"--set model.r1={r1:.2g} --set model.r2={r2:.2g}"
+            else:
+                cause = "the generator goes after what the discriminator holds for real at the moment"
+                remedy = "--set model.loss=relativistic --set model.r1=1 --set model.r2=1, or a lower rate"
+            return Remark(
+                f"samples have become alike ({diversity:.0%} as diverse as pictures): the generator has collapsed; "
+                f"{cause}. Start again with {remedy}",
+                collapsed=True,
+            )
+        apart, known = real - fake, real - parts.get("held_out/discriminator/real", real)
+        if apart > 0 and known > OVERFIT * apart:
+            return Remark(
+                f"the discriminator knows the training pictures by heart: held-out ones are {known / apart:.0%} of the "
+                "way to generated ones for it. Show it more pictures, or changed ones, by --set model.augment=0.4"
+            )
+        return None
 
     # -- the two losses
 
@@ -137,10 +171,56 @@ class GAN(GenerativeModel):
     def sample(self, noise: Noise, labels: Tensor | None = None, options: GANOptions | None = None) -> Tensor:
         z = noise.fork("latents").normal(self.config.latents)
         bound = (options or GANOptions()).truncation
-        if bound:
-            z = _truncated(z, bound)
-        images: Tensor = self.generator(z.to(self.dtype), labels)
+        return self.decode(_truncated(z, bound) if bound else z, labels)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        if latents.shape[1] != self.config.latents:
+            raise ConfigError(
+                f"latents are {latents.shape[1]} for each picture, but the model has {self.config.latents}: give those "
+                "that it encoded"
+            )
+        images: Tensor = self.generator(latents.to(self.dtype), labels)
         return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).contiguous()
+
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents whose images are the nearest that descent finds to these: inversion, each image by itself.
+
+        It begins at the best of some latents drawn at random, always the same.
+        """
+        target, generator = to_unit(images, self.dtype), self.generator
+        n, tried = len(images), Noise.per_image(SEED, range(STARTS), images.device).normal(self.config.latents)
+        with torch.no_grad():
+            again = None if labels is None else labels.repeat_interleave(STARTS)
+            drawn = generator(tried.repeat(n, 1).to(self.dtype), again)
+            apart = _apart(drawn, target.repeat_interleave(STARTS, 0)).view(n, STARTS)
+        z = tried[apart.argmin(1)].to(self.dtype).requires_grad_()
+        best, nearest = z.detach().clone(), torch.full((n,), math.inf, device=images.device)
+        optimizer = torch.optim.Adam([z], lr=SEARCH_RATE)
+        for step in range(SEARCH + 1):
+            with torch.enable_grad():
+                apart = _apart(generator(z, labels), target)
+                value = apart.sum() + UNLIKELY * z.square().sum()
+            better = apart.detach() < nearest
+            best[better], nearest = z.detach()[better], torch.where(better, apart.detach(), nearest)
+            (z.grad,) = torch.autograd.grad(value, z)
+            optimizer.param_groups[0]["lr"] = SEARCH_RATE * 0.5 * (1 + math.cos(math.pi * step / SEARCH))
+            optimizer.step()
+        return best
+
+
+def _apart(x: Tensor, target: Tensor) -> Tensor:
+    """Mean squared differences of images (B, C, H, W), of means of 2 x 2 and of 4 x 4 as well: (B,).
+
+    What is brighter than white where white is wanted, or darker than black, is right: it is written so.
+    """
+    x = torch.where(target >= 1, x.clamp(max=1), torch.where(target <= -1, x.clamp(min=-1), x))
+    found = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    for k in range(SCALES):
+        found = found + (x - target).square().flatten(1).mean(1)
+        if k + 1 < SCALES:
+            x, target = (F.avg_pool2d(t, 2, ceil_mode=True) for t in (x, target))
+    return found
 
 
 def _truncated(z: Tensor, bound: float) -> Tensor:

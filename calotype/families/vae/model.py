@@ -37,6 +37,7 @@ from calotype.model import (
     LatentMap,
     Loss,
     Preset,
+    Remark,
     Turn,
 )
 from calotype.nn.coder import Coder, CodeStep
@@ -84,21 +85,21 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
     def turns(self) -> Sequence[Turn]:
         return (Turn("model", self.loss),)
 
-    def remark(self, parts: Mapping[str, float]) -> str:
+    def remark(self, parts: Mapping[str, float]) -> Remark | None:
         active, perplexity = parts.get("model/active", 1.0), parts.get("model/perplexity", math.inf)
         if active < COLLAPSED:
-            return (
+            return Remark(
                 f"the latents say next to nothing of the pictures ({active:.0%} of their channels are active): the "
                 "posterior has collapsed. Start again with room for them, such as --set model.free_bits=1, a "
                 "divergence that costs little at first, such as --set model.warmup=50000, or a smaller model.beta"
             )
         if perplexity < FEWEST:
             other = "" if self.config.code == "fsq" else "--set model.code=fsq, or "
-            return (
+            return Remark(
                 f"codes are used as if there were {perplexity:.1f} of {math.prod(self.config.codes)}: they have "
                 f"collapsed. Start again with {other}a lower rate, --set training.learning_rate"
             )
-        return ""
+        return None
 
     # -- the bound
 

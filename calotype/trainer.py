@@ -44,6 +44,7 @@ class TrainConfig:
     decay: float = 0.5  # share of the budget at its end over which the rate falls linearly to 0
     beta1: float = 0.9
     beta2: float = 0.99  # 0.999 remembers 1000 steps, more than a short run has
+    beta2_first: float = 0.0  # above 0, beta2 begins with this, and becomes what it is by a cosine over the budget
     weight_decay: float = 0.0  # decoupled, of AdamW and Muon
     clip_norm: float = 1.0  # gradients longer than this are scaled down to it
     skip_norm: float = 0.0  # updates whose gradient is longer are not applied; 0: all that are finite are
@@ -74,7 +75,7 @@ class TrainConfig:
         for name in ("warmup", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}: give a share of the budget, 0 to 1")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "beta2_first"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}: give a value from 0 to below 1")
         if not 0 < self.ema_std < 0.289:  # the limit is the width of a uniform average, 1 / sqrt(12)
@@ -201,6 +202,14 @@ class Trainer(Generic[Model]):
         fall = min(1.0, (1 - at) / config.decay) if config.decay else 1.0
         return config.learning_rate * max(0.0, min(rise, fall))
 
+    def betas(self, step: int) -> tuple[float, float]:
+        """Those of AdamW at a step."""
+        config = self.config
+        if not config.beta2_first:
+            return config.beta1, config.beta2
+        done = 0.5 * (1 - math.cos(math.pi * step / self.steps))
+        return config.beta1, config.beta2_first + done * (config.beta2 - config.beta2_first)
+
     def run(self, until: int | None = None) -> Iterator[Progress]:
         """Train to step `until`, by default to the end of the budget; yields after each step.
 
@@ -241,6 +250,8 @@ class Trainer(Generic[Model]):
             for optimizer in self.optimizers[turn.player]:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
+                    if "betas" in group:
+                        group["betas"] = self.betas(self.step)
                 optimizer.step()
             self.bad_turns[turn.player] = 0
         for p in params:

@@ -228,6 +228,16 @@ def test_gradients_are_clipped() -> None:
     assert float(progress.grad_norms["first"]) > 1e-3
 
 
+def test_beta2_begins_where_it_is_to_and_ends_where_it_is_to() -> None:
+    trainer = Trainer(Duel(SPEC), Stripes().batches(8), config(images=2400, beta1=0.1, beta2=0.99, beta2_first=0.9))
+    assert trainer.betas(0) == (0.1, 0.9)
+    assert trainer.betas(trainer.steps // 2) == pytest.approx((0.1, 0.945))
+    assert trainer.betas(trainer.steps) == pytest.approx((0.1, 0.99))
+    list(trainer.run(3))
+    assert [o.param_groups[0]["betas"] for o in trainer.optimizers["first"]] == [trainer.betas(2)]
+    assert Trainer(Duel(SPEC), Stripes().batches(8), config(beta2=0.95)).betas(0) == (0.9, 0.95)
+
+
 def test_updates_with_long_gradients_are_skipped() -> None:
     """A step whose gradient is longer than allowed leaves the weights and moments as they were."""
     trainer = Trainer(Duel(SPEC), Stripes().batches(8), config(skip_norm=1e-6))

@@ -127,7 +127,6 @@ class Discriminator(nn.Module):
         self,
         channels: int,
         size: Size,
-        latents: int,
         widths: Sequence[int],
         blocks: Sequence[int],
         expansion: int,
@@ -148,8 +147,8 @@ class Discriminator(nn.Module):
         )
         positions = sizes[-1][0] * sizes[-1][1]
         self.pattern = nn.Parameter(nn.init.normal_(torch.empty(widths[-1], *sizes[-1]), std=positions**-0.5))
-        self.embed = nn.Embedding(num_classes, latents) if num_classes else None
-        self.last = nn.Linear(widths[-1], latents if num_classes else 1, bias=False)
+        self.embed = nn.Embedding(num_classes, widths[-1]) if num_classes else None
+        self.last = nn.Linear(widths[-1], widths[-1] if num_classes else 1, bias=False)
         _begun(self.last, 1.0)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:

@@ -27,7 +27,7 @@ def _normfree(spec: ImageSpec, config: GANConfig) -> Players:
     shape = config.blocks, config.expansion, config.group, spec.num_classes
     return Players(
         normfree.Generator(spec.channels, size, config.latents, config.widths, *shape),
-        normfree.Discriminator(spec.channels, size, config.latents, _narrower(config), *shape),
+        normfree.Discriminator(spec.channels, size, _narrower(config), *shape),
     )
 
 

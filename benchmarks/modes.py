@@ -7,8 +7,8 @@
 
 `grid` trains on points in the plane, pictures of one position and two channels, for each loss and seed, the same
 networks and number of steps; of 2,500 samples a mode is covered that has 20 of them within three standard deviations,
-and good are those near any mode. `count` draws 25,600 samples, as is usual, and has each channel read by a classifier of
-digits that is trained on the spot: the kinds that are there, and KL(samples || evenly) in nats.
+and good are those near any mode. `count` draws 25,600 samples, as is usual, and has each channel read by a classifier
+of digits that is trained on the spot: the kinds that are there, and KL(samples || evenly) in nats.
 """
 
 from __future__ import annotations

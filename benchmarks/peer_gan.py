@@ -6,7 +6,7 @@ PATH is a checkout of github.com/kwotsin/mimicry (its package asks for torchvisi
 networks need nothing). Both sides have the same networks of residual blocks, 4.28 and 1.05 M parameters, with and
 without spectral normalisation, in batches of 64, and as many steps of the discriminator for one of the generator:
 theirs their `train_step` with Adam, ours our trainer with its data, clipping and average, in float32 and in the
-precision that it chooses on this machine. Then the preset `tiny`, beside a matrix product and a 3 x 3 convolution, which
+precision that it chooses on this machine. Then the preset `tiny`, beside a matrix product and a convolution, which
 on some processors is the faster. Steps are interleaved; images/s are those that the discriminator sees of real ones.
 """
 

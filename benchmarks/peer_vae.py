@@ -7,8 +7,8 @@ On their side a step of their VAE with its own encoder and decoder and Adam, as 
 of their data loader. On ours a step of our trainer, with its data, clipping and average: of their network and loss, in
 float32 and in the precision that it chooses on this machine; of a VAE of ours with as many parameters, `plain`; and of
 the ladder, the preset `tiny`, beside the speed of a matrix product and of a 3 x 3 convolution, which on some processors
-is the faster. Steps are interleaved. The length of a step is the median over rounds, and a ratio the median of ratios
-of one round.
+is the faster. Steps are interleaved, each with malloc as its program leaves it or sets it. The length of a step is the
+median over rounds, and a ratio the median of ratios of one round.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from memory import as_it_comes
 from torch.utils.flop_counter import FlopCounterMode
 
 from calotype import devices
@@ -91,7 +92,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    devices.keep_memory()
     packed = prepare(DataConfig(source="glyphs:gray:2000", width=28, height=28, labels=False))
     for name in options.networks:
         measure(packed, name, options)
@@ -136,6 +136,8 @@ def measure(packed: PackedDataset, name: str, options: argparse.Namespace) -> No
     seconds: dict[str, list[float]] = {key: [] for key in sides}
     for k in range(options.rounds + 2):
         for key, step in sides.items():
+            (as_it_comes if key == "pythae" else devices.keep_memory)()
+            step()
             started = time.perf_counter()
             step()
             if k > 1:  # the first warm up

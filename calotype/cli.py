@@ -86,6 +86,7 @@ def train(
     strict: Flag = False,
     flips: Flag = False,
     balanced: Flag = False,
+    on_collapse: Annotated[Literal["say", "rollback", ""], arg(metavar="{say,rollback}", help_behavior_hint="")] = "",
     seed: MaybeNumber = None,
     device: str = "auto",
     compile: Flag = False,
@@ -111,6 +112,7 @@ def train(
         strict: stop at the first bad file.
         flips: mirror images left to right at random.
         balanced: show every class equally often.
+        on_collapse: where the model collapses, say so, or go back to the last checkpoint from before; by default say.
         seed: of initial weights, order and noise; by default 0.
         device: auto, cpu, cuda or mps.
         compile: use torch.compile: minutes at the first start, then somewhat faster.
@@ -139,7 +141,7 @@ def train(
         return 0
     settings: dict[str, dict[str, Any]] = {
         "data": _given(fit=fit, value_range=range, channels=channels, strict=strict),
-        "training": _given(flips=flips, balanced=balanced, compile=compile),
+        "training": _given(flips=flips, balanced=balanced, compile=compile, on_collapse=on_collapse),
     }
     if no_labels:
         settings["data"]["labels"] = False

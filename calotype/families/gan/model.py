@@ -167,6 +167,10 @@ class GAN(GenerativeModel, Encodable):
 
     # -- images
 
+    def network_calls(self, options: GANOptions | None) -> int:
+        """One of the generator."""
+        return 1
+
     @torch.no_grad()
     def sample(self, noise: Noise, labels: Tensor | None = None, options: GANOptions | None = None) -> Tensor:
         z = noise.fork("latents").normal(self.config.latents)

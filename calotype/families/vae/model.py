@@ -185,6 +185,10 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
 
     # -- images and latents
 
+    def network_calls(self, options: VAEOptions | None) -> int:
+        """One, of what draws an image from the prior."""
+        return 1
+
     @torch.no_grad()
     def sample(self, noise: Noise, labels: Tensor | None = None, options: VAEOptions | None = None) -> Tensor:
         chosen = options or VAEOptions()

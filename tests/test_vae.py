@@ -409,7 +409,11 @@ def test_options_of_sampling() -> None:
     still = VAEOptions(temperature=0, pixels="mean")
     assert torch.equal(model.sample(noise(0), None, still), model.sample(noise(1), None, still))
     assert not torch.equal(model.sample(noise(0)), model.sample(noise(1)))
-    assert not torch.equal(model.sample(noise(0)), model.sample(noise(0), None, VAEOptions(pixels="mean")))
+    drawn, mean = (model.sample(noise(0), None, VAEOptions(pixels=pixels)) for pixels in ("drawn", "mean"))
+    assert not torch.equal(drawn, mean)
+    assert torch.equal(model.sample(noise(0)), mean)
+    binary = model_of(ImageSpec(1, 6, 6), likelihood="bernoulli")
+    assert set(binary.sample(noise(0)).unique().tolist()) <= {0, 255}
 
 
 @pytest.mark.parametrize(

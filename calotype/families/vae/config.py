@@ -12,7 +12,7 @@ from calotype.errors import ConfigError
 LIKELIHOODS = ("auto", *DISTRIBUTIONS)
 CODES = ("gaussian", "fsq", "vq")
 RESAMPLE = ("learned", "pooled")
-PIXELS = ("drawn", "mean")
+PIXELS = ("auto", "drawn", "mean")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +99,7 @@ class VAEOptions:
     """How to sample from a variational autoencoder."""
 
     temperature: float = 1.0  # of the latents: below 1 likelier ones, less varied images
-    pixels: str = "drawn"  # given the latents, from their distribution; or its mean
+    pixels: str = "auto"  # given the latents: drawn from their distribution, or mean; auto: mean, but of binary ones
     bound_samples: int = 64  # of the latents per image, for the bound on its likelihood; 1: the ELBO
 
     def __post_init__(self) -> None:

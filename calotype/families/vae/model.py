@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from calotype.distributions import AS_LEARNED, distribution, is_binary
+from calotype.distributions import AS_LEARNED, Bernoulli, distribution, is_binary
 from calotype.errors import ConfigError
 from calotype.families.vae.config import VAEConfig, VAEOptions
 from calotype.families.vae.presets import presets
@@ -193,7 +193,8 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
     def sample(self, noise: Noise, labels: Tensor | None = None, options: VAEOptions | None = None) -> Tensor:
         chosen = options or VAEOptions()
         numbers = self.network.generate(noise.n, labels, noise, chosen.temperature).to(self.dtype)
-        if chosen.pixels == "mean":
+        binary = isinstance(self.distribution, Bernoulli)
+        if chosen.pixels == "mean" or (chosen.pixels == "auto" and not binary):
             return self._mean(numbers)
         uniforms = noise.fork("pixels").uniform(self.spec.height, self.spec.width, self.distribution.draws)
         pixels = self.distribution.sample(numbers, uniforms.to(self.dtype), AS_LEARNED)

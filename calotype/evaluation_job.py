@@ -104,10 +104,10 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
     outcome = measure(subject, display=display, **asked)
     display.message(outcome.report.text())
     trained = Run.open(subject) if _is_run(subject) else None
-    seen = NOTHING if trained is None else _views(trained, asked["checkpoint"], asked["device"])
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        outcome.report.save(place)
+        outcome.report.save(place)  # before the page, whose pictures may take long
+        seen = NOTHING if trained is None else _views(trained, asked["checkpoint"], asked["device"])
         written = _write_page(outcome, place.with_suffix(".html"), trained, seen)
     except OSError as error:
         raise RunError(

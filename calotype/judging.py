@@ -1,14 +1,15 @@
 """How good the samples of a model are while it is trained: quickly, and so roughly. For models whose loss does not say.
 
-A few samples of always the same seed are compared with held-out pictures by the features of `calotype evaluate`. The
-kernel distance is right with few images; diversity is the mean distance between two samples as a share of that between
-two held-out pictures, and falls to 0 where all samples become alike.
+A few samples of always the same seed are compared with held-out pictures by the features of `calotype evaluate`, or
+with all pictures where few are held out. The kernel distance is right with few images; diversity is the mean distance
+between two samples as a share of that between two pictures, and falls to 0 where all samples become alike.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from calotype.rng import fold, permutation
 
 SAMPLES = 200
 PICTURES = 1_000  # held-out ones, at most
+FEWEST = 100  # of them; where there are fewer, all pictures are compared with
 SEED = 0
 
 
@@ -37,7 +39,8 @@ class Judge:
 
     def __init__(self, packed: PackedDataset) -> None:
         self.network = features.network("EffLite0")
-        some = controls.chosen(packed.held_out, PICTURES, SEED, "judge")
+        among = packed.held_out if len(packed.held_out) >= FEWEST else np.arange(len(packed))
+        some = controls.chosen(among, PICTURES, SEED, "judge")
         self.reference = Reference.of(self.network.features(packed.read(some).images), self.network.standardised)
         self.spread = _spread(self.reference.features[:SAMPLES])
         self.labels: Tensor | None = None

@@ -40,11 +40,13 @@ def request(
     settings: Mapping[str, Mapping[str, Any]],
     recipe: str | Path | None,
     on_latents: bool = False,
+    source: str = "",
 ) -> Request:
     """Put a request together: arguments come before settings, settings before the recipe, the recipe before defaults.
 
     Args:
         on_latents: whether a first stage is given.
+        source: of the pictures, where neither argument nor setting nor recipe names any.
 
     Raises:
         ConfigError: for what is unknown, missing or contradictory.
@@ -78,7 +80,7 @@ def request(
     values = {name: kept[name] | dict(settings.get(name, {})) for name in kept}
     return Request(
         family_name,
-        _data_config(data, size, values["data"]),
+        _data_config(data, size, {"source": source} | values["data"] if source else values["data"]),
         Budget.parse(budget or DEFAULT_BUDGET),
         preset or base.get("preset", "auto"),
         {name: values[name] for name in ("model", "training")},

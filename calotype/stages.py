@@ -69,7 +69,6 @@ def with_data_of(
         raise ConfigError(
             f"the size of pictures is that of the first stage, {known['width']}x{known['height']}: leave out --size"
         )
-    check_settings(settings)
     data = chosen.setdefault("data", {})
     for key in ("width", "height", "channels"):
         if data.get(key, 0) not in (0, known[key]):
@@ -80,17 +79,22 @@ def with_data_of(
     return chosen
 
 
-def check_settings(settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ConfigError for settings that no second stage can have."""
-    if settings.get("training", {}).get("flips"):
+def check_settings(training: Mapping[str, Any]) -> None:
+    """Raise ConfigError for settings of training that no second stage can have."""
+    if training.get("flips"):
         raise ConfigError(
             "training.flips mirrors maps of latents, which are not those of mirrored pictures: leave it out, or give "
             "both stages pictures that are mirrored already"
         )
 
 
-def _check_classes(first: TrainedModel, packed: PackedDataset) -> None:
-    """Raise ConfigError where the first stage needs classes that the pictures do not have."""
+def _check_pictures(first: TrainedModel, packed: PackedDataset) -> None:
+    """Raise ConfigError where pictures have not the shape or the classes that the first stage knows."""
+    if packed.spec.shape != first.spec.shape:
+        raise ConfigError(
+            f"the pictures are {packed.spec.shape}, channels, rows and columns, but those of the first stage are "
+            f"{first.spec.shape}: leave out their size and channels"
+        )
     if first.class_names and first.class_names != packed.class_names:
         raise ConfigError(
             f"the first stage has the classes {', '.join(first.class_names[:20])}, but the pictures have "
@@ -99,8 +103,8 @@ def _check_classes(first: TrainedModel, packed: PackedDataset) -> None:
 
 
 def measured(first: TrainedModel, packed: PackedDataset, run: str) -> Latents:
-    """How maps of these pictures become bytes. Raises ConfigError where the first stage knows other classes."""
-    _check_classes(first, packed)
+    """How maps of these pictures become bytes. Raises ConfigError where they are not as those of the first stage."""
+    _check_pictures(first, packed)
     order = permutation(fold(SEED, "latents"), len(packed.train))[:MEASURED]
     indices = np.sort(packed.train[order])
     parts = [_maps(first, packed, part) for part in _portions(indices, packed)]

@@ -78,10 +78,10 @@ def train(
     """
     first, chosen = None, settings or {}
     if latents == AUTO:
-        stages.check_settings(chosen)
         both = request(
             family_name, data, budget=budget, preset=preset, size=size, settings=chosen, recipe=recipe, on_latents=True
         )
+        stages.check_settings(both.settings["training"])
         out = Path(out) if out is not None else _new_run(both.family, both.data.source)
         refuse_existing(out)
         latents = _first_half(both, out, device, display)
@@ -89,7 +89,7 @@ def train(
     if latents is not None:
         name = family_of(family_name, recipe)
         first = stages.first_stage(Path(latents), family(name), name, device)
-        chosen, data = stages.with_data_of(first, chosen, size), data or first.run.config.data.source
+        chosen = stages.with_data_of(first, chosen, size)
     asked = request(
         family_name,
         data,
@@ -99,7 +99,10 @@ def train(
         settings=chosen,
         recipe=recipe,
         on_latents=first is not None,
+        source="" if first is None else first.run.config.data.source,
     )
+    if first is not None:
+        stages.check_settings(asked.settings["training"])
     path = Path(out) if out is not None else _new_run(asked.family, asked.data.source)
     refuse_existing(path)
     torch_device = devices.choose(device)
@@ -140,18 +143,30 @@ def _first_half(both: Request, second: Path, device: str, display: Display | Non
     """Train the first of two stages with half of the budget, or what is left of that; returns its run directory.
 
     It lies beside that of the second, so that the same command again goes on where it was stopped.
+
+    Raises:
+        RunError: where a run of something else lies there.
     """
     place = second.with_name(f"{second.name}-first")
+    preset, budget = stages.PRESETS[family(both.family).models_codes], both.budget.part(0.5)
     if (place / "config.toml").exists():
+        there = Run.open(place).config
+        digest = prepare(both.data).digest
+        if (there.family, there.preset, there.budget, there.dataset.digest) != ("vae", preset, budget, digest):
+            raise RunError(
+                f"{place} is there already, and is not the first half of this run: its {there.family} ({there.preset}, "
+                f"{there.budget}) is of other pictures or another budget. Remove it, choose another --out, or go on "
+                f"from it with --latents {quote(str(place))}"
+            )
         resume(place, device=device, display=display)
         return place
     settings = {key: value for key, value in both.settings["training"].items() if key in ("threads", "seed")}
     train(
         "vae",
         both.data,
-        budget=both.budget.part(0.5),
+        budget=budget,
         out=place,
-        preset=stages.PRESETS[family(both.family).models_codes],
+        preset=preset,
         device=device,
         settings={"training": settings},
         display=display,

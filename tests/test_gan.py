@@ -311,6 +311,17 @@ def test_what_is_seen_changed_now_and_then_is_learned_as_it_is() -> None:
     assert float(share) > 0.6
 
 
+def test_of_pairs_the_probability_of_changes_follows_the_differences() -> None:
+    """A discriminator that gives all images large logits is sure of none where only differences count."""
+    for loss, rises in (("relativistic", False), ("non-saturating", True)):
+        model = model_of(ImageSpec(1, 8, 8), overfit=0.9, loss=loss, r1=0.0, r2=0.0)
+        model.probability.fill_(0.1)
+        model.discriminator.forward = lambda x, labels: 5 + 0 * x.mean((1, 2, 3))  # type: ignore[method-assign]
+        images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+        model.discriminator_loss(Batch(images, None), Noise.shared(0, 4, "cpu"))
+        assert (float(model.probability) > 0.1) == rises, loss
+
+
 def test_the_probability_of_changes_follows_how_sure_the_discriminator_is() -> None:
     model = model_of(ImageSpec(1, 8, 8), overfit=0.6)
     sure, unsure = torch.ones(100), torch.tensor([1.0, -1.0]).repeat(50)

@@ -66,6 +66,14 @@ def test_samples_are_judged_beside_held_out_pictures(letters: PackedDataset) -> 
     assert judge(Drawn(spec, noise)).distance > 10 * abs(real.distance)
 
 
+def test_few_pictures_are_judged_beside_all_of_them(tmp_path: Path) -> None:
+    """Of 16, one or two are held out, between which there is no spread to speak of."""
+    run = train("gan", "glyphs:gray:16", size="12", budget="64img", out=tmp_path / "run", settings=TINY)
+    found = [record for record in run.read_log() if record["event"] == "checkpoint"]
+    assert np.isfinite(found[-1]["samples/distance"])
+    assert 0 < found[-1]["samples/diversity"] < 10
+
+
 def test_the_best_checkpoint_is_the_one_with_the_best_samples(picture_folder: Path, tmp_path: Path) -> None:
     run = train("gan", picture_folder, budget="320img", out=tmp_path / "run", settings=TINY)
     records = [record for record in run.read_log() if record["event"] == "checkpoint"]

@@ -216,7 +216,10 @@ def test_resumed_it_is_the_run_it_continues(picture_folder: Path, tmp_path: Path
 
 def test_a_run_of_two_stages_can_be_repeated_from_its_config(picture_folder: Path, tmp_path: Path) -> None:
     before = first_of(picture_folder, tmp_path / "first")
-    run = train("autoregressive", latents=before, budget="32img", out=tmp_path / "run", settings=SECOND)
+    others = tmp_path / "others"
+    shutil.copytree(picture_folder, others)
+    next(others.rglob("*.png")).unlink()
+    run = train("autoregressive", others, latents=before, budget="32img", out=tmp_path / "run", settings=SECOND)
     recipe = run.path / "config.toml"
     with pytest.raises(ConfigError, match=f"is of a model of latents: say of which run, by --latents {before}"):
         train(recipe=recipe, out=tmp_path / "other")
@@ -243,7 +246,11 @@ def test_both_stages_in_one_go(picture_folder: Path, tmp_path: Path, monkeypatch
     before = [path.stat().st_mtime_ns for path in first.checkpoints()]
     run = train("autoregressive", picture_folder, **made)
     assert [path.stat().st_mtime_ns for path in first.checkpoints()] == before
+    shutil.rmtree(out)
+    with pytest.raises(RunError, match=r"run-first is there already, and is not the first half of this run"):
+        train("autoregressive", picture_folder, **made | {"budget": "96img"})
     assert run.config.training.images == 32
+    run = train("autoregressive", picture_folder, **made)
     assert run.config.latents is not None
     assert run.config.latents.codes == 240
     assert load(run).sample(2).shape == (2, 3, 12, 12)
@@ -281,6 +288,12 @@ def test_settings_that_two_stages_do_not_allow_are_told(picture_folder: Path, tm
         train("autoregressive", latents=first, settings={"data": {"channels": 1}})
     with pytest.raises(ConfigError, match=r"training.flips mirrors maps of latents"):
         train("autoregressive", latents=first, settings={"training": {"flips": True}})
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("family = 'autoregressive'\n[training]\nflips = true\n")
+    with pytest.raises(ConfigError, match=r"training.flips mirrors maps of latents"):
+        train(recipe=recipe, latents=first)
+    with pytest.raises(ConfigError, match=r"the pictures are \(3, 8, 8\).*those of the first stage are \(3, 12, 12\)"):
+        train("autoregressive", DataConfig(source=str(picture_folder), width=8, height=8), latents=first)
     with pytest.raises(ConfigError, match="the first stage has the classes bars, dots, but the pictures have none"):
         train("autoregressive", latents=first, settings={"data": {"labels": False}})
 

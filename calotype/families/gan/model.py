@@ -99,13 +99,13 @@ class GAN(GenerativeModel, Encodable):
         of_real = self._judged(real, batch.labels, noise.fork("real"))
         of_fake = self._judged(fake, batch.labels, noise.fork("fake"))
         value = LOSSES[config.loss].discriminator(of_real, of_fake)
+        # Of pairs alone the difference means anything: 0 is no more than any other logit.
+        taken = of_real - of_fake if LOSSES[config.loss].paired else torch.cat([of_real, -of_fake])
         parts = {
             "real": of_real.detach().mean(),
             "fake": of_fake.detach().mean(),
-            "accuracy": 0.5 * ((of_real > 0).float().mean() + (of_fake < 0).float().mean()).detach(),
+            "accuracy": (taken > 0).float().mean().detach(),
         }
-        if config.loss == "relativistic":
-            parts["accuracy"] = (of_real > of_fake).float().mean().detach()
         if not training:
             return Loss(value, parts)
         weight = self._penalty_weight()
@@ -122,7 +122,7 @@ class GAN(GenerativeModel, Encodable):
             value = value + config.gradient_penalty * penalty
             parts["gradient_penalty"] = penalty.detach()
         if config.overfit:
-            self._adapt(of_real.detach())
+            self._adapt(taken.detach()[: len(of_real)])
             parts["augment"] = self.probability.clone()
         return Loss(value, parts)
 
@@ -160,9 +160,13 @@ class GAN(GenerativeModel, Encodable):
             return self.probability
         return self.config.augment * 0.5 * (1 - math.cos(math.pi * min(1.0, self.progress)))
 
-    def _adapt(self, of_real: Tensor) -> None:
-        """Move the probability of changes towards where the logits of real images have the sign wanted in the mean."""
-        step = torch.sign(of_real.sign().mean() - self.config.overfit) * len(of_real) / ADAPTED
+    def _adapt(self, taken: Tensor) -> None:
+        """Move the probability of changes towards where as many real images are taken for real as is wanted.
+
+        Args:
+            taken: logits of real images, or of pairs the differences: (B,), whose mean sign is to be `overfit`.
+        """
+        step = torch.sign(taken.sign().mean() - self.config.overfit) * len(taken) / ADAPTED
         self.probability.add_(step).clamp_(0, MOST_LIKELY)
 
     # -- images

@@ -7,7 +7,8 @@ networks need nothing). Both sides have the same networks of residual blocks, 4.
 without spectral normalisation, in batches of 64, and as many steps of the discriminator for one of the generator:
 theirs their `train_step` with Adam, ours our trainer with its data, clipping and average, in float32 and in the
 precision that it chooses on this machine. Then the preset `tiny`, beside a matrix product and a convolution, which
-on some processors is the faster. Steps are interleaved; images/s are those that the discriminator sees of real ones.
+on some processors is the faster. Steps are interleaved, each with malloc as its program leaves it or sets it; images/s
+are those that the discriminator sees of real ones.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import importlib
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from interleaved import operations, timed, yardsticks
+from memory import as_it_comes
 
 from calotype import devices
 from calotype.config import build
@@ -38,7 +39,6 @@ from calotype.plan import OF_THE_PRESET
 from calotype.rng import seeded
 from calotype.trainer import TrainConfig, Trainer
 
-GEMM = 1024
 ROWS = {  # name -> theirs: module, names, loss; ours; steps of the discriminator
     "dcgan-32": ("dcgan.dcgan_32", "DCGAN", "ns", replace(SNGAN, loss="non-saturating", spectral=False), 1),
     "sngan-32": ("sngan.sngan_32", "SNGAN", "hinge", SNGAN, 5),
@@ -84,7 +84,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    devices.keep_memory()
     packed = prepare(DataConfig(source="glyphs:rgb:2000", width=32, height=32, labels=False))
     for name in options.networks:
         measure(packed, name, options)
@@ -114,28 +113,17 @@ def measure(packed: PackedDataset, name: str, options: argparse.Namespace) -> No
         "tiny": trainer_of(packed, preset.model, **default),
     }
     runs = {key: trainer.run() for key, trainer in trainers.items()}
-    matrix = torch.randn(GEMM, GEMM)
-    maps = torch.randn(64, 64, 16, 16).to(memory_format=torch.channels_last)
-    kernel = torch.randn(64, 64, 3, 3).to(memory_format=torch.channels_last)
+    yard, work = yardsticks()
     sides: dict[str, Callable[[], object]] = {
         "mimicry": their_step,
         **{key: lambda r=r: next(r) for key, r in runs.items()},  # type: ignore[misc]
-        "gemm": lambda: [matrix @ matrix for _ in range(10)],
-        "convolution": lambda: [torch.conv2d(maps, kernel, padding=1) for _ in range(10)],
+        **yard,
     }
-    work = {"gemm": 10 * 2 * GEMM**3, "convolution": 10 * 2 * 64 * 16 * 16 * 64 * 64 * 9}
     for key in ("mimicry", *trainers):
         if not key.startswith("tiny"):  # the counter takes grouped convolutions for more than they are
-            with FlopCounterMode(display=False) as counter:
-                sides[key]()
-            work[key] = counter.get_total_flops()
-    seconds: dict[str, list[float]] = {key: [] for key in sides}
-    for k in range(options.rounds + 1):
-        for key, step in sides.items():
-            started = time.perf_counter()
-            step()
-            if k:  # the first warms up
-                seconds[key].append(time.perf_counter() - started)
+            work[key] = operations(sides[key])
+    malloc = {"mimicry": as_it_comes}
+    seconds = timed(sides, options.rounds, before=lambda key: malloc.get(key, devices.keep_memory)())
     median = {key: statistics.median(found) for key, found in seconds.items()}
     speed = {key: work[key] / median[key] / 1e9 for key in work}
     for key in ("mimicry", *trainers):

@@ -16,7 +16,6 @@ import importlib
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from interleaved import operations, timed, yardsticks
 
 from calotype import devices
 from calotype.config import build
@@ -37,7 +36,6 @@ from calotype.plan import OF_THE_PRESET
 from calotype.rng import seeded
 from calotype.trainer import TrainConfig, Trainer
 
-GEMM = 1024
 GATED = AutoregressiveConfig(
     network="gated-pixelcnn", widths=(32,), blocks=(5,), attention=(), likelihood="categorical"
 )
@@ -92,26 +90,16 @@ def main() -> None:
         "tiny": trainer_of(packed, categorical, **default),
     }
     steps = {name: trainer.run() for name, trainer in trainers.items()}
-    matrix = torch.randn(GEMM, GEMM)
+    yard, work = yardsticks()
     sides: dict[str, Callable[[], object]] = {
         "pytorch-generative": their_step,
         **{name: lambda s=s: next(s) for name, s in steps.items()},  # type: ignore[misc]
-        "gemm": lambda: [matrix @ matrix for _ in range(10)],
+        "gemm": yard["gemm"],
     }
     batches = {name: trainer.config.batch_size for name, trainer in trainers.items()}
     batches["pytorch-generative"] = options.batch
-    work = {"gemm": 10 * 2 * GEMM**3}
-    for name in batches:
-        with FlopCounterMode(display=False) as counter:
-            sides[name]()
-        work[name] = counter.get_total_flops()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for k in range(options.rounds + 2):
-        for name, step in sides.items():
-            started = time.perf_counter()
-            step()
-            if k > 1:  # the first warm up
-                seconds[name].append(time.perf_counter() - started)
+    work |= {name: operations(sides[name]) for name in batches}
+    seconds = timed(sides, options.rounds, warm_up=2)
     median = {name: statistics.median(found) for name, found in seconds.items()}
     gemm = work["gemm"] / median["gemm"]
     models = {"pytorch-generative": theirs} | {name: trainer.model for name, trainer in trainers.items()}

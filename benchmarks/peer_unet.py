@@ -13,13 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from interleaved import operations, timed, yardsticks
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from calotype.data import DataConfig, prepare
 from calotype.data.batches import Batches
@@ -27,8 +25,6 @@ from calotype.families.diffusion import Diffusion, DiffusionConfig
 from calotype.images import to_unit
 from calotype.rng import Noise, seeded
 from calotype.trainer import TrainConfig, Trainer
-
-GEMM = 1024
 
 
 def main() -> None:
@@ -71,24 +67,12 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    matrix = torch.randn(GEMM, GEMM)
-    sides: dict[str, Callable[[], object]] = {
-        "calotype": lambda: next(steps),
-        "diffusers": their_step,
-        "gemm": lambda: [matrix @ matrix for _ in range(10)],
-    }
-    work = {"gemm": 10 * 2 * GEMM**3}
+    yard, work = yardsticks()
+    sides = {"calotype": lambda: next(steps), "diffusers": their_step, "gemm": yard["gemm"]}
     for name in ("calotype", "diffusers"):
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # fused attention counts as 0
-            sides[name]()
-        work[name] = counter.get_total_flops()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for k in range(options.rounds + 1):
-        for name, step in sides.items():
-            started = time.perf_counter()
-            step()
-            if k:  # the first warms up
-                seconds[name].append(time.perf_counter() - started)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention counts as 0
+            work[name] = operations(sides[name])
+    seconds = timed(sides, options.rounds)
     speed = {name: work[name] / statistics.median(seconds[name]) / 1e9 for name in sides}
     ratios = [b / a for a, b in zip(seconds["calotype"], seconds["diffusers"], strict=True)]
     shared = {"threads": options.threads, "batch": options.batch, "gemm_gflops": round(speed["gemm"], 1)}

@@ -17,13 +17,12 @@ import argparse
 import importlib
 import json
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from interleaved import operations, timed, yardsticks
 from memory import as_it_comes
-from torch.utils.flop_counter import FlopCounterMode
 
 from calotype import devices
 from calotype.config import build, plain
@@ -35,7 +34,6 @@ from calotype.plan import OF_THE_PRESET
 from calotype.rng import Noise, seeded
 from calotype.trainer import TrainConfig, Trainer
 
-GEMM = 1024
 PEERS = {  # module and names of encoder and decoder, and the widths of a VAE of ours of that size
     "resnet": ("resnets", "Encoder_ResNet_VAE_MNIST", "Decoder_ResNet_AE_MNIST", (32, 48, 64, 64)),
     "conv": ("convnets", "Encoder_Conv_VAE_MNIST", "Decoder_Conv_AE_MNIST", (128, 256, 320, 320)),
@@ -119,29 +117,15 @@ def measure(packed: PackedDataset, name: str, options: argparse.Namespace) -> No
         "ladder": trainer_of(packed, ours(packed, "tiny"), batch, **default),
     }
     steps = {key: trainer.run() for key, trainer in trainers.items()}
-    matrix = torch.randn(GEMM, GEMM)
-    maps = torch.randn(64, 64, 14, 14).to(memory_format=torch.channels_last)
-    kernel = torch.randn(64, 64, 3, 3).to(memory_format=torch.channels_last)
+    yard, work = yardsticks()
     sides: dict[str, Callable[[], object]] = {
         "pythae": their_step,
         **{key: lambda s=s: next(s) for key, s in steps.items()},  # type: ignore[misc]
-        "gemm": lambda: [matrix @ matrix for _ in range(10)],
-        "convolution": lambda: [torch.conv2d(maps, kernel, padding=1) for _ in range(10)],
+        **yard,
     }
-    work = {"gemm": 10 * 2 * GEMM**3, "convolution": 10 * 2 * 64 * 14 * 14 * 64 * 64 * 9}
-    for key in ("pythae", *trainers):
-        with FlopCounterMode(display=False) as counter:
-            sides[key]()
-        work[key] = counter.get_total_flops()
-    seconds: dict[str, list[float]] = {key: [] for key in sides}
-    for k in range(options.rounds + 2):
-        for key, step in sides.items():
-            (as_it_comes if key == "pythae" else devices.keep_memory)()
-            step()
-            started = time.perf_counter()
-            step()
-            if k > 1:  # the first warm up
-                seconds[key].append(time.perf_counter() - started)
+    work |= {key: operations(sides[key]) for key in ("pythae", *trainers)}
+    malloc = {"pythae": as_it_comes}
+    seconds = timed(sides, options.rounds, before=lambda key: malloc.get(key, devices.keep_memory)())
     median = {key: statistics.median(found) for key, found in seconds.items()}
     speed = {key: work[key] / median[key] / 1e9 for key in sides}
     models = {"pythae": theirs} | {key: trainer.model for key, trainer in trainers.items()}

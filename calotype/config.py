@@ -124,6 +124,14 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
         raise ConfigError(f"{name} is {value!r}{nearest(value, [k for k in known if k])}")
 
 
+def check_widths(name: str, widths: Iterable[int]) -> None:
+    """Raise ConfigError for features that are no multiple of 16, which fill the vectors of a processor."""
+    for width in widths:
+        if width < 16 or width % 16:
+            near = max(16, round(width / 16) * 16)
+            raise ConfigError(f"{name} contains {width}, but widths are multiples of 16: use {near}")
+
+
 def _convert(value: Any, hint: Any, name: str) -> Any:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):

@@ -14,6 +14,7 @@ larger by bilinear interpolation and smaller by means of 2 x 2.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,20 @@ class Block(nn.Module):
         return x + self.third(_activated(self.second(_activated(self.first(x)))))
 
 
+def _levels(widths: Sequence[int], blocks: Sequence[int], expansion: int, group: int) -> nn.ModuleList:
+    """The blocks of each level, finest first."""
+    depth = sum(blocks)
+    return nn.ModuleList(
+        nn.Sequential(*(Block(width, expansion, group, depth) for _ in range(n)))
+        for width, n in zip(widths, blocks, strict=True)
+    )
+
+
+def _between(inputs: int, outputs: int) -> nn.Module:
+    """From one level to another, where they differ in features."""
+    return _conv(inputs, outputs) if inputs != outputs else nn.Identity()
+
+
 class Generator(nn.Module):
     """From latents, and classes, to an image.
 
@@ -95,15 +110,8 @@ class Generator(nn.Module):
         self.pattern = nn.Parameter(nn.init.normal_(torch.empty(widths[-1], *self.sizes[-1])))
         self.start = nn.Linear(latents * (2 if num_classes else 1), widths[-1], bias=False)
         _begun(self.start, 1.0)
-        depth = sum(blocks)
-        self.levels = nn.ModuleList(
-            nn.Sequential(*(Block(width, expansion, group, depth) for _ in range(n)))
-            for width, n in zip(widths, blocks, strict=True)
-        )
-        self.between = nn.ModuleList(
-            _conv(widths[k + 1], widths[k]) if widths[k + 1] != widths[k] else nn.Identity()
-            for k in range(len(widths) - 1)
-        )
+        self.levels = _levels(widths, blocks, expansion, group)
+        self.between = nn.ModuleList(_between(coarse, fine) for fine, coarse in pairwise(widths))
         self.last = _conv(widths[0], channels)
 
     def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
@@ -136,15 +144,8 @@ class Discriminator(nn.Module):
         super().__init__()
         sizes = level_sizes(size, len(widths), 1, point=False)
         self.first = _conv(channels, widths[0])
-        depth = sum(blocks)
-        self.levels = nn.ModuleList(
-            nn.Sequential(*(Block(width, expansion, group, depth) for _ in range(n)))
-            for width, n in zip(widths, blocks, strict=True)
-        )
-        self.between = nn.ModuleList(
-            _conv(widths[k], widths[k + 1]) if widths[k + 1] != widths[k] else nn.Identity()
-            for k in range(len(widths) - 1)
-        )
+        self.levels = _levels(widths, blocks, expansion, group)
+        self.between = nn.ModuleList(_between(fine, coarse) for fine, coarse in pairwise(widths))
         positions = sizes[-1][0] * sizes[-1][1]
         self.pattern = nn.Parameter(nn.init.normal_(torch.empty(widths[-1], *sizes[-1]), std=positions**-0.5))
         self.embed = nn.Embedding(num_classes, widths[-1]) if num_classes else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
-from calotype.config import check_choice
+from calotype.config import check_choice, check_widths
 from calotype.distributions import DISTRIBUTIONS, LEVELS, Taste
 from calotype.errors import ConfigError
 from calotype.families.autoregressive.networks import NETWORKS
@@ -39,10 +39,8 @@ class AutoregressiveConfig:
                 f"model.widths has {len(self.widths)} levels, but {self.network} has one: give one width and one "
                 "number of blocks"
             )
-        for width in (*self.widths, *([self.head] if self.head else [])):
-            if width < 16 or width % 16:
-                near = max(16, round(width / 16) * 16)
-                raise ConfigError(f"model.widths and head contain {width}, but widths are multiples of 16: use {near}")
+        check_widths("model.widths", self.widths)
+        check_widths("model.head", [self.head] if self.head else [])
         if min(self.blocks) < 1:
             raise ConfigError(f"model.blocks contains {min(self.blocks)}: give at least 1 for each level")
         if self.attention and not network.attention:

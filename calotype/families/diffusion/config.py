@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
-from calotype.config import check_choice
+from calotype.config import check_choice, check_widths
 from calotype.errors import ConfigError
 from calotype.families.diffusion.predictions import PREDICTIONS
 from calotype.families.diffusion.schedules import SCHEDULES
@@ -37,10 +37,8 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         if not self.widths:
             raise ConfigError("model.widths is empty: give the channels of at least one level, such as [32, 64]")
-        for width in (*self.widths, *([self.base] if self.base else [])):
-            if width < 16 or width % 16:
-                near = max(16, round(width / 16) * 16)
-                raise ConfigError(f"model.widths and base contain {width}, but widths are multiples of 16: use {near}")
+        check_widths("model.widths", self.widths)
+        check_widths("model.base", [self.base] if self.base else [])
         for name in ("blocks", "patch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
-from calotype.config import check_choice
+from calotype.config import check_choice, check_widths
 from calotype.errors import ConfigError
 from calotype.families.gan.losses import LOSSES
 from calotype.families.gan.networks import NETWORKS
@@ -43,10 +43,7 @@ class GANConfig:
             raise ConfigError(
                 f"model.widths has {len(self.widths)} levels and model.blocks {len(self.blocks)}: give each level both"
             )
-        for width in self.widths:
-            if width < 16 or width % 16:
-                near = max(16, round(width / 16) * 16)
-                raise ConfigError(f"model.widths contains {width}, but widths are multiples of 16: use {near}")
+        check_widths("model.widths", self.widths)
         if min(self.blocks) < 1:
             raise ConfigError(f"model.blocks contains {min(self.blocks)}: give at least 1 for each level")
         for name in ("expansion", "group", "latents", "critic_steps"):

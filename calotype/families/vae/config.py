@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
-from calotype.config import check_choice
+from calotype.config import check_choice, check_widths
 from calotype.distributions import DISTRIBUTIONS
 from calotype.errors import ConfigError
 
@@ -43,10 +43,7 @@ class VAEConfig:
                 f"model.widths has {len(self.widths)} levels, model.blocks {len(self.blocks)} and model.latents "
                 f"{len(self.latents)}: give each level all three"
             )
-        for width in self.widths:
-            if width < 16 or width % 16:
-                near = max(16, round(width / 16) * 16)
-                raise ConfigError(f"model.widths contains {width}, but widths are multiples of 16: use {near}")
+        check_widths("model.widths", self.widths)
         if min(self.blocks) < 1:
             raise ConfigError(f"model.blocks contains {min(self.blocks)}: give at least 1 for each level")
         if min(self.latents) < 0 or not any(self.latents):

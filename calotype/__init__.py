@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from calotype.comparison_job import compare
     from calotype.data import check
     from calotype.errors import CalotypeError, ConfigError, DataError, RunError, TrainingDiverged
     from calotype.evaluation_job import evaluate
@@ -20,6 +21,7 @@ __all__ = [
     "RunError",
     "TrainingDiverged",
     "check",
+    "compare",
     "evaluate",
     "load",
     "train",
@@ -32,6 +34,7 @@ _HOME = {
     "RunError": "calotype.errors",
     "TrainingDiverged": "calotype.errors",
     "check": "calotype.data",
+    "compare": "calotype.comparison_job",
     "evaluate": "calotype.evaluation_job",
     "load": "calotype.runs",
     "train": "calotype.training",

@@ -118,7 +118,7 @@ def train(
         compile: use torch.compile: minutes at the first start, then somewhat faster.
         recipe: TOML with settings, such as the config.toml of another run, which is then repeated.
         latents: the run of a vae: the model learns its latents of the pictures, and draws pictures by both; or auto, to
-            train that run first, with half of the budget.
+            train that run first, with a third of the budget.
         set: SECTION.KEY=VALUE for any entry of config.toml, such as model.blocks=3; may be given several times.
         tensorboard: also log for TensorBoard, below the run directory.
     """
@@ -518,15 +518,92 @@ def evaluate(
     return 0
 
 
-def demo(budget: str = "150s", out: MaybePath = None) -> int:
-    """Train a small diffusion model on built-in pictures of letters, in about three minutes, and show where it is.
+def compare(
+    data: Data = "",
+    /,
+    budget: Words = "",
+    families: Words = "",
+    out: MaybePath = None,
+    resume: MaybePath = None,
+    size: Size = "",
+    fit: Literal["crop", "pad", "stretch"] = "crop",
+    range: Range = "",
+    channels: Literal[0, 1, 3, 4] = 0,
+    no_labels: Flag = False,
+    n: Annotated[int, arg(aliases=["-n"], help_behavior_hint="")] = 0,
+    seed: int = 0,
+    features: str = "EffLite0",
+    no_baselines: Flag = False,
+    threads: Annotated[int, arg(help_behavior_hint="")] = 0,
+    recipe: MaybePath = None,
+    device: str = "auto",
+) -> int:
+    """Train every family on the same pictures, measure them alike, and say which is best for what.
 
     Args:
-        budget: as for train.
-        out: the run directory; by default a new one below runs/.
+        data: folder, zip or tar, Parquet, npz or npy, "glyphs", or a hub name.
+        budget: of all families together, shared equally: a time as 40m or 8h, or images as 2Mimg; by default 30m.
+            Measuring comes on top.
+        families: some of autoregressive, diffusion, gan and vae, separated by commas; by default all.
+        out: the directory; by default a new one below runs/.
+        resume: the directory of a comparison to go on with; only --device has a place then.
+        size: 32 or 48x64 (width x height); by default what suits the pictures.
+        fit: how pictures of another shape are made to fit.
+        range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
+        channels: 1 gray, 3 RGB, 4 RGBA; 0 decides: gray without colour, RGBA if most are transparent.
+        no_labels: pass over classes, from subfolders or of the source.
+        n: images per set; by default as many as are held out, 200 to 2000.
+        seed: of weights, order, noise and samples.
+        features: what images are compared by: EffLite0, or a file as for evaluate.
+        no_baselines: leave out the classical methods.
+        threads: of the CPU; by default as torch chooses.
+        recipe: the directory of a comparison that is repeated, image for image.
+        device: auto, cpu, cuda or mps; with auto and several GPUs each trains a family.
+    """
+    asked = locals().copy()
+    from inspect import signature
+
+    from calotype import comparison_job
+    from calotype.display import for_stream
+
+    if resume is not None:
+        defaults = {name: parameter.default for name, parameter in signature(compare).parameters.items()}
+        idle = [k for k, value in asked.items() if value != defaults[k] and k not in ("resume", "device")]
+        if idle:
+            raise ConfigError(f"--resume takes the settings of the comparison: leave out {', '.join(idle)}")
+        comparison_job.resume(resume, device=device, display=for_stream())
+        return 0
+    settings = _given(fit=fit if fit != "crop" else "", value_range=range, channels=channels)
+    if no_labels:
+        settings["labels"] = False
+    comparison_job.compare(
+        data,
+        budget=budget or None,
+        families=_names(families) or (),
+        out=out,
+        size=size or None,
+        settings=settings,
+        n=n,
+        seed=seed,
+        features=features,
+        baselines=() if no_baselines else None,
+        threads=threads,
+        device=device,
+        recipe=recipe,
+        display=for_stream(),
+    )
+    return 0
+
+
+def demo(budget: str = "5m", out: MaybePath = None) -> int:
+    """Compare all families on built-in pictures of letters, in about eight minutes, and say where the page is.
+
+    Args:
+        budget: of all families together, as for compare.
+        out: the directory; by default a new one below runs/.
     """
     # Small letters: in the same time a CPU sees four times as many of them as at 32x32, and comes to whole letters.
-    return train("diffusion", "glyphs", budget=budget, out=out, size="16")
+    return compare("glyphs", budget=budget, out=out, size="16")
 
 
 COMMANDS: Mapping[str, Callable[..., int]] = {
@@ -540,6 +617,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "encode": encode,
     "decode": decode,
     "evaluate": evaluate,
+    "compare": compare,
     "demo": demo,
 }
 

@@ -134,7 +134,10 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A bar, the figures and the course of the loss, redrawn in place; messages scroll above."""
+    """A bar, the figures and the course of the loss, redrawn in place; messages scroll above.
+
+    A job may be part of another that shows its progress at the same place: only the outermost leaves it.
+    """
 
     def __init__(self) -> None:
         from rich.live import Live
@@ -142,15 +145,20 @@ class LiveDisplay:
 
         self._text = Text
         self._live = Live(Text(""), refresh_per_second=4, transient=True)
+        self._depth = 0
 
     def __enter__(self) -> Self:
-        self._live.__enter__()
+        if self._depth == 0:
+            self._live.__enter__()
+        self._depth += 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.__exit__(kind, error, trace)
+        self._depth -= 1
+        if self._depth == 0:
+            self._live.__exit__(kind, error, trace)
 
     def message(self, text: str) -> None:
         """Say something that stays."""

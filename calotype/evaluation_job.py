@@ -30,7 +30,7 @@ from calotype.evaluation.protocol import Outcome, Subject, evaluated
 from calotype.evaluation.report import Report, Value
 from calotype.evaluation.views import NOTHING, Views, views
 from calotype.images import cells, read_png, write_atomic
-from calotype.model import Encodable, HasLikelihood
+from calotype.model import Batch, Bits, Encodable, GenerativeModel, HasLikelihood
 from calotype.rng import Noise, fold, permutation
 from calotype.runs import Run, TrainedModel, load
 
@@ -103,19 +103,25 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
         raise ConfigError(f"{place} is a folder: name a file for the report, such as {place / 'evaluation.json'}")
     outcome = measure(subject, display=display, **asked)
     display.message(outcome.report.text())
-    trained = Run.open(subject) if _is_run(subject) else None
+    written = write(
+        outcome, place, Run.open(subject) if _is_run(subject) else None, asked["checkpoint"], asked["device"]
+    )
+    display.message(f"report: {place}")
+    display.message(f"page: {written}")
+    return place
+
+
+def write(outcome: Outcome, place: Path, trained: Run | None, checkpoint: str, device: str) -> Path:
+    """Write a report and its page, beside it, whose place is returned. Raises RunError."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         outcome.report.save(place)  # before the page, whose pictures may take long
-        seen = NOTHING if trained is None else _views(trained, asked["checkpoint"], asked["device"])
-        written = _write_page(outcome, place.with_suffix(".html"), trained, seen)
+        seen = NOTHING if trained is None else _views(trained, checkpoint, device)
+        return _write_page(outcome, place.with_suffix(".html"), trained, seen)
     except OSError as error:
         raise RunError(
             f"the report cannot be written to {place.parent} ({error.strerror}): choose another --out"
         ) from error
-    display.message(f"report: {place}")
-    display.message(f"page: {written}")
-    return place
 
 
 def _views(run: Run, checkpoint: str, device: str) -> Views:
@@ -202,11 +208,7 @@ def _drawn(
 ) -> Subject:
     """Samples of a run, in the proportions of its classes."""
     chosen = build(model.model.Options, read_assignments(options), "option")
-    labels: Callable[[int], int] | None = None
-    if packed.labels is not None:
-        told = packed.labels[packed.train]
-        proportional = torch.from_numpy(told[permutation(fold(seed, "labels"), len(told))])
-        labels = sampling.cycle(proportional.tolist())
+    labels = proportional(packed, seed)
     sampling.check(model.model, labels, chosen)
     calls, sets, seconds = _calls(model.model), [], 0.0
     for s in range(seed, seed + SEEDS):
@@ -234,7 +236,7 @@ def _drawn(
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "samples per second": SEEDS * n / seconds,
         "network calls per image": model.model.network_calls(chosen) or counted / batches,
-        "peak memory in MB": _peak_memory(),
+        "peak memory in MB": peak_memory(),
         "device": str(device),
         "threads": torch.get_num_threads(),
     }
@@ -250,9 +252,17 @@ def _drawn(
         tuple(range(seed, seed + SEEDS)),
         facts,
         cost,
-        _likelihoods(model, packed, seed, chosen, display),
+        _likelihoods(model.model, packed, seed, chosen, display),
         stages,
     )
+
+
+def proportional(packed: PackedDataset, seed: int) -> Callable[[int], int] | None:
+    """The class of image i, in the proportions of the training images; None without classes."""
+    if packed.labels is None:
+        return None
+    told = packed.labels[packed.train]
+    return sampling.cycle(told[permutation(fold(seed, "labels"), len(told))].tolist())
 
 
 def _found(folder: Path, packed: PackedDataset, n: int, seed: int, display: Display) -> Subject:
@@ -290,7 +300,7 @@ def _calls(model: nn.Module) -> Callable[[], int]:
     return tell
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Of this process so far, in MB; of the GPU where there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() // 2**20
@@ -298,10 +308,18 @@ def _peak_memory() -> int:
     return peak // (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _likelihoods(model: TrainedModel, packed: PackedDataset, seed: int, options: Any, display: Display) -> list[Value]:
-    """Bits per dimension of held-out images; of pictures of two values, which are binary data, nats as well."""
-    if not isinstance(model.model, HasLikelihood):
+def _likelihoods(
+    model: GenerativeModel, packed: PackedDataset, seed: int, options: Any, display: Display
+) -> list[Value]:
+    if not isinstance(model, HasLikelihood):
         return [Value("bits/dim", "samples", None, None, None, 0, "not defined: the model is implicit")]
+    return likelihoods(lambda batch, noise: model.bits_per_dim(batch, noise, options), packed, seed, display)
+
+
+def likelihoods(
+    bits_per_dim: Callable[[Batch, Noise], Bits], packed: PackedDataset, seed: int, display: Display
+) -> list[Value]:
+    """Bits per dimension of held-out images; of pictures of two values, which are binary data, nats as well."""
     most = controls.chosen(packed.held_out, LIKELIHOOD_IMAGES, seed, "likelihood")
     wanted, found = len(most), list[Tensor]()
     name, binary = "", True
@@ -310,7 +328,7 @@ def _likelihoods(model: TrainedModel, packed: PackedDataset, seed: int, options:
         some = most[done : min(wanted, done + LIKELIHOOD_BATCH)]
         noise = Noise.per_image(fold(seed, "likelihood"), [int(i) for i in some], "cpu")
         batch = packed.read(some)
-        bits = model.model.bits_per_dim(batch, noise, options)
+        bits = bits_per_dim(batch, noise)
         found.append(bits.per_image)
         wanted = min(wanted, bits.enough)
         name = f"{bits.kind}, {bits.images}" if bits.images else bits.kind

@@ -54,7 +54,7 @@ class Latents:
 
     def spec(self, num_classes: int) -> ImageSpec:
         """Of maps, for the second model."""
-        return ImageSpec(self.channels, self.height, self.width, num_classes)
+        return ImageSpec(self.channels, self.height, self.width, num_classes, encoded=True)
 
     def to_bytes(self, maps: Tensor) -> Tensor:
         """uint8 (B, C, h, w) of maps, float (B, C, h, w)."""

@@ -22,6 +22,7 @@ class ImageSpec:
     height: int
     width: int
     num_classes: int = 0
+    encoded: bool = False  # of a map of latents, a position of which is a patch of an image already
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width"):

@@ -80,7 +80,7 @@ def request(
     values = {name: kept[name] | dict(settings.get(name, {})) for name in kept}
     return Request(
         family_name,
-        _data_config(data, size, {"source": source} | values["data"] if source else values["data"]),
+        data_config(data, size, {"source": source} | values["data"] if source else values["data"]),
         Budget.parse(budget or DEFAULT_BUDGET),
         preset or base.get("preset", "auto"),
         {name: values[name] for name in ("model", "training")},
@@ -100,7 +100,8 @@ def sections(family_name: str) -> dict[str, type]:
     return {"data": DataConfig, "model": family(family_name).Config, "training": TrainConfig}
 
 
-def _data_config(data: str | Path | DataConfig, size: str | None, values: Mapping[str, Any]) -> DataConfig:
+def data_config(data: str | Path | DataConfig, size: str | None, values: Mapping[str, Any]) -> DataConfig:
+    """What pictures to take, and how: an argument, a size such as "32", and entries of the section "data"."""
     if not isinstance(data, DataConfig):
         named = {"source": str(data)} if str(data) else {}
         if not named and "source" not in values:

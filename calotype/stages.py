@@ -23,6 +23,7 @@ from calotype.runs import TrainedModel, load
 
 PRESETS = {True: "codes", False: "map"}  # of a first stage, by whether the second models codes
 MEASURED = 1_000  # training images by which the range of latents is found
+FIRST_SHARE = 0.35  # of a budget for both: pictures come back well long before a second stage draws well
 SEED = 0  # of images that are binarised at random, once for all
 AT_ONCE = 2**22  # values of pictures in a batch
 

@@ -1,6 +1,7 @@
 """The main job: from pictures and a budget to a trained run.
 
-`train` starts a run and `resume` continues one; both end in the one loop of `loop`.
+`train` starts a run and `resume` continues one; both end in the one loop of `loop`. `begin` makes a run that `resume`
+then trains.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,14 +70,59 @@ def train(
         settings: values for the sections "data", "model" and "training" of config.toml, by section and key.
         recipe: a TOML file with such sections, for instance the config.toml of another run.
         latents: a run of a VAE: the model is trained on its latents of the pictures, and draws pictures by both. Data
-            is by default that of the run. "auto" trains a VAE first, with half of the budget.
+            is by default that of the run. "auto" trains a VAE first, with a third of the budget.
         tensorboard: also log for TensorBoard, below the run directory.
         display: where to show progress; by default plain lines.
 
     Raises:
         CalotypeError: for anything the user can mend; the message says how.
     """
-    first, chosen = None, settings or {}
+    with display or PlainDisplay() as shown:
+        begun = _begun(family_name, data, budget, out, preset, size, device, settings or {}, recipe, latents, shown)
+        _train_run(*begun, shown, tensorboard)
+    return begun.run
+
+
+def begin(
+    family_name: str,
+    data: str | Path | DataConfig = "",
+    *,
+    budget: str | None = None,
+    out: str | Path | None = None,
+    size: str | None = None,
+    device: str = "auto",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    recipe: str | Path | None = None,
+    display: Display | None = None,
+) -> Run:
+    """Choose what `train` would train, and make its run directory; `resume` trains it. As for `train`."""
+    with display or PlainDisplay() as shown:
+        return _begun(family_name, data, budget, out, None, size, device, settings or {}, recipe, None, shown).run
+
+
+class Begun(NamedTuple):
+    """A run that can be trained."""
+
+    run: Run
+    pictures: PackedDataset
+    packed: PackedDataset  # what is learned
+    device: torch.device
+
+
+def _begun(
+    family_name: str,
+    data: str | Path | DataConfig,
+    budget: str | None,
+    out: str | Path | None,
+    preset: str | None,
+    size: str | None,
+    device: str,
+    chosen: Mapping[str, Mapping[str, Any]],
+    recipe: str | Path | None,
+    latents: str | Path | None,
+    shown: Display,
+) -> Begun:
+    first = None
     if latents == AUTO:
         both = request(
             family_name, data, budget=budget, preset=preset, size=size, settings=chosen, recipe=recipe, on_latents=True
@@ -84,8 +130,8 @@ def train(
         stages.check_settings(both.settings["training"])
         out = Path(out) if out is not None else _new_run(both.family, both.data.source)
         refuse_existing(out)
-        latents = _first_half(both, out, device, display)
-        budget, size = both.budget.part(0.5), None
+        latents = _first_part(both, out, device, shown)
+        budget, size = both.budget.part(1 - stages.FIRST_SHARE), None
     if latents is not None:
         name = family_of(family_name, recipe)
         first = stages.first_stage(Path(latents), family(name), name, device)
@@ -108,39 +154,37 @@ def train(
     torch_device = devices.choose(device)
     _set_up_process(int(asked.settings["training"].get("threads", 0)))
 
-    with display or PlainDisplay() as shown:
-        pictures = _prepare(asked.data, shown)
-        told = None if first is None else stages.measured(first, pictures, str(latents))
-        packed = _learned(first, told, pictures, shown)
-        planned = plan(
-            family(asked.family),
-            asked.preset,
-            asked.budget,
-            packed.spec,
-            _some_images(packed),
-            lambda config: _training_batches(packed, config),
-            torch_device,
-            asked.settings,
-            shown.message,
-        )
-        config = RunConfig(
-            family=asked.family,
-            preset=planned.preset,
-            budget=asked.budget.text,
-            data=pictures.config,
-            dataset=DatasetFacts.of(pictures),
-            model=planned.model,
-            training=planned.training,
-            latents=told,
-        )
-        run = Run.create(path, config, first)
-        shown.message(_announcement(run, planned.images_per_second))
-        _train_run(run, pictures, packed, torch_device, shown, tensorboard)
-    return run
+    pictures = _prepare(asked.data, shown)
+    told = None if first is None else stages.measured(first, pictures, str(latents))
+    packed = _learned(first, told, pictures, shown)
+    planned = plan(
+        family(asked.family),
+        asked.preset,
+        asked.budget,
+        packed.spec,
+        _some_images(packed),
+        lambda config: _training_batches(packed, config),
+        torch_device,
+        asked.settings,
+        shown.message,
+    )
+    config = RunConfig(
+        family=asked.family,
+        preset=planned.preset,
+        budget=asked.budget.text,
+        data=pictures.config,
+        dataset=DatasetFacts.of(pictures),
+        model=planned.model,
+        training=planned.training,
+        latents=told,
+    )
+    run = Run.create(path, config, first)
+    shown.message(_announcement(run, planned.images_per_second))
+    return Begun(run, pictures, packed, torch_device)
 
 
-def _first_half(both: Request, second: Path, device: str, display: Display | None) -> Path:
-    """Train the first of two stages with half of the budget, or what is left of that; returns its run directory.
+def _first_part(both: Request, second: Path, device: str, shown: Display) -> Path:
+    """Train the first of two stages with its share of the budget, or what is left of that; returns its run directory.
 
     It lies beside that of the second, so that the same command again goes on where it was stopped.
 
@@ -148,17 +192,17 @@ def _first_half(both: Request, second: Path, device: str, display: Display | Non
         RunError: where a run of something else lies there.
     """
     place = second.with_name(f"{second.name}-first")
-    preset, budget = stages.PRESETS[family(both.family).models_codes], both.budget.part(0.5)
+    preset, budget = stages.PRESETS[family(both.family).models_codes], both.budget.part(stages.FIRST_SHARE)
     if (place / "config.toml").exists():
         there = Run.open(place).config
         digest = prepare(both.data).digest
         if (there.family, there.preset, there.budget, there.dataset.digest) != ("vae", preset, budget, digest):
             raise RunError(
-                f"{place} is there already, and is not the first half of this run: its {there.family} ({there.preset}, "
+                f"{place} is there already, and is not the first part of this run: its {there.family} ({there.preset}, "
                 f"{there.budget}) is of other pictures or another budget. Remove it, choose another --out, or go on "
                 f"from it with --latents {quote(str(place))}"
             )
-        resume(place, device=device, display=display)
+        resume(place, device=device, display=shown)
         return place
     settings = {key: value for key, value in both.settings["training"].items() if key in ("threads", "seed")}
     train(
@@ -169,7 +213,7 @@ def _first_half(both: Request, second: Path, device: str, display: Display | Non
         preset=preset,
         device=device,
         settings={"training": settings},
-        display=display,
+        display=shown,
     )
     return place
 

@@ -26,6 +26,13 @@ def make(spec: ImageSpec = SPEC, seed: int = 0, **settings: object) -> Diffusion
         return Diffusion(spec, config)
 
 
+def test_presets_take_each_position_of_a_map_of_latents_by_itself() -> None:
+    images, maps = (Diffusion.presets(ImageSpec(4, 16, 16, encoded=told))["tiny"].model for told in (False, True))
+    assert (images.patch, maps.patch) == (2, 1)
+    assert len(maps.widths) == len(images.widths) + 1
+    assert (images.attention, maps.attention) == ((), (1,))
+
+
 def test_an_untrained_model_returns_the_preconditioned_input() -> None:
     model = make()  # its last layer starts at zero
     x = torch.linspace(-3, 3, 2 * 64).reshape(2, 1, 8, 8)

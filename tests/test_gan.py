@@ -395,6 +395,17 @@ def test_images_of_any_size_are_drawn_and_judged(spec: ImageSpec, network: str) 
     assert logits.shape == (3,)
 
 
+@pytest.mark.parametrize("patch", [2, 3])
+def test_a_patch_is_a_position_and_every_pixel_counts(patch: int) -> None:
+    model = model_of(ImageSpec(3, 13, 17), patch=patch)
+    images = model.generator(torch.ones(2, 8), None)
+    assert images.shape == (2, 3, 13, 17)
+    assert model.generator.sizes[0] == (-(-13 // patch), -(-17 // patch))
+    x = normal(2, 3, 13, 17).float().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.discriminator(x, None).sum(), x)
+    assert bool((gradient != 0).all())
+
+
 @pytest.mark.parametrize(
     ("network", "widths", "generator", "discriminator"),
     [

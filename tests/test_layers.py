@@ -20,11 +20,12 @@ LAYERS = [
     {"model", "curves", "optimizers", "distributions"},
     {"nn", "data"},
     {"families"},
-    {"trainer", "sampling", "checkpoints", "latents"},
+    {"trainer", "sampling", "checkpoints", "latents", "baselines"},
     {"runs", "export", "evaluation"},
     {"plan", "judging"},
     {"loop", "request", "given", "stages"},
     {"training", "sampling_job", "completion_job", "latent_job", "evaluation_job"},
+    {"comparison_job"},
     {"cli"},
     {"__main__"},
 ]

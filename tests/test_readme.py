@@ -117,7 +117,7 @@ def workplace(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return picture_folder.parent
 
 
-@pytest.mark.parametrize("name", ["data", "training", "autoregressive", "diffusion", "vae", "evaluation"])
+@pytest.mark.parametrize("name", ["data", "training", *FAMILIES, "evaluation", "compare"])
 def test_the_blocks_of_a_page_run(name: str, workplace: Path) -> None:
     assert list(run_page(ROOT / "docs" / f"{name}.md", {"__name__": "__main__"}))
 
@@ -125,7 +125,7 @@ def test_the_blocks_of_a_page_run(name: str, workplace: Path) -> None:
 def test_every_page_with_blocks_is_run() -> None:
     run = {page.stem for page in PAGES if any(block.kind in RUN for block in blocks(page))}
     families = set(FAMILIES)
-    assert run == {"README", "data", "training", "evaluation", "adding-a-family"} | families
+    assert run == {"README", "data", "training", "evaluation", "compare", "adding-a-family"} | families
 
 
 def test_the_example_family_trains_and_keeps_the_contract(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,9 +152,10 @@ def test_the_commands_of_the_readme_run_and_leave_what_it_says(workplace: Path) 
 
 def test_the_demo_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(GlyphsConfig, "parse", lambda _: GlyphsConfig(count=200))  # drawing 10,000 takes some seconds
-    assert cli.main(["demo", "--budget", "64img"]) == 0
-    assert "samples: runs/glyphs-diffusion/samples.png" in capsys.readouterr().out
-    assert (workplace / "runs" / "glyphs-diffusion" / "samples.png").is_file()
+    monkeypatch.setattr("calotype.evaluation_job.FEWEST", 60)
+    assert cli.main(["demo", "--budget", "256img"]) == 0
+    assert "page: runs/glyphs-compare/comparison.html" in capsys.readouterr().out
+    assert (workplace / "runs" / "glyphs-compare" / "comparison.html").is_file()
 
 
 def test_make_knows_the_targets() -> None:

@@ -181,7 +181,7 @@ def test_it_learns_the_maps_of_the_pictures(picture_folder: Path, tmp_path: Path
     told: list[tuple[int, int]] = []
     maps = stages.encoded(first, packed, latents, lambda done, total: told.append((done, total)))
     assert told[-1] == (40, 40)
-    assert maps.spec == ImageSpec(1, 6, 6, 2)
+    assert maps.spec == ImageSpec(1, 6, 6, 2, encoded=True)
     some = np.array([3, 17, 39])
     found, pictures = maps.read(some), packed.read(some)
     assert torch.equal(found.images, first.model.to_map(pictures.images, pictures.labels).to(torch.uint8))  # type: ignore
@@ -231,7 +231,7 @@ def test_a_run_of_two_stages_can_be_repeated_from_its_config(picture_folder: Pat
 
 
 def test_both_stages_in_one_go(picture_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Half of the budget for each; and stopped within the first, the same command goes on with it."""
+    """A third of the budget for the first; and stopped within the first, the same command goes on with it."""
     out = tmp_path / "run"
     made: dict[str, Any] = {"latents": "auto", "budget": "64img", "out": out, "settings": SECOND}
     with pytest.raises(ConfigError, match=r"training.flips mirrors maps"):
@@ -242,14 +242,14 @@ def test_both_stages_in_one_go(picture_folder: Path, tmp_path: Path, monkeypatch
     monkeypatch.undo()
     monkeypatch.setattr("calotype.training.FINAL_GRID", 4)
     first = Run.open(tmp_path / "run-first")
-    assert (first.config.family, first.config.preset, first.config.training.images) == ("vae", "codes", 32)
+    assert (first.config.family, first.config.preset, first.config.training.images) == ("vae", "codes", 22)
     before = [path.stat().st_mtime_ns for path in first.checkpoints()]
     run = train("autoregressive", picture_folder, **made)
     assert [path.stat().st_mtime_ns for path in first.checkpoints()] == before
     shutil.rmtree(out)
-    with pytest.raises(RunError, match=r"run-first is there already, and is not the first half of this run"):
+    with pytest.raises(RunError, match=r"run-first is there already, and is not the first part of this run"):
         train("autoregressive", picture_folder, **made | {"budget": "96img"})
-    assert run.config.training.images == 32
+    assert run.config.training.images == 42
     run = train("autoregressive", picture_folder, **made)
     assert run.config.latents is not None
     assert run.config.latents.codes == 240

@@ -145,7 +145,7 @@ def _build(
         write_synced(folder / SURVEY, _json({**found.summary(), "names": contents.names}))
         about = {
             "format": FORMAT,
-            "spec": asdict(spec),
+            "spec": _facts(spec),
             "class_names": class_names,
             "counts": _counts(contents, split, len(skipped), found.other_files),
             "split_rule": split.rule,
@@ -245,9 +245,14 @@ def _counts(contents: _Contents, split: SplitResult, skipped: int, other_files: 
     }
 
 
+def _facts(spec: ImageSpec) -> dict[str, int]:
+    """What there is to say of pictures; that they are no maps of latents goes without saying."""
+    return {name: getattr(spec, name) for name in ("channels", "height", "width", "num_classes")}
+
+
 def _digest(spec: ImageSpec, class_names: tuple[str, ...], contents: _Contents, split: SplitResult) -> str:
     """A hash of all that training and evaluation can see of a pack."""
-    digest = hashlib.blake2b(_json([asdict(spec), class_names]), digest_size=16)
+    digest = hashlib.blake2b(_json([_facts(spec), class_names]), digest_size=16)
     digest.update(b"".join(contents.hashes))
     digest.update(np.array(contents.labels, np.int64).tobytes())
     digest.update(split.held_out.tobytes())

@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import PurePath
 from typing import NamedTuple
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 from torch import Tensor
 
@@ -102,43 +102,51 @@ def page(report: Report, pictures: Pictures, curves: Mapping[str, Sequence[tuple
     told = report.as_dict()
     cards = _cards(report.values)
     suspects = report.copying.suspects if report.copying else ()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"exact": json.dumps, "number": number, "label": label, "words": plots.words}
-    template = environment.from_string(
-        importlib.resources.files("calotype.evaluation").joinpath("page.html").read_text("utf-8")
-    )
-    return template.render(
+    return template("page.html").render(
         report=report,
-        subject=_last(report.subject.get("path")) or "images",
-        source=_last(report.data.get("source")) or "the data set",
+        subject=last_of(report.subject.get("path")) or "images",
+        source=last_of(report.data.get("source")) or "the data set",
         facts=_facts(report),
         summary=_summary(report.values),
-        samples=_tiles(pictures.samples),
-        real=_tiles(pictures.real),
+        samples=tiles_of(pictures.samples),
+        real=tiles_of(pictures.real),
         sets=NAMES,
         table=_table(report.values, by_class=False),
         cards=cards,
         better={card.name: card.better for card in cards},
         alpha=any(image.shape[-3] == 4 for image in _tensors(pictures)),
-        over_training=[(caption, _picture(image)) for caption, image in pictures.over_training],
-        reconstructions=[tuple(map(_picture, pair)) for pair in pictures.latents.pairs],
-        traversals=[(caption, list(map(_picture, images))) for caption, images in pictures.latents.traversals],
+        over_training=[(caption, picture_of(image)) for caption, image in pictures.over_training],
+        reconstructions=[tuple(map(picture_of, pair)) for pair in pictures.latents.pairs],
+        traversals=[(caption, list(map(picture_of, images))) for caption, images in pictures.latents.traversals],
         course=plots.course(report.over_training) if report.over_training else None,
         curves=plots.curves(curves),
         per_class=_table(report.per_class, by_class=True),
         few_classes=FEW_CLASSES,
-        suspects=list(zip_longest(suspects, (tuple(map(_picture, pair)) for pair in pictures.suspects))),
-        cost=_flat(report.cost),
-        protocol=_flat(told["protocol"] | {"digest": told["protocol_digest"], "format of the report": told["format"]}),
-        about=_flat(report.subject),
-        data=_flat(report.data),
+        suspects=list(zip_longest(suspects, (tuple(map(picture_of, pair)) for pair in pictures.suspects))),
+        cost=flat(report.cost),
+        protocol=flat(told["protocol"] | {"digest": told["protocol_digest"], "format of the report": told["format"]}),
+        about=flat(report.subject),
+        data=flat(report.data),
     )
+
+
+def template(name: str) -> Template:
+    """One of the pages in this folder."""
+    environment = Environment(
+        loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"exact": json.dumps, "number": number, "label": label, "words": plots.words}
+    return environment.get_template(name)
+
+
+def _text(name: str) -> str:
+    return importlib.resources.files("calotype.evaluation").joinpath(name).read_text("utf-8")
 
 
 # -- words
 
 
-def _last(path: object) -> str:
+def last_of(path: object) -> str:
     """The last part of a path, or all of it where it has none."""
     return PurePath(str(path)).name or str(path) if path else ""
 
@@ -154,7 +162,7 @@ def _facts(report: Report) -> str:
     return " · ".join([*parts, f"{report.protocol.n:,} images per set"])
 
 
-def _told(name: str) -> tuple[str, str]:
+def told_of(name: str) -> tuple[str, str]:
     """What a metric says, and which direction is better."""
     base = metric_of(name)
     if base in METRICS:
@@ -213,7 +221,7 @@ def _cards(values: Sequence[Value]) -> list[Card]:
     for name in dict.fromkeys(v.name for v in values):
         of_metric = [v for v in values if v.name == name]
         known = any(v.value is not None for v in of_metric)
-        cards.append(Card(name, *_told(name), plots.dots(name, of_metric) if known else None))
+        cards.append(Card(name, *told_of(name), plots.dots(name, of_metric) if known else None))
     return cards
 
 
@@ -228,13 +236,13 @@ def _table(values: Sequence[Value], by_class: bool) -> Table:
     return Table(columns, [(row, [found.get((row, column)) for column in columns]) for row in rows], notes)
 
 
-def _flat(value: object, key: str = "") -> list[tuple[str, object]]:
+def flat(value: object, key: str = "") -> list[tuple[str, object]]:
     """Nested mappings as rows, such as options.steps; a list of plain values stays one row."""
     if isinstance(value, Mapping):
-        return [row for k, v in value.items() for row in _flat(v, f"{key}.{k}" if key else str(k))]
+        return [row for k, v in value.items() for row in flat(v, f"{key}.{k}" if key else str(k))]
     if isinstance(value, list | tuple):
         if any(isinstance(item, Mapping | list | tuple) for item in value):
-            return [row for i, item in enumerate(value) for row in _flat(item, f"{key}.{i}")]
+            return [row for i, item in enumerate(value) for row in flat(item, f"{key}.{i}")]
         return [(key, list(value))]
     return [(key, value)]
 
@@ -242,7 +250,8 @@ def _flat(value: object, key: str = "") -> list[tuple[str, object]]:
 # -- pictures
 
 
-def _picture(image: Tensor) -> Picture:
+def picture_of(image: Tensor) -> Picture:
+    """A uint8 image (C, H, W) for the page."""
     file, (height, width) = io.BytesIO(), image.shape[1:]
     to_pil(image).save(file, format="PNG")
     scale = TILE / max(height, width)
@@ -257,8 +266,8 @@ def _tensors(pictures: Pictures) -> list[Tensor]:
     return [pictures.samples, pictures.real, *pairs, *(image for _, image in pictures.over_training)]
 
 
-def _tiles(images: Tensor) -> list[Picture]:
+def tiles_of(images: Tensor) -> list[Picture]:
     """As many of uint8 images (N, C, H, W) as are not too much for a page."""
     if len(images) == 0:
         return []
-    return [_picture(image) for image in images[: max(4, PIXELS // images[0, 0].numel())]]
+    return [picture_of(image) for image in images[: max(4, PIXELS // images[0, 0].numel())]]

@@ -39,7 +39,7 @@ STYLE = {
 }
 
 
-def _drawn(name: str, width: float, height: float, draw: Callable[[Figure], None]) -> Markup:
+def drawn(name: str, width: float, height: float, draw: Callable[[Figure], None]) -> Markup:
     """A plot of so many CSS pixels as SVG to stand within HTML; `name` says what it shows."""
     import matplotlib.style
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -120,7 +120,7 @@ def dots(name: str, values: Sequence[Value]) -> Markup:
                 weight=weight,
             )
 
-    return _drawn(f"{name} of {', '.join(label(v.of) for v in values)}", width, height, draw)
+    return drawn(f"{name} of {', '.join(label(v.of) for v in values)}", width, height, draw)
 
 
 def curves(points_of: Mapping[str, Sequence[tuple[float, float]]]) -> list[tuple[str, Markup]]:
@@ -168,7 +168,7 @@ def _losses(part: str, kinds: Mapping[str, Sequence[tuple[float, float]]]) -> Ma
         axes.set_axisbelow(True)
         axes.legend(frameon=False, fontsize=11, loc="upper right", borderaxespad=0)
 
-    return _drawn(f"loss of {part} over images seen", width, height, draw)
+    return drawn(f"loss of {part} over images seen", width, height, draw)
 
 
 def course(values: Sequence[Value]) -> Markup:
@@ -196,7 +196,7 @@ def course(values: Sequence[Value]) -> Markup:
         axes.grid(axis="y", color=LINE, linewidth=0.8)
         axes.set_axisbelow(True)
 
-    return _drawn(f"{values[0].name} over images seen", width, height, draw)
+    return drawn(f"{values[0].name} over images seen", width, height, draw)
 
 
 def words(key: str) -> str:

@@ -157,8 +157,16 @@ def _features(material: Material, network: features.FeatureNetwork, display: Dis
             continue
         found[name] = []
         for k, images in enumerate(sets):
-            what = f"set {k + 1} of {name}" if len(sets) > 1 else f"control {name}"
-            rows = network.features(images, lambda done, total, what=what: display.count(what, done, total))  # type: ignore[misc]
+            what = f"set {k + 1} of {name}" if name == "samples" else f"control {name}"
+
+            def report(done: int, total: int, what: str = what) -> None:
+                display.count(what, done, total)
+
+            if name == "samples":
+                rows = network.features(images, report)
+            else:  # the same for every model of these pictures
+                key = f"{packed.digest[:16]}-{name}-{len(images)}-{material.seed}"
+                rows = features.cached(network, key, lambda images=images: images, report)  # type: ignore[misc]
             found[name].append(reference.scaled(rows))
     return Features(found, reference.scaled(known), reference, network)
 

@@ -99,20 +99,25 @@ class Report:
         """Read it back. Raises RunError where it is no report."""
         try:
             told = json.loads(path.read_text())
-            if told.pop("format") != FORMAT:
+            if told["format"] != FORMAT:
                 raise RunError(f"{path} is a report of another version: evaluate again")
-            told.pop("protocol_digest")
-            protocol = told["protocol"] | {"seeds": tuple(told["protocol"]["seeds"])}
-            told |= {
-                "protocol": Protocol(**protocol),
-                "values": tuple(Value(**value) for value in told["values"]),
-                "per_class": tuple(Value(**value) for value in told["per_class"]),
-                "over_training": tuple(Value(**value) for value in told["over_training"]),
-                "copying": Copying(**told["copying"]) if told["copying"] else None,
-            }
-            return cls(**told)
+            return cls.of(told)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is no report of an evaluation ({error!r})") from error
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Self:
+        """From what `as_dict` gives. Raises KeyError, TypeError or ValueError for anything else."""
+        told = {key: value for key, value in plain.items() if key not in ("format", "protocol_digest")}
+        protocol = told["protocol"] | {"seeds": tuple(told["protocol"]["seeds"])}
+        told |= {
+            "protocol": Protocol(**protocol),
+            "values": tuple(Value(**value) for value in told["values"]),
+            "per_class": tuple(Value(**value) for value in told["per_class"]),
+            "over_training": tuple(Value(**value) for value in told["over_training"]),
+            "copying": Copying(**told["copying"]) if told["copying"] else None,
+        }
+        return cls(**told)
 
     def text(self) -> str:
         """For the terminal: one line per metric, the samples beside the controls."""

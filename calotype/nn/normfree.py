@@ -91,6 +91,7 @@ class Generator(nn.Module):
         blocks: per level.
         expansion, group: of blocks.
         num_classes: of the labels; 0: none.
+        patch: pixels a side that are one position of the finest level.
     """
 
     def __init__(
@@ -103,16 +104,18 @@ class Generator(nn.Module):
         expansion: int,
         group: int,
         num_classes: int = 0,
+        patch: int = 1,
     ) -> None:
         super().__init__()
-        self.sizes = level_sizes(size, len(widths), 1, point=False)
+        self.size, self.patch = size, patch
+        self.sizes = level_sizes(size, len(widths), patch, point=False)
         self.embed = nn.Embedding(num_classes, latents) if num_classes else None
         self.pattern = nn.Parameter(nn.init.normal_(torch.empty(widths[-1], *self.sizes[-1])))
         self.start = nn.Linear(latents * (2 if num_classes else 1), widths[-1], bias=False)
         _begun(self.start, 1.0)
         self.levels = _levels(widths, blocks, expansion, group)
         self.between = nn.ModuleList(_between(coarse, fine) for fine, coarse in pairwise(widths))
-        self.last = _conv(widths[0], channels)
+        self.last = _conv(widths[0], channels * patch**2)
 
     def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """(B, latents) to (B, C, H, W), in [-1, 1] where it is an image, and beyond."""
@@ -125,7 +128,10 @@ class Generator(nn.Module):
                 x = self.between[k - 1](x)
                 high, wide = self.sizes[k - 1]
                 x = F.interpolate(x, scale_factor=2, mode="bilinear")[:, :, :high, :wide]
-        return self.last(x)
+        x = self.last(x)
+        if self.patch > 1:
+            x = F.pixel_shuffle(x, self.patch)[:, :, : self.size[0], : self.size[1]]
+        return x
 
 
 class Discriminator(nn.Module):
@@ -140,10 +146,12 @@ class Discriminator(nn.Module):
         expansion: int,
         group: int,
         num_classes: int = 0,
+        patch: int = 1,
     ) -> None:
         super().__init__()
-        sizes = level_sizes(size, len(widths), 1, point=False)
-        self.first = _conv(channels, widths[0])
+        sizes = level_sizes(size, len(widths), patch, point=False)
+        self.patch, self.missing = patch, (sizes[0][0] * patch - size[0], sizes[0][1] * patch - size[1])
+        self.first = _conv(channels * patch**2, widths[0])
         self.levels = _levels(widths, blocks, expansion, group)
         self.between = nn.ModuleList(_between(fine, coarse) for fine, coarse in pairwise(widths))
         positions = sizes[-1][0] * sizes[-1][1]
@@ -154,6 +162,8 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """(B, C, H, W) to logits (B,)."""
+        if self.patch > 1:
+            x = F.pixel_unshuffle(F.pad(x, (0, self.missing[1], 0, self.missing[0])), self.patch)
         x = self.first(x)
         for k, level in enumerate(self.levels):
             x = level(x)

@@ -37,6 +37,7 @@ class Size:
         side = min(spec.height, spec.width)
         doublings = max(0, (side // 48).bit_length() - 1)  # keeps the finest map at 24 to 48 positions a side
         patch = max(1, min(self.patch * 2**doublings, side // 8))  # 8: a finest map smaller than this blurs
+        patch = 1 if spec.encoded else patch
         rows, columns = -(-spec.height // patch), -(-spec.width // patch)
         positions = [-(-rows // 2**k) * -(-columns // 2**k) for k in range(len(self.widths))]
         levels = [0]
@@ -44,7 +45,8 @@ class Size:
             if min(rows, columns) >> len(levels) == 0:
                 break
             levels.append(len(levels))
-        attention = [k for k in levels if self.attends and positions[k] <= self.coarsest]
+        attends = self.attends or spec.encoded  # of maps whose positions are patches far apart depend on each other
+        attention = [k for k in levels if attends and positions[k] <= self.coarsest]
         model = DiffusionConfig(
             widths=self.widths[: len(levels)],
             blocks=self.blocks,

@@ -21,6 +21,7 @@ class GANConfig:
     blocks: tuple[int, ...] = (1, 1, 1)  # of normfree, per level
     expansion: int = 2  # of normfree: features within a block, times those of its level
     group: int = 16  # of normfree: features of a group of the convolutions within
+    patch: int = 1  # of normfree: pixels a side that are one position of the finest level
     critic_share: float = 1.0  # features of the discriminator, as a share of the generator's
     latents: int = 64  # of an image
     loss: str = "relativistic"  # or non-saturating, minimax, least-squares, hinge, wasserstein
@@ -46,7 +47,7 @@ class GANConfig:
         check_widths("model.widths", self.widths)
         if min(self.blocks) < 1:
             raise ConfigError(f"model.blocks contains {min(self.blocks)}: give at least 1 for each level")
-        for name in ("expansion", "group", "latents", "critic_steps"):
+        for name in ("expansion", "group", "patch", "latents", "critic_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
         for name in ("r1", "r2", "penalty_end", "gradient_penalty"):

@@ -24,7 +24,7 @@ class Players(NamedTuple):
 
 def _normfree(spec: ImageSpec, config: GANConfig) -> Players:
     size = spec.height, spec.width
-    shape = config.blocks, config.expansion, config.group, spec.num_classes
+    shape = config.blocks, config.expansion, config.group, spec.num_classes, config.patch
     return Players(
         normfree.Generator(spec.channels, size, config.latents, config.widths, *shape),
         normfree.Discriminator(spec.channels, size, _narrower(config), *shape),

@@ -15,7 +15,6 @@ class Size:
     """A row of the table of presets: networks that adapt to the size of the images."""
 
     widths: tuple[int, ...]  # of the finest levels; those below are as wide as the last
-    blocks: int
     batch_size: int
     learning_rate: float
     images_wanted: int
@@ -25,7 +24,7 @@ class Size:
         """This size for such images: as many levels as lead to a small map."""
         levels = _levels(spec, self.coarsest)
         widths = (*self.widths[:levels], *self.widths[-1:] * (levels - len(self.widths)))
-        model = GANConfig(widths=widths, blocks=(self.blocks,) * levels)
+        model = GANConfig(network="dcgan", widths=widths, blocks=(1,) * levels)
         return Preset(model, self.batch_size, self.learning_rate, self.images_wanted, beta1=0.0)
 
 
@@ -37,8 +36,11 @@ def _levels(spec: ImageSpec, coarsest: int) -> int:
     return levels
 
 
+# After two minutes of MNIST on one core the Fréchet distance in the features of its classifier was 2.5 with these
+# strided convolutions and the relativistic loss with both penalties, and 20 with the norm-free network, which is half
+# as fast; at half the rate 9.8, and with a tenth of the penalties besides 30.
 SIZES: Mapping[str, Size] = {
-    "tiny": Size(widths=(32, 64, 128), blocks=1, batch_size=64, learning_rate=5e-4, images_wanted=0),
+    "tiny": Size(widths=(32, 64, 128, 256), batch_size=64, learning_rate=1e-3, images_wanted=0),
 }
 
 

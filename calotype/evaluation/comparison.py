@@ -1,0 +1,377 @@
+"""Several models of the same pictures side by side: a table, what is best in it, and that in plain words.
+
+A value is marked as the best of its column only where its 95 % interval is apart from that of every other model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from calotype.errors import RunError
+from calotype.evaluation.evaluate import METRICS, metric_of
+from calotype.evaluation.report import Report, Value, comparable, number, shown
+from calotype.images import write_atomic
+
+FORMAT = 1
+STILL = 0.1  # a distance that fell by more than this share over the last third of training goes on falling
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model, or a classical method, in a comparison."""
+
+    name: str
+    kind: str  # model or baseline
+    report: Report | None  # None where it failed
+    failure: str = ""  # why there is no report
+    off: float | None = None  # how far pictures are from what comes back of their latents, of 255; None: it has none
+    completes: bool = False  # whether it can go on from the beginning of a picture
+
+    @property
+    def likelihood(self) -> Value | None:
+        """Bits per dimension, where there are some."""
+        found = [v for v in self.values if v.name.startswith("bits/dim") and v.value is not None]
+        return found[0] if found else None
+
+    @property
+    def values(self) -> Sequence[Value]:
+        """Of its samples."""
+        return [v for v in self.report.values if v.of == "samples"] if self.report else []
+
+    def value(self, name: str) -> Value | None:
+        """A value of its samples by name, if it is reported."""
+        return next((v for v in self.values if v.name == name and v.value is not None), None)
+
+    def cost(self, name: str) -> float | None:
+        """What it took, by a name of the report's."""
+        found = self.report.cost.get(name) if self.report else None
+        return float(found) if isinstance(found, int | float) else None
+
+
+class Column(NamedTuple):
+    """A column of the table."""
+
+    name: str
+    lower_is_better: bool | None  # None: neither is better
+    of: Callable[[Entry], Value | float | None]
+
+
+class Sentence(NamedTuple):
+    """A part of the verdict."""
+
+    question: str  # what one wants
+    answer: str
+    names: Sequence[str]  # the entries that it recommends; several where they cannot be told apart
+
+
+COSTS = {
+    "samples/s": ("samples per second", False),
+    "network calls": ("network calls per image", True),
+    "parameters": ("parameters", None),
+    "training seconds": ("seconds of training", None),
+    "images seen": ("images seen in training", None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Models measured alike on the same pictures, with the classical methods."""
+
+    data: Mapping[str, Any]
+    entries: Sequence[Entry]
+    command: str  # that repeats it
+
+    def __post_init__(self) -> None:
+        comparable([entry.report for entry in self.entries if entry.report])
+
+    @property
+    def models(self) -> Sequence[Entry]:
+        """Those that were trained and measured."""
+        return [entry for entry in self.entries if entry.kind == "model" and entry.report]
+
+    @property
+    def baselines(self) -> Sequence[Entry]:
+        """The classical methods."""
+        return [entry for entry in self.entries if entry.kind == "baseline" and entry.report]
+
+    @property
+    def distance(self) -> str:
+        """The name of the distance that is ranked by: of the classifier of the data set, where there is one."""
+        names = dict.fromkeys(v.name for e in self.entries for v in e.values if metric_of(v.name) == "FD")
+        own = [name for name in names if "-Classifier@" in name]
+        return [*own, *names, "FD"][0]
+
+    def columns(self) -> list[Column]:
+        """The columns that some entry has a value for."""
+        names = list(dict.fromkeys(v.name for e in self.entries for v in e.values))
+        chosen: list[Column] = []
+        for metric in METRICS:
+            for name in names:
+                if metric_of(name) == metric and metric != "FD∞" and "alpha" not in name:
+                    chosen.append(Column(name, METRICS[metric].lower_is_better, _named(name)))
+        chosen.append(Column("bits/dim", True, lambda entry: entry.likelihood))
+        chosen += [Column(name, None, _named(name)) for name in ("modes", "as asked", "close in features")]
+        chosen += [Column(name, better, _costing(key)) for name, (key, better) in COSTS.items()]
+        return [column for column in chosen if any(column.of(entry) is not None for entry in self.entries)]
+
+    def best(self, column: Column) -> Entry | None:
+        """The one model that is apart from all others, if there is one and there are several."""
+        if column.lower_is_better is None:
+            return None
+        return clear([(e, x) for e in self.models if (x := column.of(e)) is not None], column.lower_is_better)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping for each entry, of plain values: what a data frame is made of."""
+        found = []
+        for entry in self.entries:
+            row: dict[str, Any] = {"name": entry.name, "kind": entry.kind}
+            for column in self.columns():
+                x = column.of(entry)
+                row[column.name] = x.value if isinstance(x, Value) else x
+                if isinstance(x, Value):
+                    row[f"{column.name} low"], row[f"{column.name} high"] = x.low, x.high
+            if entry.likelihood:
+                row["bits/dim kind"] = kind_of(entry.likelihood)
+            found.append(row | ({"failure": entry.failure} if entry.failure else {}))
+        return found
+
+    def verdict(self) -> list[Sentence]:
+        """Which model to take for what, by the numbers alone."""
+        return [
+            *_fidelity(self),
+            *_diversity(self),
+            *_speed(self),
+            *_likelihood(self),
+            *_editing(self),
+            *_more(self),
+            *_learned(self),
+            *_copied(self),
+            *_failed(self),
+        ]
+
+    def text(self) -> str:
+        """For the terminal."""
+        columns = self.columns()
+        table = [["", *(column.name for column in columns)]]
+        for entry in self.entries:
+            if entry.kind == "model":  # how the classical methods fare the verdict says
+                table.append([entry.name, *(_cell(self, column, entry) for column in columns)])
+        table = [list(row) for row in zip(*table, strict=True)]  # a model a column, since there are fewer of them
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        lines.append("* the best of the models, where intervals are apart")
+        return "\n".join([*lines, "", *(f"{told.question}: {told.answer}" for told in self.verdict())])
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "format": FORMAT,
+            "command": self.command,
+            "data": dict(self.data),
+            "rows": self.rows(),
+            "verdict": [told._asdict() for told in self.verdict()],
+            "entries": [
+                asdict(entry) | {"report": entry.report.as_dict() if entry.report else None} for entry in self.entries
+            ],
+        }
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
+        write_atomic(path, lambda file: file.write(text.encode()))
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read it back. Raises RunError where it is none."""
+        try:
+            told = json.loads(path.read_text())
+            if told["format"] != FORMAT:
+                raise RunError(f"{path} is a comparison of another version: compare again")
+            entries = [
+                Entry(**(entry | {"report": Report.of(entry["report"]) if entry["report"] else None}))
+                for entry in told["entries"]
+            ]
+            return cls(told["data"], entries, told["command"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is no comparison ({error!r})") from error
+
+
+def kind_of(value: Value) -> str:
+    """Whether bits per dimension are exact, a bound or an estimate."""
+    return value.name.partition("(")[2].rstrip(")").partition(",")[0]
+
+
+def clear(found: Sequence[tuple[Entry, Value | float]], lower_is_better: bool) -> Entry | None:
+    """The entry that is better than all others by more than the intervals of both; None where there is none."""
+    leaders = leading(found, lower_is_better)
+    return leaders[0] if len(leaders) == 1 and len(found) > 1 else None
+
+
+def leading(found: Sequence[tuple[Entry, Value | float]], lower_is_better: bool) -> list[Entry]:
+    """The best entry, and those that cannot be told from it, best first."""
+    sign = 1.0 if lower_is_better else -1.0
+    ordered = sorted(found, key=lambda item: sign * _middle(item[1]))
+    if not ordered:
+        return []
+    reach = _worst(ordered[0][1], sign)
+    return [entry for k, (entry, x) in enumerate(ordered) if k == 0 or _optimist(x, sign) <= reach]
+
+
+def _middle(x: Value | float) -> float:
+    return float(x.value or 0.0) if isinstance(x, Value) else x
+
+
+def _ends(x: Value | float, sign: float) -> tuple[float, float]:
+    """The better and the worse end of an interval, such that less is better."""
+    if not isinstance(x, Value) or x.low is None or x.high is None:
+        return sign * _middle(x), sign * _middle(x)
+    return min(sign * x.low, sign * x.high), max(sign * x.low, sign * x.high)
+
+
+def _optimist(x: Value | float, sign: float) -> float:
+    return _ends(x, sign)[0]
+
+
+def _worst(x: Value | float, sign: float) -> float:
+    return _ends(x, sign)[1]
+
+
+def _named(name: str) -> Callable[[Entry], Value | None]:
+    return lambda entry: entry.value(name)
+
+
+def _costing(name: str) -> Callable[[Entry], float | None]:
+    return lambda entry: entry.cost(name)
+
+
+def _cell(comparison: Comparison, column: Column, entry: Entry) -> str:
+    x = column.of(entry)
+    if x is None:
+        return "failed" if entry.failure else ""
+    star = " *" if comparison.best(column) is entry else ""
+    if isinstance(x, Value):
+        kind = f", {kind_of(x)}" if column.name == "bits/dim" else ""
+        return f"{shown(x)}{kind}{star}"
+    return f"{x:,.0f}{star}" if x >= 100 else f"{number(x)}{star}"
+
+
+# -- the verdict
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _of(comparison: Comparison, name: str) -> list[tuple[Entry, Value | float]]:
+    return [(entry, value) for entry in comparison.models if (value := entry.value(name)) is not None]
+
+
+def _recommended(
+    question: str, found: Sequence[tuple[Entry, Value | float]], lower: bool, what: str, note: str = ""
+) -> list[Sentence]:
+    if not found:
+        return []
+    leaders = leading(found, lower)
+    values = {entry.name: x for entry, x in found}
+    told = {
+        name: shown(x) if isinstance(x, Value) else (f"{x:,.0f}" if x >= 100 else number(x))
+        for name, x in values.items()
+    }
+    names = [entry.name for entry in leaders]
+    if len(leaders) == 1:
+        rest = [name for name in values if name != names[0]]
+        beside = f"; {', '.join(f'{name} {told[name]}' for name in rest)}" if rest else ""
+        answer = f"{names[0]}, with {what} {told[names[0]]}{beside}"
+    else:
+        answer = f"{_list(names)} cannot be told apart: {what} {', '.join(f'{told[name]}' for name in names)}"
+    return [Sentence(question, f"{answer}.{note}", names)]
+
+
+def _fidelity(comparison: Comparison) -> list[Sentence]:
+    name = comparison.distance
+    return _recommended("Nearest to your pictures", _of(comparison, name), True, name)
+
+
+def _diversity(comparison: Comparison) -> list[Sentence]:
+    return _recommended("Most varied", _of(comparison, "coverage"), False, "coverage")
+
+
+def _speed(comparison: Comparison) -> list[Sentence]:
+    found: list[tuple[Entry, Value | float]] = [
+        (entry, speed) for entry in comparison.models if (speed := entry.cost("samples per second"))
+    ]
+    return _recommended("Fastest to draw", found, False, "images/s")
+
+
+def _likelihood(comparison: Comparison) -> list[Sentence]:
+    """By bits per dimension: of exact values and bounds, which are at most too large; estimates have no say."""
+    found: list[tuple[Entry, Value | float]] = [
+        (entry, bits)
+        for entry in comparison.models
+        if (bits := entry.likelihood) is not None and kind_of(bits) in ("exact", "bound")
+    ]
+    bounds = [entry.name for entry, x in found if isinstance(x, Value) and kind_of(x) == "bound"]
+    note = f" Those of {_list(bounds)} are upper bounds." if bounds else ""
+    return _recommended("Likelihood, and so compression", found, True, "bits/dim", note)
+
+
+def _editing(comparison: Comparison) -> list[Sentence]:
+    """By how near pictures come back when they are encoded and decoded."""
+    found = sorted((entry.off, entry.name) for entry in comparison.models if entry.off is not None)
+    parts = []
+    if found:
+        told = ", ".join(f"{off:.1f} of 255 off from {name}" for off, name in found)
+        parts.append(f"held-out pictures that are encoded and decoded come back {told}")
+    completing = [entry.name for entry in comparison.models if entry.completes]
+    parts += [f"{_list(completing)} can complete pictures from their upper part"] if completing else []
+    names = [found[0][1]] if found else completing
+    return [Sentence("Editing", f"{'; '.join(parts)}.", names)] if parts else []
+
+
+def _more(comparison: Comparison) -> list[Sentence]:
+    """Which models were still getting better when their time was up."""
+    rising, level = list[str](), list[str]()
+    for entry in comparison.models:
+        stages = list(entry.report.over_training if entry.report else ())
+        if len(stages) < 3:
+            continue
+        before, after = stages[-max(2, 1 + len(stages) // 3)], stages[-1]
+        if before.value is None or after.value is None:
+            continue
+        apart = after.high is None or before.value > after.high
+        (rising if before.value - after.value > STILL * abs(before.value) and apart else level).append(entry.name)
+    parts = []
+    if rising:
+        parts.append(f"{_list(rising)} {'was' if len(rising) == 1 else 'were'} still getting nearer to the pictures")
+    if level:
+        parts.append(f"{_list(level)} no longer came nearer, as far as the few images of a stage can tell")
+    return [Sentence("With more time", f"{'; '.join(parts)}.", rising)] if parts else []
+
+
+def _learned(comparison: Comparison) -> list[Sentence]:
+    """Which models are no better than the classical methods."""
+    name = comparison.distance
+    classical = [value for entry in comparison.baselines if (value := entry.value(name)) is not None]
+    if not classical:
+        return []
+    best = min(classical, key=_middle)
+    source = next(entry.name for entry in comparison.baselines if entry.value(name) is best)
+    models = _of(comparison, name)
+    worse = [entry.name for entry, x in models if _worst(x, 1.0) > _optimist(best, 1.0)]
+    told = f"the best classical method, {source}, is at {name} {shown(best)}"
+    if worse:
+        return [Sentence("Not learned", f"{told}; {_list(worse)} cannot be told from it, or are worse.", [])]
+    return [Sentence("Against classical methods", f"every model is nearer to the pictures: {told}.", [])]
+
+
+def _copied(comparison: Comparison) -> list[Sentence]:
+    flagged = [e.name for e in comparison.models if e.report and e.report.copying and e.report.copying.flagged]
+    return [Sentence("Copying", f"samples of {_list(flagged)} look like training images.", [])] if flagged else []
+
+
+def _failed(comparison: Comparison) -> list[Sentence]:
+    return [Sentence("Failed", f"{e.name}: {e.failure}", []) for e in comparison.entries if e.failure]

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test check bench clean
 
 help:
-	@echo 'make demo    install into $(VENV), and compare all families on built-in pictures'
+	@echo 'make demo    install into $(VENV), and train a small diffusion model on built-in data'
 	@echo 'make test    install for development, and run all tests; ARGS="-k glyphs" chooses some'
 	@echo 'make check   lint, formatting and types'
 	@echo 'make bench   run the short benchmarks, one JSON line per figure; benchmarks/README.md has the others'

@@ -61,7 +61,6 @@ def whole(patterns: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "network", lambda name: small())
-        patch.setenv("CALOTYPE_CACHE", str(out.with_name("cache")))
         compared(patterns, out, baselines=None)
     return out
 

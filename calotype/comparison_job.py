@@ -29,7 +29,8 @@ from calotype.config import build, plain, read_toml, write_toml
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.display import Display, PlainDisplay, packing_on
 from calotype.errors import CalotypeError, ConfigError, RunError
-from calotype.evaluation import controls, features
+from calotype.evaluation import controls
+from calotype.evaluation import features as feature_networks
 from calotype.evaluation.comparison import Comparison, Entry
 from calotype.evaluation.comparison_page import page
 from calotype.evaluation.protocol import Outcome, Subject, evaluated
@@ -151,6 +152,11 @@ def compare(
     """
     with display or PlainDisplay() as shown:
         if recipe is not None:
+            asked = {"data": data, "budget": budget, "families": families, "size": size, "settings": settings, "n": n}
+            asked |= {"seed": seed, "baselines": baselines is not None, "threads": threads}
+            idle = [name for name, value in asked.items() if value] + (["features"] if features != "EffLite0" else [])
+            if idle:
+                raise ConfigError(f"a recipe says what is compared, and how: leave out {', '.join(idle)}")
             config, data = _read(Path(recipe))
             config = replace(config, recipe=str(recipe))
         else:
@@ -164,8 +170,8 @@ def compare(
                 threads=threads,
             )
         chosen = data_config(data, size, settings or {})
-        evaluation_features(config.features)
-        path = Path(out) if out is not None else _new(chosen.source)
+        feature_networks.network(config.features)  # before training, and not after
+        path = Path(out) if out is not None else training.new_place(chosen.source, "compare")
         if (path / CONFIG).exists():
             raise RunError(
                 f"{path} is already a comparison: go on with `calotype compare --resume {quote(str(path))}`, or choose "
@@ -190,11 +196,6 @@ def resume(path: str | Path, *, device: str = "auto", display: Display | None = 
         return _all(Job(Path(path), config, data, device, shown))
 
 
-def evaluation_features(name: str) -> None:
-    """Raise ConfigError where there is no such feature network: before training, and not after."""
-    features.network(name)
-
-
 def _read(path: Path) -> tuple[CompareConfig, DataConfig]:
     if not (path / CONFIG).is_file():
         raise RunError(f"{path} is no comparison: it has no {CONFIG}. Give the directory that `calotype compare` made")
@@ -202,13 +203,6 @@ def _read(path: Path) -> tuple[CompareConfig, DataConfig]:
     values.pop("calotype", None)
     data = build(DataConfig, values.pop("data", {}), "data")
     return build(CompareConfig, values, "compare"), data
-
-
-def _new(source: str) -> Path:
-    stem = source.removeprefix("hub:").rstrip("/").replace(":", "-").split("/")[-1].split(".")[0] or "pictures"
-    base = Path("runs") / f"{stem}-compare"
-    numbered = (base if k == 1 else base.with_name(f"{base.name}-{k}") for k in range(1, 10_000))
-    return next(path for path in numbered if not path.exists())
 
 
 # -- the parts
@@ -220,11 +214,17 @@ def _all(job: Job) -> Comparison:
         runs = _planned(job)
         _train(job, runs)
         _measure(job, packed)
+        comparison = _write(job, packed)
     except Interrupted as error:
         stopped = RunError(f"stopped and saved. Continue with: calotype compare --resume {quote(str(job.path))}")
         stopped.exit_status = error.exit_status
         raise stopped from error
-    return _write(job, packed)
+    except OSError as error:
+        raise RunError(
+            f"{job.path} cannot be written ({error}). Make room, then continue with: calotype compare --resume "
+            f"{quote(str(job.path))}"
+        ) from error
+    return comparison
 
 
 def _planned(job: Job) -> list[Run]:
@@ -387,7 +387,7 @@ def _edits(job: Job, packed: PackedDataset, run: Run) -> tuple[float | None, boo
 def _of_baseline(job: Job, name: str, fitted: Baseline, packed: PackedDataset, seconds: float) -> Outcome:
     """A classical method by the same protocol."""
     seed, shown = job.config.seed, job.shown
-    n = job.config.n or max(evaluation_job.FEWEST, min(evaluation_job.IMAGES, len(packed.held_out)))
+    n = evaluation_job.images_per_set(job.config.n, packed)
     labels, sets = evaluation_job.proportional(packed, seed), []
     told = None if labels is None else torch.tensor([labels(i) for i in range(n)])
     started = time.perf_counter()
@@ -412,7 +412,7 @@ def _of_baseline(job: Job, name: str, fitted: Baseline, packed: PackedDataset, s
         bits,
         (),
     )
-    return evaluated(subject, packed, features.network(job.config.features), seed, job.command, shown)
+    return evaluated(subject, packed, feature_networks.network(job.config.features), seed, job.command, shown)
 
 
 # -- what is kept, and the page

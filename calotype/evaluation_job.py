@@ -180,8 +180,7 @@ def measure(
         model = load(subject, checkpoint=checkpoint, device=device, report=display.message)
         packed = prepare(model.run.config.data, progress=packing_on(display))
         model.run.check_data(packed)
-        wanted = n or max(FEWEST, min(IMAGES, len(packed.held_out)))
-        found = _drawn(model, packed, wanted, seed, checkpoint, options, display)
+        found = _drawn(model, packed, images_per_set(n, packed), seed, checkpoint, options, display)
     asked: dict[str, Any] = {"--data": data, "-n": n, "--seed": seed, "--checkpoint": checkpoint}
     asked["--features"] = "" if network == "EffLite0" else network
     given = [word for name, value in asked.items() if value and value != "last" for word in (name, str(value))]
@@ -255,6 +254,11 @@ def _drawn(
         _likelihoods(model.model, packed, seed, chosen, display),
         stages,
     )
+
+
+def images_per_set(n: int, packed: PackedDataset) -> int:
+    """As many as asked for; for 0 as many as are held out, within limits."""
+    return n or max(FEWEST, min(IMAGES, len(packed.held_out)))
 
 
 def proportional(packed: PackedDataset, seed: int) -> Callable[[int], int] | None:

@@ -128,7 +128,7 @@ def _begun(
             family_name, data, budget=budget, preset=preset, size=size, settings=chosen, recipe=recipe, on_latents=True
         )
         stages.check_settings(both.settings["training"])
-        out = Path(out) if out is not None else _new_run(both.family, both.data.source)
+        out = Path(out) if out is not None else new_place(both.data.source, both.family)
         refuse_existing(out)
         latents = _first_part(both, out, device, shown)
         budget, size = both.budget.part(1 - stages.FIRST_SHARE), None
@@ -149,7 +149,7 @@ def _begun(
     )
     if first is not None:
         stages.check_settings(asked.settings["training"])
-    path = Path(out) if out is not None else _new_run(asked.family, asked.data.source)
+    path = Path(out) if out is not None else new_place(asked.data.source, asked.family)
     refuse_existing(path)
     torch_device = devices.choose(device)
     _set_up_process(int(asked.settings["training"].get("threads", 0)))
@@ -239,9 +239,10 @@ def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False,
 # -- before training
 
 
-def _new_run(family_name: str, source: str) -> Path:
+def new_place(source: str, suffix: str) -> Path:
+    """A directory below runs/ that is not there yet, named for the pictures."""
     stem = source.removeprefix("hub:").rstrip("/").replace(":", "-").split("/")[-1].split(".")[0] or "pictures"
-    base = Path("runs") / f"{stem}-{family_name}"
+    base = Path("runs") / f"{stem}-{suffix}"
     numbered = (base if k == 1 else base.with_name(f"{base.name}-{k}") for k in range(1, 10_000))
     return next(path for path in numbered if not path.exists())
 

@@ -231,6 +231,12 @@ def test_a_place_that_is_taken_is_refused(whole: Path, patterns: Path, tmp_path:
         comparison_job.resume(tmp_path)
 
 
+def test_a_recipe_takes_no_settings(whole: Path, patterns: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leave out data, budget"):
+        calotype.compare(patterns, budget="3m", recipe=whole, out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_resume_takes_no_settings(capsys: pytest.CaptureFixture[str], whole: Path) -> None:
     assert cli.main(["compare", "--resume", str(whole), "--budget", "3m"]) == 2
     assert "leave out budget" in capsys.readouterr().err

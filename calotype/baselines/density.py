@@ -17,6 +17,7 @@ et al. 2016, arXiv:1511.01844, for the bound.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -117,9 +118,9 @@ class _Density(Baseline):
         """The distribution that makes images, which are not among those of the spectrum, the likeliest."""
         return max(self.choices(spectrum), key=lambda normal: float(normal.log_density(images, u).mean()))
 
+    @abstractmethod
     def choices(self, spectrum: Spectrum) -> list[Normal]:
         """The distributions to choose from."""
-        raise NotImplementedError
 
     def sample(self, noise: Noise, labels: Tensor | None) -> Tensor:
         """Values of the density, as the bytes that they lie in."""

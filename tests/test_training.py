@@ -165,6 +165,6 @@ def test_balanced_needs_classes(tmp_path: Path) -> None:
 
 def test_new_runs_get_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert training._new_run("diffusion", "/pictures/weld seams/") == Path("runs/weld seams-diffusion")
+    assert training.new_place("/pictures/weld seams/", "diffusion") == Path("runs/weld seams-diffusion")
     (tmp_path / "runs" / "glyphs-diffusion").mkdir(parents=True)
-    assert training._new_run("diffusion", "glyphs") == Path("runs/glyphs-diffusion-2")
+    assert training.new_place("glyphs", "diffusion") == Path("runs/glyphs-diffusion-2")

@@ -123,20 +123,13 @@ def train(
         tensorboard: also log for TensorBoard, below the run directory.
     """
     asked = locals().copy()
-    from inspect import signature
-
     from calotype import training
     from calotype.config import override
     from calotype.display import for_stream
     from calotype.request import family_of, sections
 
     if resume is not None:
-        defaults = {name: parameter.default for name, parameter in signature(train).parameters.items()}
-        idle = [
-            k for k, value in asked.items() if value != defaults[k] and k not in ("resume", "device", "tensorboard")
-        ]
-        if idle:
-            raise ConfigError(f"--resume takes the settings of the run: leave out {', '.join(idle)}")
+        _refuse_beside_resume(train, asked, ("device", "tensorboard"), "run")
         training.resume(resume, device=device, tensorboard=tensorboard, display=for_stream())
         return 0
     settings: dict[str, dict[str, Any]] = {
@@ -561,16 +554,11 @@ def compare(
         device: auto, cpu, cuda or mps; with auto and several GPUs each trains a family.
     """
     asked = locals().copy()
-    from inspect import signature
-
     from calotype import comparison_job
     from calotype.display import for_stream
 
     if resume is not None:
-        defaults = {name: parameter.default for name, parameter in signature(compare).parameters.items()}
-        idle = [k for k, value in asked.items() if value != defaults[k] and k not in ("resume", "device")]
-        if idle:
-            raise ConfigError(f"--resume takes the settings of the comparison: leave out {', '.join(idle)}")
+        _refuse_beside_resume(compare, asked, ("device",), "comparison")
         comparison_job.resume(resume, device=device, display=for_stream())
         return 0
     settings = _given(fit=fit if fit != "crop" else "", value_range=range, channels=channels)
@@ -620,6 +608,18 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "compare": compare,
     "demo": demo,
 }
+
+
+def _refuse_beside_resume(
+    command: Callable[..., int], asked: Mapping[str, Any], allowed: Sequence[str], what: str
+) -> None:
+    """What was made with settings goes on with them: others are not passed over in silence."""
+    from inspect import signature
+
+    defaults = {name: parameter.default for name, parameter in signature(command).parameters.items()}
+    idle = [name for name, value in asked.items() if value != defaults[name] and name not in ("resume", *allowed)]
+    if idle:
+        raise ConfigError(f"--resume takes the settings of the {what}: leave out {', '.join(idle)}")
 
 
 def _names(text: str) -> list[str] | None:

@@ -199,9 +199,9 @@ def _probe(
     """Time training steps and one preview for about `limit` seconds. What it trains is thrown away."""
     with seeded(0):
         model = family(spec, candidate.model).to(device)
-    # A rate that never diverges; at still smaller ones gradients behind layers that begin at zero are so small that the
-    # processor takes several times as long for them.
-    config = replace(candidate.training, images=10**12, learning_rate=1e-6)
+    # A rate that never diverges, and not a share of it, as warming up would make it: gradients behind layers that begin
+    # at zero may then be so small that the processor takes several times as long for them.
+    config = replace(candidate.training, images=10**12, learning_rate=1e-6, warmup=0.0)
     trainer = Trainer(model, batches, config)
     started = before = time.perf_counter()
     durations: list[float] = []

@@ -188,7 +188,7 @@ def test_a_family_that_fails_is_reported_and_the_others_go_on(
 def test_several_devices_train_families_side_by_side(
     whole: Path, patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison_job, "_devices", lambda asked: ["cpu", "cpu"])
+    monkeypatch.setattr("calotype.comparison_job.train._devices", lambda asked: ["cpu", "cpu"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     compared(patterns, tmp_path / "apart", families=("gan", "vae"), budget="128img")
     assert all(alike(whole, tmp_path / "apart", name) for name in ("gan", "vae"))

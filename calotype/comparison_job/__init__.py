@@ -1,0 +1,160 @@
+"""`calotype compare`: every family trained on the same pictures with equal budgets, and measured by one protocol.
+
+job        the directory: what was asked for, what is found
+train      the runs, planned and trained
+measure    models and classical methods by the protocol
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from torch import Tensor
+
+from calotype import __version__, training
+from calotype.baselines import BASELINES
+from calotype.comparison_job.job import CONFIG, HELD_OUT, CompareConfig, Job, kept, read
+from calotype.comparison_job.measure import measure_all
+from calotype.comparison_job.train import planned, train_all
+from calotype.config import plain, write_toml
+from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.display import Display, PlainDisplay, packing_on
+from calotype.errors import ConfigError, RunError
+from calotype.evaluation import features as feature_networks
+from calotype.evaluation.comparison import Comparison
+from calotype.evaluation.comparison_page import page
+from calotype.families import FAMILIES
+from calotype.images import cells, read_png, write_atomic
+from calotype.loop import Interrupted
+from calotype.request import DEFAULT_BUDGET, data_config
+
+__all__ = ["CompareConfig", "compare", "resume"]
+
+PAGE = "comparison.html"
+
+
+def compare(
+    data: str | Path | DataConfig = "",
+    *,
+    budget: str | None = None,
+    families: Sequence[str] = (),
+    out: str | Path | None = None,
+    size: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    n: int = 0,
+    seed: int = 0,
+    features: str = "EffLite0",
+    baselines: Sequence[str] | None = None,
+    threads: int = 0,
+    device: str = "auto",
+    recipe: str | Path | None = None,
+    display: Display | None = None,
+) -> Comparison:
+    """Train every family on the same pictures, measure them by one protocol, and write a page.
+
+    Args:
+        data: pictures as for train.
+        budget: of all families together, shared equally: a time such as "40m", or images such as "2Mimg"; measuring
+            comes on top of it. By default "30m".
+        families: by default all.
+        out: the directory; by default a new one below runs/.
+        size: "32" or "48x64", width first; by default what suits the pictures.
+        settings: values for the section "data" of config.toml.
+        n: images per set; 0 for as many as are held out, 200 to 2000.
+        seed: of weights, order, noise and samples.
+        features: what images are compared by, as for evaluate.
+        baselines: classical methods, by default all of calotype.baselines.
+        threads: of the CPU; 0: as torch chooses.
+        device: "auto", "cpu", "cuda" or "mps"; with "auto" and several GPUs each trains a family.
+        recipe: the directory of another comparison, all whose runs are repeated image for image.
+        display: where to show progress; by default plain lines.
+
+    Raises:
+        CalotypeError: for anything the user can mend.
+    """
+    with display or PlainDisplay() as shown:
+        if recipe is not None:
+            asked = {"data": data, "budget": budget, "families": families, "size": size, "settings": settings, "n": n}
+            asked |= {"seed": seed, "baselines": baselines is not None, "threads": threads}
+            idle = [name for name, value in asked.items() if value] + (["features"] if features != "EffLite0" else [])
+            if idle:
+                raise ConfigError(f"a recipe says what is compared, and how: leave out {', '.join(idle)}")
+            config, data = read(Path(recipe))
+            config = replace(config, recipe=str(recipe))
+        else:
+            config = CompareConfig(
+                budget=budget or DEFAULT_BUDGET,
+                families=tuple(families) or tuple(FAMILIES),
+                baselines=tuple(BASELINES if baselines is None else baselines),
+                n=n,
+                seed=seed,
+                features=features,
+                threads=threads,
+            )
+        chosen = data_config(data, size, settings or {})
+        feature_networks.network(config.features)  # before training, and not after
+        path = Path(out) if out is not None else training.new_place(chosen.source, "compare")
+        if (path / CONFIG).exists():
+            raise RunError(
+                f"{path} is already a comparison: go on with `calotype compare --resume {quote(str(path))}`, or choose "
+                "another --out"
+            )
+        if path.exists() and (path.is_file() or any(path.iterdir())):
+            raise RunError(f"{path} exists and is not empty: choose another --out")
+        prepare(chosen, progress=packing_on(shown))  # before anything is made: what is wrong with the pictures
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            text = write_toml({"calotype": __version__} | plain(config) | {"data": plain(chosen)})
+            write_atomic(path / CONFIG, lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise RunError(f"{path} cannot be made ({error}): choose another --out") from error
+        return _all(Job(path, config, chosen, device, shown))
+
+
+def resume(path: str | Path, *, device: str = "auto", display: Display | None = None) -> Comparison:
+    """Go on with a comparison; what is finished is not done again. Raises CalotypeError."""
+    config, data = read(Path(path))
+    with display or PlainDisplay() as shown:
+        return _all(Job(Path(path), config, data, device, shown))
+
+
+def _all(job: Job) -> Comparison:
+    try:
+        packed = prepare(job.data, progress=packing_on(job.shown))
+        runs = planned(job)
+        train_all(job, runs)
+        measure_all(job, packed)
+        comparison = _write(job, packed)
+    except Interrupted as error:
+        stopped = RunError(f"stopped and saved. Continue with: calotype compare --resume {quote(str(job.path))}")
+        stopped.exit_status = error.exit_status
+        raise stopped from error
+    except OSError as error:
+        raise RunError(
+            f"{job.path} cannot be written ({error}). Make room, then continue with: calotype compare --resume "
+            f"{quote(str(job.path))}"
+        ) from error
+    return comparison
+
+
+def _write(job: Job, packed: PackedDataset) -> Comparison:
+    named = [*job.config.families, *job.config.baselines]
+    entries = [kept(job.entry(name)) for name in named if job.entry(name).exists()]
+    about = next((dict(entry.report.data) for entry in entries if entry.report), {"source": job.data.source})
+    found = Comparison(about, entries, job.command)
+    spec, samples, links = packed.spec, dict[str, Tensor](), dict[str, str]()
+    for name in (HELD_OUT, *named):
+        place = job.entry(name).with_suffix(".png")
+        if place.exists():
+            samples[name] = cells(read_png(place), spec.height, spec.width)
+        if (job.path / name / "evaluation.html").exists():
+            links[name] = f"{name}/evaluation.html"
+    found.save(job.path / "comparison.json")
+    text = page(found, samples, links)
+    write_atomic(job.path / PAGE, lambda file: file.write(text.encode()))
+    job.shown.message(f"\n{found.text()}\n\ntable: {job.path / 'comparison.json'}\npage: {job.path / PAGE}")
+    return found

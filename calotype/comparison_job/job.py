@@ -1,0 +1,124 @@
+"""A comparison in its directory: what was asked for, and what is found of each model and method.
+
+A comparison is a directory: compare.toml, a run directory for each family, an entry for each that is measured, and the
+page. What is there is not done again, so that a comparison that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from shlex import quote
+from typing import NamedTuple
+
+from torch import Tensor
+
+from calotype.baselines import BASELINES
+from calotype.config import build, read_toml
+from calotype.data import DataConfig
+from calotype.display import Display
+from calotype.errors import CalotypeError, ConfigError, RunError
+from calotype.evaluation.comparison import Entry
+from calotype.evaluation.report import Report
+from calotype.images import grid, write_atomic, write_png
+from calotype.loop import Interrupted
+from calotype.plan import Budget
+from calotype.runs import family
+
+CONFIG = "compare.toml"
+HELD_OUT = "held-out pictures"  # beside the samples on the page
+SHOWN = 64  # samples of each
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig:
+    """What is compared, and how: compare.toml, with the section [data]."""
+
+    budget: str  # of all families together
+    families: tuple[str, ...]
+    baselines: tuple[str, ...]  # classical methods
+    n: int  # images per set, 0 for as many as suit the held-out pictures
+    seed: int
+    features: str
+    threads: int = 0  # of the CPU; 0: as torch chooses
+    recipe: str = ""  # a comparison whose runs are repeated, image for image
+
+    def __post_init__(self) -> None:
+        if not self.families:
+            raise ConfigError("no families are named: give some, such as --families diffusion,gan, or leave them out")
+        for name in self.families:
+            family(name)
+        if len(set(self.families)) < len(self.families):
+            raise ConfigError(f"families are {', '.join(self.families)}: name each once")
+        for name in self.baselines:
+            if name not in BASELINES:
+                raise ConfigError(f"classical method {name!r} is unknown: choose of {', '.join(BASELINES)}")
+        if self.n < 0 or self.n == 1:
+            raise ConfigError(f"n is {self.n}: give at least 2 images, or leave it out")
+        Budget.parse(self.budget)
+
+    @property
+    def share(self) -> str:
+        """The budget of each family."""
+        return Budget.parse(self.budget).part(1 / len(self.families))
+
+
+class Job(NamedTuple):
+    """A comparison in its directory."""
+
+    path: Path
+    config: CompareConfig
+    data: DataConfig
+    device: str
+    shown: Display
+
+    def entry(self, name: str) -> Path:
+        """Where what was found of a model or a method is kept."""
+        return self.path / "entries" / f"{name}.json"
+
+    @property
+    def command(self) -> str:
+        """That repeats it."""
+        return f"calotype compare --recipe {quote(str(self.path))}"
+
+
+def read(path: Path) -> tuple[CompareConfig, DataConfig]:
+    """What was compared in a directory. Raises RunError, ConfigError."""
+    if not (path / CONFIG).is_file():
+        raise RunError(f"{path} is no comparison: it has no {CONFIG}. Give the directory that `calotype compare` made")
+    values = read_toml(path / CONFIG)
+    values.pop("calotype", None)
+    data = build(DataConfig, values.pop("data", {}), "data")
+    return build(CompareConfig, values, "compare"), data
+
+
+@contextmanager
+def going_on(job: Job, name: str, kind: str = "model") -> Iterator[None]:
+    """What goes wrong with one of them is written down, and the others go on."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except CalotypeError as error:
+        keep(job, Entry(name, kind, None, failure=str(error)))
+        job.shown.message(f"{name} failed: {error}\nthe others go on")
+
+
+def keep(job: Job, entry: Entry, samples: Tensor | None = None, real: Tensor | None = None) -> None:
+    """Write what was found, so that it is not found again."""
+    place = job.entry(entry.name)
+    place.parent.mkdir(exist_ok=True)
+    for name, images in ((entry.name, samples), (HELD_OUT, real)):
+        if images is not None:
+            write_png(place.with_name(f"{name}.png"), grid(images[:SHOWN], 8))
+    told = asdict(entry) | {"report": entry.report.as_dict() if entry.report else None}
+    write_atomic(place, lambda file: file.write(json.dumps(told, allow_nan=False).encode()))
+
+
+def kept(path: Path) -> Entry:
+    """What was found."""
+    told = json.loads(path.read_text())
+    return Entry(**(told | {"report": Report.of(told["report"]) if told["report"] else None}))

@@ -3,6 +3,9 @@
 It is final and names no family. A step is a round of turns; a turn is one optimizer step of one player. Data and
 noise are functions of (seed, draw), where draw counts the batches taken since the beginning, so the whole state is
 weights, averages, moments and a few counters, and a resumed run is the run it continues.
+
+Several processes divide each batch among them and sum their gradients, so that all take the step that one process takes
+with the whole batch; how many there are may be another number after each checkpoint.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, final
 import torch
 from torch import Tensor, nn
 
+from calotype import processes
 from calotype.config import check_choice
 from calotype.data.batches import Batches
 from calotype.errors import ConfigError
@@ -179,6 +183,7 @@ class Trainer(Generic[Model]):
         self.returns = 0  # how often training went back to a checkpoint
         self.bad_turns = dict.fromkeys(self.params, 0)  # updates of each player not applied, in a row
         self.micro_batch = config.micro_batch or config.batch_size
+        self.rows = processes.share(config.batch_size)  # of each batch, this process's
 
     @property
     def images_per_step(self) -> int:
@@ -264,28 +269,31 @@ class Trainer(Generic[Model]):
 
     def _backward(self, turn: Turn, draw: int, params: Sequence[nn.Parameter]) -> Loss:
         """Fill the gradients of `params` with those of the mean loss over batch `draw`, in parts that fit in memory."""
-        batch = self.batches.at(draw)
+        batch = self.batches.at(draw, self.rows)
         batch = Batch(
             batch.images.to(self.device, memory_format=torch.channels_last),
             None if batch.labels is None else batch.labels.to(self.device),
         )
         while True:
             try:
-                return self._accumulate(turn, batch, draw, params)
+                loss = self._accumulate(turn, batch, draw, params)
+                break
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self.micro_batch == 1:
                     raise
             for p in params:
                 p.grad = None
             self.micro_batch = -(-self.micro_batch // 2)
+        return self._over_processes(loss, params)
 
     def _accumulate(self, turn: Turn, batch: Batch, draw: int, params: Sequence[nn.Parameter]) -> Loss:
-        size = len(batch.images)
+        size, rows = self.config.batch_size, len(batch.images)
         noise = Noise.shared(fold(self.config.seed, "train", draw), size, self.device)
+        noise = noise.rows(self.rows.start, self.rows.stop)
         total: Tensor = torch.zeros((), device=self.device)
         parts: dict[str, Tensor] = {}
-        for start in range(0, size, self.micro_batch):
-            stop = min(size, start + self.micro_batch)
+        for start in range(0, rows, self.micro_batch):
+            stop = min(rows, start + self.micro_batch)
             share = (stop - start) / size
             with self._autocast():
                 loss = turn.loss(batch.rows(start, stop), noise.rows(start, stop))
@@ -294,6 +302,14 @@ class Trainer(Generic[Model]):
             for name, value in loss.parts.items():
                 parts[name] = parts.get(name, 0) + share * value
         return Loss(total, parts)
+
+    @staticmethod
+    def _over_processes(loss: Loss, params: Sequence[nn.Parameter]) -> Loss:
+        """The loss of the whole batch, whose gradients are then those of the parameters in every process."""
+        parts = {name: value.clone() for name, value in loss.parts.items()}  # which may be of the model's own tensors
+        gradients = [p.grad for p in params if p.grad is not None]
+        processes.sum_over([*gradients, loss.value, *parts.values()])
+        return Loss(loss.value, parts)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()

@@ -16,7 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first. A module may import from its own layer's package or from layers below.
 LAYERS = [
     {"errors"},
-    {"rng", "images", "config", "display", "devices", "signals", "mirror", "caches"},
+    {"rng", "images", "config", "display", "devices", "processes", "signals", "mirror", "caches"},
     {"model", "curves", "optimizers", "distributions"},
     {"nn", "data"},
     {"families"},

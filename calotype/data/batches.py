@@ -49,8 +49,12 @@ class Batches:
         self._epoch = -1
         self._order = self._mirror = np.empty(0)
 
-    def at(self, k: int) -> Batch:
-        """Batch k = 0, 1, 2, ...: images k * size to (k + 1) * size of the endless order."""
+    def at(self, k: int, rows: range | None = None) -> Batch:
+        """Batch k = 0, 1, 2, ...: images k * size to (k + 1) * size of the endless order.
+
+        Args:
+            rows: which of them, by default all; others are not read.
+        """
         chosen, mirrored = [], []
         position, end = k * self.size, (k + 1) * self.size
         while position < end:
@@ -60,10 +64,11 @@ class Batches:
             chosen.append(self._order[start:stop])
             mirrored.append(self._mirror[start:stop])
             position += stop - start
-        batch = self.data.read(np.concatenate(chosen))
+        wanted = slice(None) if rows is None else slice(rows.start, rows.stop)
+        batch = self.data.read(np.concatenate(chosen)[wanted])
         if not self.flips:
             return batch
-        flip = torch.from_numpy(np.concatenate(mirrored))[:, None, None, None]
+        flip = torch.from_numpy(np.concatenate(mirrored)[wanted])[:, None, None, None]
         return Batch(torch.where(flip, batch.images.flip(3), batch.images), batch.labels)
 
     def _enter(self, epoch: int) -> None:

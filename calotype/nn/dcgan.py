@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype.nn.layers import BatchNorm2d
 from calotype.nn.levels import Size, level_sizes
 
 SLOPE = 0.2
@@ -25,7 +26,7 @@ def _begun(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(module.weight, std=DEVIATION)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, BatchNorm2d):
             nn.init.normal_(module.weight, 1.0, DEVIATION)
 
 
@@ -47,7 +48,7 @@ class Generator(nn.Module):
         self.width, (high, wide) = widths[-1], self.sizes[-1]
         self.start = nn.Linear(latents * (2 if num_classes else 1), self.width * high * wide, bias=False)
         inner = [*reversed(widths[1:])] if len(widths) > 1 else [widths[0]]
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in inner)
+        self.norms = nn.ModuleList(BatchNorm2d(width) for width in inner)
         outputs = [*inner[1:], channels]
         if len(widths) > 1:
             self.convs = nn.ModuleList(
@@ -87,7 +88,7 @@ class Discriminator(nn.Module):
             nn.Conv2d(a, b, kernel, stride, 1, bias=k == 0 or not norms) for k, (a, b) in enumerate(pairwise(inner))
         )
         self.norms = nn.ModuleList(
-            nn.BatchNorm2d(width) if norms and k else nn.Identity() for k, width in enumerate(inner[1:])
+            BatchNorm2d(width) if norms and k else nn.Identity() for k, width in enumerate(inner[1:])
         )
         positions = sizes[-1][0] * sizes[-1][1]
         self.last = nn.Linear(inner[-1] * positions, 1, bias=False)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype import processes
 from calotype.rng import Noise
 
 L = TypeVar("L", nn.Conv2d, nn.Linear)
@@ -52,6 +53,35 @@ def full(x: Tensor, dtype: torch.dtype) -> Tensor:
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """No autocast where `full` keeps the precision."""
     return torch.autocast("cpu", enabled=False) if x.device.type == "cpu" else nullcontext()
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation whose batch, in training, is that of all processes together."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        if processes.size() == 1 or not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        wide = x.to(self.running_mean.dtype)
+        count = wide.new_tensor([x.numel() / x.shape[1]])
+        # Deviations are from the mean, and not of squares: those of large means would lose their digits.
+        count, total = processes.summed(torch.cat([count, wide.sum((0, 2, 3))])).split([1, x.shape[1]])
+        mean = total / count
+        apart = wide - mean[:, None, None]
+        variance = processes.summed(apart.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = torch.rsqrt(variance + self.eps)
+        if self.affine:
+            scale = scale * self.weight
+        found = apart * scale[:, None, None]
+        return (found + self.bias[:, None, None] if self.affine else found).to(x.dtype)
 
 
 class SinusoidalEmbedding(nn.Module):

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype.nn.layers import BatchNorm2d
 from calotype.nn.levels import Size, level_sizes
 
 
@@ -37,7 +38,7 @@ class Norm(nn.Module):
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(width, affine=num_classes == 0)
+        self.norm = BatchNorm2d(width, affine=num_classes == 0)
         self.embed = nn.Embedding(num_classes, 2 * width) if num_classes else None
         if self.embed is not None:
             nn.init.zeros_(self.embed.weight)
@@ -108,7 +109,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(
             UpBlock(widths[k + 1], widths[k], self.sizes[k], num_classes) for k in reversed(range(len(widths) - 1))
         )
-        self.norm = nn.BatchNorm2d(widths[0])
+        self.norm = BatchNorm2d(widths[0])
         self.last = _conv(widths[0], channels, gain=1.0)
 
     def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:

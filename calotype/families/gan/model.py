@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype import processes
 from calotype.errors import ConfigError
 from calotype.families.gan.config import GANConfig, GANOptions
 from calotype.families.gan.losses import LOSSES, gradient_penalty, squared_gradient
@@ -166,7 +167,8 @@ class GAN(GenerativeModel, Encodable):
         Args:
             taken: logits of real images, or of pairs the differences: (B,), whose mean sign is to be `overfit`.
         """
-        step = torch.sign(taken.sign().mean() - self.config.overfit) * len(taken) / ADAPTED
+        signs, count = processes.summed(torch.stack([taken.sign().sum(), taken.new_tensor(len(taken))]))
+        step = torch.sign(signs / count - self.config.overfit) * count / ADAPTED
         self.probability.add_(step).clamp_(0, MOST_LIKELY)
 
     # -- images

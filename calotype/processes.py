@@ -1,0 +1,129 @@
+"""Several processes that train one model, such as `torchrun` starts: which one this is, and what they tell each other.
+
+Each takes its rows of every batch, and all hold the same weights; what is summed over them is the same for each. In a
+process of its own, as mostly, nothing here does anything. Communication is that of torch.distributed: gloo between
+CPUs, NCCL between GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from calotype.errors import ConfigError
+
+PATIENCE = timedelta(minutes=30)  # for the others; the first alone measures at checkpoints
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if _together() else 0
+
+
+def size() -> int:
+    """How many there are."""
+    return dist.get_world_size() if _together() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the one that writes files and says things."""
+    return rank() == 0
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of the processes that were started together, as the environment says; else nothing.
+
+    Within another such block, or where the process group exists already, nothing either.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _together():
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(name: str) -> str:
+    """The device for this process where any will do: each has a GPU of its own."""
+    if name in ("auto", "cuda") and size() > 1 and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return name
+
+
+def share(count: int) -> range:
+    """The rows of a batch of `count` that are this process's. Raises ConfigError where there is none for it."""
+    if count < size():
+        raise ConfigError(
+            f"training.batch_size is {count}, but there are {size()} processes: give at least an image for each"
+        )
+    return range(count * rank() // size(), count * (rank() + 1) // size())
+
+
+def sum_over(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their sums over the processes; those of one type travel together."""
+    if size() == 1:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+        dist.all_reduce(flat)
+        for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum of a tensor over the processes; gradients go the same way back."""
+    return x if size() == 1 else _Summed.apply(x)
+
+
+class _Summed(torch.autograd.Function):
+    """A sum over processes. What each makes of the sum counts for all, and so gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return summed(gradient)
+
+
+def any_of(flag: int) -> int:
+    """The largest of the processes' flags: what one is asked, all do."""
+    if size() == 1:
+        return flag
+    told = torch.tensor([flag])
+    dist.all_reduce(told, dist.ReduceOp.MAX)
+    return int(told)
+
+
+def told(text: str) -> str:
+    """The text that the first process gives, in all of them. Others wait for it."""
+    if size() == 1:
+        return text
+    content = bytearray(text.encode())
+    length = torch.tensor([len(content)])
+    dist.broadcast(length, 0)
+    buffer = torch.zeros(int(length), dtype=torch.uint8)
+    if is_first():
+        buffer = torch.frombuffer(content, dtype=torch.uint8) if content else buffer
+    if len(buffer):
+        dist.broadcast(buffer, 0)
+    return bytes(buffer.tolist()).decode()

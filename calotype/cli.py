@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
-from calotype.errors import CalotypeError, ConfigError
+from calotype.errors import CalotypeError, ConfigError, StoppedElsewhere
 
 # What the help shows for options without a default of their own.
 Words = Annotated[str, arg(metavar="TEXT", help_behavior_hint="")]
@@ -608,6 +609,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "compare": compare,
     "demo": demo,
 }
+TOGETHER = ("train",)  # what several processes can do together
 
 
 def _refuse_beside_resume(
@@ -683,10 +685,15 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     import tyro
 
     try:
+        if name not in TOGETHER and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(f"{name} runs in one process: start it without torchrun")
         prog, config = f"calotype {name}", (FlagCreatePairsOff,)
         return tyro.cli(COMMANDS[name], prog=prog, args=arguments, config=config)
+    except StoppedElsewhere as error:
+        return error.exit_status
     except CalotypeError as error:
-        print(f"calotype: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"calotype: {'' if rank == '0' else f'process {rank}: '}{error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()

@@ -1,5 +1,9 @@
 """What calotype raises when a user can mend the cause; the command line prints these without a traceback."""
 
+from __future__ import annotations
+
+from typing import Self
+
 
 class CalotypeError(Exception):
     """A mistake or a misfortune that the message explains: the value, the rule and the remedy."""
@@ -17,6 +21,28 @@ class DataError(CalotypeError):
 
 class RunError(CalotypeError):
     """A run directory that cannot be created, loaded or resumed."""
+
+
+class StoppedElsewhere(CalotypeError):
+    """What the first of several processes has met, in the others; it has said so."""
+
+    @classmethod
+    def of(cls, error: CalotypeError) -> Self:
+        """That of the first process."""
+        return cls.with_status(str(error), error.exit_status)
+
+    @classmethod
+    def with_status(cls, text: str, status: int) -> Self:
+        """With the exit status of the first process."""
+        stopped = cls(text)
+        stopped.exit_status = status
+        return stopped
+
+
+class LostProcesses(CalotypeError):
+    """The others of several processes have stopped, or do not answer."""
+
+    exit_status = 1
 
 
 class TrainingDiverged(CalotypeError):

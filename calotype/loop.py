@@ -12,9 +12,10 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
+from calotype import processes
 from calotype.data.batches import Batches
 from calotype.display import Display, Status
-from calotype.errors import CalotypeError, TrainingDiverged
+from calotype.errors import CalotypeError, StoppedElsewhere, TrainingDiverged
 from calotype.images import grid, write_png
 from calotype.judging import Judge
 from calotype.mirror import Mirror
@@ -25,6 +26,7 @@ from calotype.trainer import NonFinite, Progress, Trainer
 
 RETURNS_LIMIT = 3  # to a checkpoint without reaching the next one; then the settings are wrong, not the data
 HELD_OUT_IMAGES = 256  # measured at each checkpoint: enough to rank checkpoints, a per cent or so of the time
+BEGUN = 0.1  # share of training before which what is not there cannot have been lost
 LOG_SECONDS = 1.0  # between log lines
 
 
@@ -133,11 +135,12 @@ def _loop(context: Context) -> None:
         if context.due(config.preview_every):
             with pace.pause():
                 _preview(context)
-        number = context.stop()
+        number = processes.any_of(context.stop())  # what one is asked, all do, after the same step
         if number and trainer.step < trainer.steps:
             if saved != trainer.step:  # else a checkpoint with its held-out loss is there
                 run.save(trainer, {})
-            raise Interrupted(run.path, number)
+            interrupted = Interrupted(run.path, number)
+            raise interrupted if processes.is_first() else StoppedElsewhere.of(interrupted)
 
 
 def _log_progress(context: Context, progress: Progress, pace: _Pace) -> float:
@@ -178,19 +181,12 @@ def _checkpoint(context: Context, parts: Mapping[str, float]) -> _Measured:
     trainer, run = context.trainer, context.run
     if any(trainer.bad_turns.values()) and trainer.step < trainer.steps:
         return _Measured(False, math.nan, None, "")  # not a state to go back to
-    count = -(-min(HELD_OUT_IMAGES, len(context.held_out.indices)) // context.held_out.size)
-    losses = trainer.held_out_loss(context.held_out, count)
-    total = sum(value for name, value in losses.items() if "/" not in name)
-    record = {f"held_out/{name}": value for name, value in losses.items()}
+    total, record = processes.by_first(lambda: _held_out(context))
     facts, told = {"held_out": total}, ""
-    if context.judge is not None:
-        seen = trainer.held_out_loss(context.seen, count)
-        record |= {f"seen/{name}": value for name, value in seen.items()}
-        judged = context.judge(context.drawn)
-        facts["score"] = judged.distance
-        record |= {"samples/distance": judged.distance, "samples/diversity": judged.diversity}
-        told = f"samples {judged.distance:.3g} from real, {judged.diversity:.0%} as diverse"
-    remark = trainer.model.remark({**parts, **record})
+    if "samples/distance" in record:
+        facts["score"] = record["samples/distance"]
+        told = f"samples {facts['score']:.3g} from real, {record['samples/diversity']:.0%} as diverse"
+    remark = trainer.model.remark({**parts, **record}) if trainer.model.progress >= BEGUN else None
     if remark is not None and remark.collapsed and run.config.training.on_collapse == "rollback":
         raise Collapsed(remark.text)
     trainer.returns = 0
@@ -200,7 +196,24 @@ def _checkpoint(context: Context, parts: Mapping[str, float]) -> _Measured:
     return _Measured(True, total, remark, told)
 
 
+def _held_out(context: Context) -> tuple[float, dict[str, float]]:
+    """The held-out loss, and what there is to say of it and of samples, for the log."""
+    trainer = context.trainer
+    count = -(-min(HELD_OUT_IMAGES, len(context.held_out.indices)) // context.held_out.size)
+    losses = trainer.held_out_loss(context.held_out, count)
+    total = sum(value for name, value in losses.items() if "/" not in name)
+    record = {f"held_out/{name}": value for name, value in losses.items()}
+    if context.judge is not None:
+        seen = trainer.held_out_loss(context.seen, count)
+        record |= {f"seen/{name}": value for name, value in seen.items()}
+        judged = context.judge(context.drawn)
+        record |= {"samples/distance": judged.distance, "samples/diversity": judged.diversity}
+    return total, record
+
+
 def _preview(context: Context) -> None:
+    if not processes.is_first():
+        return
     folder = context.run.path / "previews"
     folder.mkdir(exist_ok=True)
     write_png(folder / f"{context.trainer.images_seen:012d}.png", grid(preview(context.drawn)))

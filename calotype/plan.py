@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from calotype import sampling
+from calotype import processes, sampling
 from calotype.config import build, nearest, plain
 from calotype.data.batches import Batches
 from calotype.errors import ConfigError
@@ -109,7 +109,8 @@ def plan(
     started = time.perf_counter()
 
     def left() -> float:
-        return (budget.seconds or 0.0) - (time.perf_counter() - started) - CLOSING_SECONDS
+        spent = processes.by_first(lambda: time.perf_counter() - started)
+        return (budget.seconds or 0.0) - spent - CLOSING_SECONDS
 
     presets = family.presets(spec)
     if preset != "auto" and preset not in presets:
@@ -210,14 +211,14 @@ def _probe(
         now = time.perf_counter()
         durations.append(now - before)
         before = now
-        if len(durations) >= 4 and now - started > limit * 0.7:
+        if processes.by_first(lambda: len(durations) >= 4 and time.perf_counter() - started > limit * 0.7):
             break
     del durations[0]  # the first step allocates memory and chooses kernels
     started = time.perf_counter()
     preview(trainer.ema)
     _wait_for(device)
-    middle = sorted(durations)[len(durations) // 2]
-    return Speed(trainer.images_per_step / middle, time.perf_counter() - started)
+    middle, drawing = sorted(durations)[len(durations) // 2], time.perf_counter() - started
+    return Speed(*processes.by_first(lambda: [trainer.images_per_step / middle, drawing]))
 
 
 def preview(model: GenerativeModel) -> torch.Tensor:

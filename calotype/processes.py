@@ -7,18 +7,20 @@ CPUs, NCCL between GPUs.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from calotype.errors import ConfigError
+from calotype.errors import CalotypeError, ConfigError, LostProcesses, StoppedElsewhere
 
+T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # for the others; the first alone measures at checkpoints
 
 
@@ -58,6 +60,19 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def _talking() -> Iterator[None]:
+    """Say which process has lost the others, where it has."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].split("] ")[-1]
+        raise LostProcesses(
+            f"process {rank()} of {size()} has lost the others ({reason}): see what they say. The run is kept as of "
+            "its last checkpoint, and goes on with --resume"
+        ) from error
+
+
 def local_device(name: str) -> str:
     """The device for this process where any will do: each has a GPU of its own."""
     if name in ("auto", "cuda") and size() > 1 and torch.cuda.is_available():
@@ -81,7 +96,8 @@ def sum_over(tensors: Sequence[Tensor]) -> None:
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         alike = [tensor for tensor in tensors if tensor.dtype == dtype]
         flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-        dist.all_reduce(flat)
+        with _talking():
+            dist.all_reduce(flat)
         for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
@@ -97,7 +113,8 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
-        dist.all_reduce(total)
+        with _talking():
+            dist.all_reduce(total)
         return total
 
     @staticmethod
@@ -110,7 +127,8 @@ def any_of(flag: int) -> int:
     if size() == 1:
         return flag
     told = torch.tensor([flag])
-    dist.all_reduce(told, dist.ReduceOp.MAX)
+    with _talking():
+        dist.all_reduce(told, dist.ReduceOp.MAX)
     return int(told)
 
 
@@ -120,10 +138,55 @@ def told(text: str) -> str:
         return text
     content = bytearray(text.encode())
     length = torch.tensor([len(content)])
-    dist.broadcast(length, 0)
+    with _talking():
+        dist.broadcast(length, 0)
     buffer = torch.zeros(int(length), dtype=torch.uint8)
     if is_first():
         buffer = torch.frombuffer(content, dtype=torch.uint8) if content else buffer
     if len(buffer):
-        dist.broadcast(buffer, 0)
+        with _talking():
+            dist.broadcast(buffer, 0)
     return bytes(buffer.tolist()).decode()
+
+
+def by_first(action: Callable[[], T]) -> T:
+    """What an action gives that the first process does alone, as JSON holds it, in all of them.
+
+    Raises:
+        StoppedElsewhere: in the others, where it raised a CalotypeError in the first.
+    """
+    if size() == 1:
+        return action()
+    if not is_first():
+        found: T = _received(told(""))
+        return found
+    try:
+        found = action()
+    except CalotypeError as error:
+        told(json.dumps({"error": str(error), "status": error.exit_status}))
+        raise
+    told(json.dumps({"found": found}))
+    return found
+
+
+def first_then_all(action: Callable[[], T]) -> T:
+    """What an action gives in each process; the first does it before the others, and leaves them less to do.
+
+    Raises:
+        StoppedElsewhere: in the others, where it raised a CalotypeError in the first.
+    """
+    if size() == 1:
+        return action()
+    if not is_first():
+        _received(told(""))
+        return action()
+    found: list[T] = []
+    by_first(lambda: found.append(action()))
+    return found[0]
+
+
+def _received(text: str) -> Any:
+    content = json.loads(text)
+    if "error" in content:
+        raise StoppedElsewhere.with_status(content["error"], content["status"])
+    return content["found"]

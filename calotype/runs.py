@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from calotype import __version__, checkpoints, devices, sampling
+from calotype import __version__, checkpoints, devices, processes, sampling
 from calotype.config import build, nearest, plain, read_toml, write_toml
 from calotype.data import DataConfig, PackedDataset
 from calotype.errors import ConfigError, DataError, RunError
@@ -163,18 +163,24 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run against a second trainer. Raises RunError if another process holds it."""
+        """Hold the run against a second trainer. Raises RunError if another process holds it.
+
+        Of several processes that train together the first holds it.
+        """
         lock = FileLock(self.path / ".lock", timeout=0)  # the system frees it when its process dies
+        processes.by_first(lambda: self._acquire(lock))
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: FileLock) -> None:
         try:
             lock.acquire()
         except Timeout as error:
             raise RunError(f"{self.path} is being trained by another process: wait for it or stop it") from error
         except OSError as error:
             raise RunError(f"{self.path} cannot be written ({error}): mend that, or copy the run elsewhere") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     # -- what training writes
 
@@ -188,7 +194,9 @@ class Run:
             )
 
     def log(self, event: str, **values: Any) -> None:
-        """Append a line to log.jsonl. Raises RunError."""
+        """Append a line to log.jsonl, by the first of several processes. Raises RunError."""
+        if not processes.is_first():
+            return
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         record = {"event": event, "time": round(time.time(), 3)} | finite  # JSON has no NaN
         path = self.path / "log.jsonl"
@@ -205,18 +213,31 @@ class Run:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def save(self, trainer: Trainer, facts: Mapping[str, Any]) -> Path:
-        """Write a checkpoint and remove those that are neither among the newest nor the best. Raises RunError."""
-        path = checkpoints.write(self.path / "checkpoints", trainer.images_seen, trainer.state_dict(), facts)
+    def save(self, trainer: Trainer, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint and remove those that are neither among the newest nor the best; of several processes the
+        first does. Raises RunError.
+        """
+        if not processes.is_first():
+            return
+        checkpoints.write(self.path / "checkpoints", trainer.images_seen, trainer.state_dict(), facts)
         present = self.checkpoints()
         keep = {*present[-KEPT:], self.best()}
         for old in present:
             if old not in keep:
                 checkpoints.remove(old)
-        return path
 
     def restore(self, trainer: Trainer, report: Report) -> bool:
-        """Load the newest sound checkpoint into a trainer; False where there is none yet."""
+        """Load the newest sound checkpoint into a trainer; False where there is none yet.
+
+        All processes load the one that the first has found sound.
+        """
+        name = processes.by_first(lambda: self._restored(trainer, report))
+        if name and not processes.is_first():
+            trainer.load_state_dict(checkpoints.read(self.path / "checkpoints" / name))
+        return bool(name)
+
+    def _restored(self, trainer: Trainer, report: Report) -> str:
+        """The name of the checkpoint that was loaded, or nothing."""
         present = self.checkpoints()
         for path in reversed(present):
             try:
@@ -227,10 +248,10 @@ class Run:
                 shutil.rmtree(aside, ignore_errors=True)  # the same position may have been damaged before
                 os.replace(path, aside)
                 continue
-            return True
+            return path.name
         if present:
             report("no sound checkpoint is left: training begins again")
-        return False
+        return ""
 
     # -- what others read
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from calotype import devices, sampling, stages
+from calotype import devices, processes, sampling, stages
 from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
-from calotype.display import Display, PlainDisplay, packing_on
+from calotype.display import Display, PlainDisplay, Silent, packing_on
 from calotype.errors import ConfigError, RunError
 from calotype.images import grid, write_png
 from calotype.judging import Judge
@@ -77,7 +77,7 @@ def train(
     Raises:
         CalotypeError: for anything the user can mend; the message says how.
     """
-    with display or PlainDisplay() as shown:
+    with processes.joined(), _shown(display) as shown:
         begun = _begun(family_name, data, budget, out, preset, size, device, settings or {}, recipe, latents, shown)
         _train_run(*begun, shown, tensorboard)
     return begun.run
@@ -96,7 +96,7 @@ def begin(
     display: Display | None = None,
 ) -> Run:
     """Choose what `train` would train, and make its run directory; `resume` trains it. As for `train`."""
-    with display or PlainDisplay() as shown:
+    with processes.joined(), _shown(display) as shown:
         return _begun(family_name, data, budget, out, None, size, device, settings or {}, recipe, None, shown).run
 
 
@@ -128,8 +128,7 @@ def _begun(
             family_name, data, budget=budget, preset=preset, size=size, settings=chosen, recipe=recipe, on_latents=True
         )
         stages.check_settings(both.settings["training"])
-        out = Path(out) if out is not None else new_place(both.data.source, both.family)
-        refuse_existing(out)
+        out = _place(out, both)
         latents = _first_part(both, out, device, shown)
         budget, size = both.budget.part(1 - stages.FIRST_SHARE), None
     if latents is not None:
@@ -149,9 +148,8 @@ def _begun(
     )
     if first is not None:
         stages.check_settings(asked.settings["training"])
-    path = Path(out) if out is not None else new_place(asked.data.source, asked.family)
-    refuse_existing(path)
-    torch_device = devices.choose(device)
+    path = _place(out, asked)
+    torch_device = devices.choose(processes.local_device(device))
     _set_up_process(int(asked.settings["training"].get("threads", 0)))
 
     pictures = _prepare(asked.data, shown)
@@ -178,7 +176,8 @@ def _begun(
         training=planned.training,
         latents=told,
     )
-    run = Run.create(path, config, first)
+    processes.by_first(lambda: str(Run.create(path, config, first).path))
+    run = Run.open(path)  # in all processes what the first has decided
     shown.message(_announcement(run, planned.images_per_second))
     return Begun(run, pictures, packed, torch_device)
 
@@ -225,9 +224,9 @@ def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False,
         CalotypeError: for a path that is no run, data that has changed, or anything else the user can mend.
     """
     run = Run.open(Path(path))
-    torch_device = devices.choose(device)
-    _set_up_process(run.config.training.threads)
-    with display or PlainDisplay() as shown:
+    with processes.joined(), _shown(display) as shown:
+        torch_device = devices.choose(processes.local_device(device))
+        _set_up_process(run.config.training.threads)
         pictures = _prepare(run.config.data, shown)
         run.check_data(pictures)
         first = None if run.config.latents is None else run.first_stage(shown.message, device)
@@ -237,6 +236,22 @@ def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False,
 
 
 # -- before training
+
+
+def _shown(display: Display | None) -> Display:
+    """Where to show progress: of several processes the first does."""
+    return (display or PlainDisplay()) if processes.is_first() else Silent()
+
+
+def _place(out: str | Path | None, asked: Request) -> Path:
+    """The run directory to make. Raises RunError where something is there."""
+
+    def chosen() -> str:
+        path = Path(out) if out is not None else new_place(asked.data.source, asked.family)
+        refuse_existing(path)
+        return str(path)
+
+    return Path(processes.by_first(chosen))
 
 
 def new_place(source: str, suffix: str) -> Path:
@@ -256,7 +271,7 @@ def _set_up_process(threads: int) -> None:
 def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
     if not config.to_learn:
         raise ConfigError("data.to_learn is false, which is for pictures that are only measured: leave it out")
-    packed = prepare(config, progress=packing_on(shown))
+    packed = processes.first_then_all(lambda: prepare(config, progress=packing_on(shown)))
     if packed.skipped:
         first = packed.skipped[0]
         shown.message(
@@ -272,7 +287,11 @@ def _learned(
     """What the model is trained on: the pictures, or the maps that a first stage makes of them."""
     if first is None or latents is None:
         return pictures
-    return stages.encoded(first, pictures, latents, lambda done, total: shown.count("pictures encoded", done, total))
+
+    def counted(done: int, total: int) -> None:
+        shown.count("pictures encoded", done, total)
+
+    return processes.first_then_all(lambda: stages.encoded(first, pictures, latents, counted))
 
 
 def _some_images(packed: PackedDataset) -> torch.Tensor:
@@ -329,19 +348,19 @@ def _train_run(
         packed: the same, or what a first stage makes of it: what is learned.
     """
     config = run.config.training
-    mirror: AbstractContextManager[Mirror] = (
-        tensorboard_mirror(run.path / "tensorboard") if tensorboard else nullcontext(lambda *_: None)
-    )
+    mirror: AbstractContextManager[Mirror] = nullcontext(lambda *_: None)
+    if tensorboard and processes.is_first():
+        mirror = tensorboard_mirror(run.path / "tensorboard")
     with run.locked(), stop_requests() as stop, mirror as write:
         devices.make_repeatable()
         trainer = Trainer(run.config.new_model().to(device), _training_batches(packed, config), config)
         held_out = Batches(packed, packed.held_out, _held_out_size(packed), fold(config.seed, "held out"))
         drawn = run.whole(trainer.ema, shown.message).to(device)
-        judge = None if trainer.model.loss_ranks else Judge(pictures)
+        judge = None if trainer.model.loss_ranks or not processes.is_first() else Judge(pictures)
         seen = Batches(packed, packed.train, held_out.size, fold(config.seed, "seen"))
         context = Context(run, trainer, drawn, judge, held_out, seen, shown, write, stop)
         if run.restore(trainer, shown.message):
-            if trainer.step >= trainer.steps and (run.path / SAMPLES).exists():
+            if processes.by_first(lambda: trainer.step >= trainer.steps and (run.path / SAMPLES).exists()):
                 shown.message(f"{run.path} has used up its budget: nothing to continue")
                 return
             shown.message(f"continuing at {trainer.images_seen:,} of {config.images:,} images")
@@ -350,7 +369,7 @@ def _train_run(
             run.save(trainer, {})
         try:
             until_done(context)
-            _finish(context)
+            processes.by_first(lambda: _finish(context))
         except OSError as error:
             raise RunError(
                 f"{run.path} cannot be written ({error}); its checkpoints are intact. Make room, then continue with: "

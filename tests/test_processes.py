@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,9 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import calotype
+from calotype import cli
 from calotype.families import FAMILIES
 from calotype.model import GenerativeModel, ImageSpec
 from calotype.rng import seeded
+from calotype.runs import Run
 from calotype.trainer import TrainConfig, Trainer
 from tests.conftest import Stripes
 
@@ -59,14 +64,20 @@ with processes.joined():
 """
 
 
+def started(words: list[str], count: int) -> subprocess.CompletedProcess[str]:
+    """`count` processes of a program or module, as torchrun starts them."""
+    root = Path(__file__).parents[1]
+    environment = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    environment |= {k: v for k, v in os.environ.items() if k.startswith("CALOTYPE")}
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *words]
+    return subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True)
+
+
 def together(count: int, folder: Path) -> list[dict[str, dict[str, Tensor]]]:
     """What each of `count` processes has."""
     (folder / "program.py").write_text(PROGRAM)
-    words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(folder / "program.py")]
-    root = Path(__file__).parents[1]
-    environment = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, *words, str(folder)], cwd=root, env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
+    done = started([str(folder / "program.py"), str(folder)], count)
+    assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{k}.pt", weights_only=True) for k in range(count)]
 
 
@@ -78,6 +89,72 @@ def test_processes_train_as_one_does(count: int, tmp_path: Path) -> None:
         assert len(alone) > 10
         for name, value in alone.items():
             first = found[0][case][name]
-            torch.testing.assert_close(first, value, rtol=1e-6, atol=1e-9, msg=lambda m, n=name, c=case: f"{c} {n}: {m}")
+            assert torch.allclose(first, value, rtol=1e-6, atol=1e-9), (case, name)
             for other in found[1:]:
                 assert torch.equal(other[case][name], first), (case, name)
+
+
+COMMAND = ["train", "vae", "glyphs:gray:60", "--size", "8", "--budget", "96img", "--set", "training.precision=fp32"]
+COMMAND += ["--set", "training.threads=1", "--set", "training.batch_size=8", "--set", "training.checkpoint_every=32"]
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run that two processes have trained, and what they said."""
+    path = tmp_path_factory.mktemp("two") / "run"
+    return path, started(["-m", "calotype", *COMMAND, "--out", str(path)], 2)
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return dict(calotype.load(run).model.state_dict())
+
+
+def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    # float32, whose sums are rounded in another order: a hundredth of what twelve steps move a weight, 1e-3 each
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, rtol=0, atol=1e-4), name
+
+
+def test_torchrun_trains_a_run_as_any(
+    by_two: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, done = by_two
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run directory:") == done.stdout.count("trained on 96 images") == 1
+    assert cli.main([*COMMAND, "--out", str(tmp_path / "one")]) == 0
+    assert_alike(weights(path), weights(tmp_path / "one"))
+    assert (path / "config.toml").read_text() == (tmp_path / "one" / "config.toml").read_text()
+    told = [record["event"] for record in Run.open(path).read_log()]
+    assert [told.count(event) for event in ("checkpoint", "finished")] == [3, 1]
+    assert {file.name for file in path.iterdir()} == {file.name for file in (tmp_path / "one").iterdir()}
+
+
+def test_another_number_of_processes_goes_on(
+    by_two: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    path, _ = by_two
+    for count in (1, 3):
+        shutil.copytree(path, tmp_path / str(count))
+        for later in sorted((tmp_path / str(count) / "checkpoints").iterdir())[1:]:
+            if int(later.name) > 32:
+                shutil.rmtree(later)
+        done = started(["-m", "calotype", "train", "--resume", str(tmp_path / str(count))], count)
+        assert done.returncode == 0, done.stderr
+        assert "continuing at 32 of 96 images" in done.stdout
+        assert_alike(weights(tmp_path / str(count)), weights(path))
+
+
+def test_what_goes_wrong_is_said_once(by_two: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    path, _ = by_two
+    done = started(["-m", "calotype", *COMMAND, "--out", str(path)], 2)
+    assert done.returncode != 0
+    assert done.stderr.count("is already a run") == 1
+    assert "calotype/training.py" not in done.stderr  # no traceback of ours
+
+
+def test_other_commands_are_for_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["sample", "run"]) == 2
+    assert "sample runs in one process: start it without torchrun" in capsys.readouterr().err

@@ -38,7 +38,8 @@ IMAGES = 2_000  # per set, where the data set has as many held-out images
 FEWEST = 200  # where it has not, but for images that are given
 SEEDS = 2
 # Held-out images for the likelihood, by its kind: a bound takes many network calls, what is exact takes one.
-LIKELIHOOD_BATCH = 8
+LIKELIHOOD_BATCH = range(8, 65)  # images at a time, and of large ones fewer:
+LIKELIHOOD_VALUES = 2**16
 LIKELIHOOD_IMAGES = 2_000  # at most
 SHOWN = 100  # samples on the page
 PREVIEWS = 6  # of training
@@ -326,10 +327,11 @@ def likelihoods(
     """Bits per dimension of held-out images; of pictures of two values, which are binary data, nats as well."""
     most = controls.chosen(packed.held_out, LIKELIHOOD_IMAGES, seed, "likelihood")
     wanted, found = len(most), list[Tensor]()
+    at_once = max(LIKELIHOOD_BATCH[0], min(LIKELIHOOD_BATCH[-1], LIKELIHOOD_VALUES // packed.spec.dims))
     name, binary = "", True
     while (done := sum(len(part) for part in found)) < wanted:
         display.count("held-out images for the likelihood", done, wanted)
-        some = most[done : min(wanted, done + LIKELIHOOD_BATCH)]
+        some = most[done : min(wanted, done + at_once)]
         noise = Noise.per_image(fold(seed, "likelihood"), [int(i) for i in some], "cpu")
         batch = packed.read(some)
         bits = bits_per_dim(batch, noise)

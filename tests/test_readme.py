@@ -186,7 +186,8 @@ def test_every_option_exists() -> None:
     known = {command: options_of(command) for command in cli.COMMANDS}
     anywhere = set().union(*known.values())
     for page in PAGES:
-        named = re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text(encoding="utf-8"))
+        ours = re.sub(r"^torchrun .* -m calotype ", "calotype ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        named = re.findall(r"(?<![\w-])--[a-z][\w-]*", ours)
         assert set(named) <= anywhere, page.name
         for line in (line for block in blocks(page) if block.kind == "console" for line in commands(block)):
             words = line.split()

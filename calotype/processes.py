@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,11 +18,14 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from calotype.errors import CalotypeError, ConfigError, LostProcesses, StoppedElsewhere
 
 T = TypeVar("T")
-PATIENCE = timedelta(minutes=30)  # for the others; the first alone measures at checkpoints
+PATIENCE = 1_800.0  # seconds for the others; the first alone measures at checkpoints
+ANSWER = 10.0  # seconds for an answer, where one is asked who is still there
+_watch: dist.ProcessGroup | None = None  # among which that is asked: where a collective has failed its group is broken
 
 
 def _together() -> bool:
@@ -52,12 +56,38 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _together():
         yield
         return
+    global _watch
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    patience = timedelta(seconds=float(os.environ.get("CALOTYPE_PATIENCE", PATIENCE)))
+    dist.init_process_group(backend, store=_store(number, count), rank=number, world_size=count, timeout=patience)
+    _watch = dist.new_group(backend="gloo")
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _store(number: int, count: int) -> Store:
+    """Where processes find each other: that of torchrun, if it keeps one, else one that the first keeps.
+
+    Its entries bear the number of the attempt: processes that torchrun starts again would else find the addresses of
+    those before them.
+    """
+    theirs = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, count, is_master=number == 0 and not theirs)
+    return PrefixStore(f"calotype, attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has started these processes again, after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def may_be_restarted() -> bool:
+    """Whether torchrun would."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
 @contextmanager
@@ -66,11 +96,21 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0].split("] ")[-1]
         raise LostProcesses(
-            f"process {rank()} of {size()} has lost the others ({reason}): see what they say. The run is kept as of "
+            f"others of the {size()} processes are lost ({_missing(error)}): see what they say. The run is kept as of "
             "its last checkpoint, and goes on with --resume"
         ) from error
+
+
+def _missing(error: RuntimeError) -> str:
+    """Which processes do not answer any more, as far as this one can tell."""
+    try:
+        dist.monitored_barrier(_watch, timedelta(seconds=ANSWER), wait_all_ranks=True)
+    except RuntimeError as silent:
+        silent_ones = re.search(r"Ranks? ([\d, ]*\d) failed", str(silent))
+        if silent_ones and is_first():
+            return f"no answer from {silent_ones[1]}"
+    return str(error).splitlines()[0].split("] ")[-1].split(". ")[0]
 
 
 def local_device(name: str) -> str:

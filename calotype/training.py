@@ -77,6 +77,10 @@ def train(
     Raises:
         CalotypeError: for anything the user can mend; the message says how.
     """
+    if processes.may_be_restarted() and out is None:
+        raise ConfigError("torchrun is to start processes again, and they have to find the run: give its place, --out")
+    if processes.is_restarted() and out is not None and (Path(out) / "config.toml").exists():
+        return resume(out, device=device, tensorboard=tensorboard, display=display)
     with processes.joined(), _shown(display) as shown:
         begun = _begun(family_name, data, budget, out, preset, size, device, settings or {}, recipe, latents, shown)
         _train_run(*begun, shown, tensorboard)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 import calotype
-from calotype import cli
+from calotype import checkpoints, cli
 from calotype.families import FAMILIES
 from calotype.model import GenerativeModel, ImageSpec
 from calotype.rng import seeded
@@ -64,13 +67,21 @@ with processes.joined():
 """
 
 
-def started(words: list[str], count: int) -> subprocess.CompletedProcess[str]:
+def launched(words: list[str], count: int, options: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
     """`count` processes of a program or module, as torchrun starts them."""
     root = Path(__file__).parents[1]
-    environment = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    environment |= {k: v for k, v in os.environ.items() if k.startswith("CALOTYPE")}
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *words]
-    return subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True)
+    known = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    known |= {k: v for k, v in os.environ.items() if k.startswith("CALOTYPE")}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *options]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*torchrun, *words], cwd=root, env=known | environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def started(words: list[str], count: int) -> subprocess.CompletedProcess[str]:
+    """The same, when they have ended."""
+    process = launched(words, count)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 def together(count: int, folder: Path) -> list[dict[str, dict[str, Tensor]]]:
@@ -158,3 +169,59 @@ def test_other_commands_are_for_one_process(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["sample", "run"]) == 2
     assert "sample runs in one process: start it without torchrun" in capsys.readouterr().err
+
+
+def worker(run: Path, rank: int) -> int:
+    """The process of a rank that trains a run, as soon as a checkpoint of what it has learned is there."""
+    for _ in range(600):
+        time.sleep(0.1)
+        if len(checkpoints.found(run / "checkpoints")) > 1:
+            for place in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    if str(run).encode() in (place / "cmdline").read_bytes():
+                        told = (place / "environ").read_bytes().split(b"\0")
+                        if f"RANK={rank}".encode() in told:
+                            return int(place.name)
+    raise AssertionError("no process trains the run")
+
+
+LONGER = [word.replace("96img", "1600img") for word in COMMAND]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_is_started_again(rank: int, tmp_path: Path) -> None:
+    undisturbed = launched(["-m", "calotype", *LONGER, "--out", str(tmp_path / "whole")], 2)
+    killed = launched(["-m", "calotype", *LONGER, "--out", str(tmp_path / "killed")], 2, ["--max-restarts=1"])
+    os.kill(worker(tmp_path / "killed", rank), signal.SIGKILL)
+    assert killed.wait() == undisturbed.wait() == 0, (killed.communicate()[1], undisturbed.communicate()[1])
+    events = [record["event"] for record in Run.open(tmp_path / "killed").read_log()]
+    assert events.count("resumed") == 1
+    found, whole = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
+    for process in (killed, undisturbed):
+        process.communicate()
+
+
+def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
+    words = ["-m", "calotype", *LONGER, "--out", str(tmp_path / "run")]
+    process = launched(words, 3, CALOTYPE_PATIENCE="3")
+    pid = worker(tmp_path / "run", 2)
+    os.kill(pid, signal.SIGSTOP)
+    errors = ""
+    assert process.stderr is not None
+    for line in process.stderr:
+        errors += line
+        if "no answer from" in line:
+            os.kill(pid, signal.SIGCONT)
+    assert process.wait() != 0
+    assert "calotype: others of the 3 processes are lost (no answer from 2)" in errors
+    assert "goes on with --resume" in errors
+    process.communicate()
+
+
+def test_a_job_that_is_started_again_needs_a_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    assert cli.main(["train", "vae", "glyphs"]) == 2
+    assert "give its place, --out" in capsys.readouterr().err

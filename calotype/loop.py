@@ -122,6 +122,9 @@ def _loop(context: Context) -> None:
                     told,
                 )
             )
+        if context.due(config.preview_every):  # before the checkpoint: after it a kill would lose the preview for good
+            with pace.pause():
+                _preview(context)
         if context.due(config.checkpoint_every):
             with pace.pause():
                 measured = _checkpoint(context, {name: float(value) for name, value in progress.losses.items()})
@@ -132,9 +135,6 @@ def _loop(context: Context) -> None:
                 if not remarked:
                     context.shown.message(measured.remark.text)
                 remarked = True
-        if context.due(config.preview_every):
-            with pace.pause():
-                _preview(context)
         number = processes.any_of(context.stop())  # what one is asked, all do, after the same step
         if number and trainer.step < trainer.steps:
             if saved != trainer.step:  # else a checkpoint with its held-out loss is there

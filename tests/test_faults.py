@@ -1,0 +1,167 @@
+"""Commands that are killed at moments nobody chose, started again as a user would, and nothing is lost.
+
+`make faults` kills 50 times, the tests six times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from calotype.checkpoints import found
+from calotype.rng import fold
+from calotype.runs import Run
+from tests.conftest import environment
+
+KILLS = int(os.environ.get("FAULTS", "6"))
+EVERY = 64  # images between checkpoints
+TRAIN = ["train", "vae", "photos", "--size", "12", "--budget", "960img", "--out", "run"]
+TRAIN += ["--set", f"training.checkpoint_every={EVERY}", "--set", "training.threads=1"]
+EVALUATE = ["evaluate", "run", "-n", "8"]
+
+
+def photos(folder: Path) -> Path:
+    """A folder with a folder of pictures, enough that packing them takes a moment."""
+    from PIL import Image
+
+    rng = np.random.Generator(np.random.Philox(key=1))
+    (folder / "photos").mkdir(parents=True)
+    for k in range(200):
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(folder / "photos" / f"{k}.png")
+    return folder
+
+
+def command(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "calotype.cli", *words],
+        cwd=folder,
+        env=environment(CALOTYPE_CACHE=str(folder / "cache")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def next_words(folder: Path) -> list[str]:
+    """What a user would type now: to go on where a run is there, else to begin; or to measure what is trained."""
+    if not (folder / "run" / "config.toml").exists():
+        return TRAIN
+    if (folder / "run" / "samples.png").exists():
+        return EVALUATE
+    return ["train", "--resume", "run"]
+
+
+def phase(folder: Path) -> str:
+    """What a command was doing when it was killed, by the files that it left."""
+    if not (folder / "run" / "config.toml").exists():
+        return "packing" if (folder / "cache").exists() else "starting"
+    if (folder / "run" / "samples.png").exists():
+        return "evaluating"
+    return "checkpointing" if list((folder / "run" / "checkpoints").glob(".*.tmp")) else "training"
+
+
+def outcome(folder: Path) -> dict[str, bytes | str]:
+    """All that a run and its evaluation came to, but for the time they took."""
+    report = json.loads((folder / "run" / "evaluation.json").read_text())
+    measured = json.dumps(report["values"])
+    newest = found(folder / "run" / "checkpoints")[-1]
+    return {file.name: file.read_bytes() for file in newest.iterdir() if file.suffix == ".safetensors"} | {
+        "samples.png": (folder / "run" / "samples.png").read_bytes(),
+        "evaluation": measured,
+    }
+
+
+def names(folder: Path) -> set[str]:
+    """All files, but for locks."""
+    files = (path for part in ("run", "cache") for path in (folder / part).rglob("*") if path.is_file())
+    return {
+        re.sub(r"photos-[0-9a-f]{16}", "photos", str(path.relative_to(folder)))  # the digest of where they are
+        for path in files
+        if not path.name.endswith("lock")
+    }
+
+
+def finish(folder: Path) -> list[str]:
+    """Do what is left to do; returns what was said."""
+    said = []
+    while not (folder / "run" / "evaluation.html").exists():
+        process = command(next_words(folder), folder)
+        said.append(process.communicate()[0])
+        assert process.returncode == 0, said[-1]
+    return said
+
+
+def test_killed_at_any_moment_nothing_is_lost(tmp_path: Path) -> None:
+    whole = photos(tmp_path / "whole")
+    started = time.monotonic()
+    finish(whole)
+    long = (time.monotonic() - started) / 2  # of one of the two commands, on the mean
+    expected, files = outcome(whole), names(whole)
+
+    moments = np.random.Generator(np.random.Philox(key=fold(0, "kills")))
+    kills, rounds = Counter[str](), 0
+    while sum(kills.values()) < KILLS:
+        folder = photos(tmp_path / str(rounds))
+        while sum(kills.values()) < KILLS and not (folder / "run" / "evaluation.html").exists():
+            last = found(folder / "run" / "checkpoints")[-1:] if next_words(folder)[1] == "--resume" else []
+            process = command(next_words(folder), folder)
+            try:
+                printed, _ = process.communicate(timeout=moments.uniform(0.2, 1.0) * long)
+            except subprocess.TimeoutExpired:
+                kills[phase(folder)] += 1
+                process.send_signal(signal.SIGKILL)
+                printed, _ = process.communicate()
+            else:
+                assert process.returncode == 0, printed
+            assert "Traceback" not in printed
+            if "continuing at" in printed:
+                assert f"continuing at {int(last[0].name):,} of" in printed  # no step before the checkpoint is lost
+        finish(folder)
+        assert outcome(folder) == expected
+        assert names(folder) == files
+        rounds += 1
+    print(f"{sum(kills.values())} kills in {rounds} runs: {dict(kills)}")
+
+
+def test_a_stop_is_quick_and_loses_nothing(tmp_path: Path) -> None:
+    """SIGTERM, as a scheduler sends it some seconds before SIGKILL."""
+    folder = photos(tmp_path / "stopped")
+    process = command([word.replace("960img", "96000img") for word in TRAIN], folder)
+    while not found(folder / "run" / "checkpoints")[1:]:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate()
+    assert time.monotonic() - asked < 10
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped and saved. Continue with: calotype train --resume run" in printed
+    seen = [record.get("images_seen", 0) for record in Run.open(folder / "run").read_log()]
+    assert int(found(folder / "run" / "checkpoints")[-1].name) >= max(seen)
+
+
+def test_the_pictures_vanish_under_a_running_job(tmp_path: Path) -> None:
+    """What is packed is what is learned: the pictures themselves are needed no more."""
+    whole, folder = photos(tmp_path / "whole"), photos(tmp_path / "robbed")
+    process = command(TRAIN, folder)
+    while not (folder / "run" / "config.toml").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    for picture in (folder / "photos").iterdir():
+        picture.unlink()
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    undisturbed = command(TRAIN, whole)
+    assert undisturbed.wait() == 0, undisturbed.communicate()[0]
+    newest = [found(path / "run" / "checkpoints")[-1] / "ema.safetensors" for path in (whole, folder)]
+    assert newest[0].read_bytes() == newest[1].read_bytes()
+    undisturbed.communicate()

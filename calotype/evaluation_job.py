@@ -284,8 +284,8 @@ def _found(folder: Path, packed: PackedDataset, n: int, seed: int, display: Disp
 
 def _seconds(log: Sequence[Mapping[str, Any]]) -> float:
     """How long training took by its log, without the time between a stop and what continued it."""
-    pairs = pairwise(log)
-    return sum(after["time"] - before["time"] for before, after in pairs if after["event"] != "resumed")
+    elapsed = [(record["event"], record.get("elapsed", record["time"])) for record in log]
+    return sum(max(0.0, after - before) for (_, before), (event, after) in pairwise(elapsed) if event != "resumed")
 
 
 def _calls(model: nn.Module) -> Callable[[], int]:

@@ -135,6 +135,7 @@ class Run:
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
+        self._opened = time.monotonic()
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, first: TrainedModel | None = None) -> Run:
@@ -198,7 +199,8 @@ class Run:
         if not processes.is_first():
             return
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        record = {"event": event, "time": round(time.time(), 3)} | finite  # JSON has no NaN
+        at = {"time": round(time.time(), 3), "elapsed": round(time.monotonic() - self._opened, 3)}
+        record = {"event": event} | at | finite  # JSON has no NaN
         path = self.path / "log.jsonl"
         try:
             with path.open("ab+") as file:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import calotype
-from calotype import cli
+from calotype import cli, evaluation_job
 from calotype.data import DataConfig, prepare
 from calotype.errors import ConfigError, DataError
 from calotype.evaluation import classifier, controls, features
@@ -257,3 +257,13 @@ def test_shuffled_patches_are_the_same_pixels() -> None:
     assert torch.equal(moved.flatten(1).sort(1).values, images.flatten(1).sort(1).values)
     assert torch.equal(moved[:, :, 8:], images[:, :, 8:])  # what does not come to a patch stays
     assert torch.equal(controls.shuffled_patches(images[:, :, :3, :3], 0), images[:, :, :3, :3])
+
+
+def test_training_takes_as_long_as_it_takes_whatever_the_clock_says() -> None:
+    log = [
+        {"event": "progress", "time": 1_000.0, "elapsed": 2.0},
+        {"event": "progress", "time": 87_400.0, "elapsed": 5.0},  # the clock was set by a day
+        {"event": "resumed", "time": 10.0, "elapsed": 1.0},
+        {"event": "finished", "time": 11.0, "elapsed": 4.0},
+    ]
+    assert evaluation_job._seconds(log) == 3.0 + 3.0

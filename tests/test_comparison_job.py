@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,13 @@ def test_a_recipe_takes_no_settings(whole: Path, patterns: Path, tmp_path: Path)
 def test_resume_takes_no_settings(capsys: pytest.CaptureFixture[str], whole: Path) -> None:
     assert cli.main(["compare", "--resume", str(whole), "--budget", "3m"]) == 2
     assert "leave out budget" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_with_the_way_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    shutil.copytree(whole, tmp_path / "full")
+    monkeypatch.setattr(comparison_job, "write_atomic", full)
+    with pytest.raises(RunError, match=r"No space left.* Make room, then continue with: calotype compare --resume"):
+        comparison_job.resume(tmp_path / "full")

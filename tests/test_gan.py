@@ -235,7 +235,9 @@ def test_what_ails_the_players_is_named_with_what_to_change() -> None:
         "seen/discriminator/real": 2.0,
         "seen/discriminator/fake": -1.0,
         "held_out/discriminator/real": 1.5,
+        "held_out/discriminator/fake": -1.0,
         "seen/discriminator/accuracy": 0.8,
+        "held_out/discriminator/accuracy": 0.7,
     }
     assert model.remark(well) is None
     sure = model.remark(well | {"samples/diversity": 0.1, "seen/discriminator/accuracy": 1.0})
@@ -250,6 +252,12 @@ def test_what_ails_the_players_is_named_with_what_to_change() -> None:
     assert not by_heart.collapsed
     assert "held-out ones are 90% of the way" in by_heart.text
     assert "model.augment=0.4" in by_heart.text
+    # all logits of these classes are lower, those of generated images as well
+    lower = {"held_out/discriminator/real": -0.7, "held_out/discriminator/fake": -3.5}
+    assert model.remark(well | lower) is None
+    # a gap of next to nothing, within what 256 pictures can tell
+    chance = {"held_out/discriminator/real": -0.99, "held_out/discriminator/accuracy": 0.79}
+    assert model.remark(well | chance) is None
 
 
 # -- changes of images

@@ -28,6 +28,7 @@ from calotype.rng import Noise
 
 COLLAPSED = 0.3  # diversity of samples, as a share of that of pictures
 SURE = 0.98  # accuracy of the discriminator
+SURER = 0.05  # by so much more often right of training pictures than of held-out ones: else it is chance
 OVERFIT = 0.6  # of the way from training pictures to generated ones, that held-out pictures are for it
 ADAPTED = 100_000  # images over which an adaptive probability can rise from 0 to 1
 SEED, STARTS = 0, 16  # of the latents at which the search for those of an image begins
@@ -65,7 +66,6 @@ class GAN(GenerativeModel, Encodable):
 
     def remark(self, parts: Mapping[str, float]) -> Remark | None:
         diversity = parts.get("samples/diversity", 1.0)
-        real, fake = (parts.get(f"seen/discriminator/{name}", 0.0) for name in ("real", "fake"))
         if diversity < COLLAPSED:
             if parts.get("seen/discriminator/accuracy", 0.0) > SURE:
                 cause = "the discriminator tells all images apart, and no longer says how they could be better"
@@ -79,11 +79,14 @@ class GAN(GenerativeModel, Encodable):
                 f"{cause}. Start again with {remedy}",
                 collapsed=True,
             )
-        apart, known = real - fake, real - parts.get("held_out/discriminator/real", real)
-        if apart > 0 and known > OVERFIT * apart:
+        # Beside generated ones of the same batch, since all logits of some classes may be higher than those of others.
+        seen, held_out = (_gap(parts, name) for name in ("seen", "held_out"))
+        sure = parts.get("seen/discriminator/accuracy", 0.0) - parts.get("held_out/discriminator/accuracy", 0.0)
+        if seen - held_out > OVERFIT * seen and sure > SURER:
             return Remark(
-                f"the discriminator knows the training pictures by heart: held-out ones are {known / apart:.0%} of the "
-                "way to generated ones for it. Show it more pictures, or changed ones, by --set model.augment=0.4"
+                f"the discriminator knows the training pictures by heart: held-out ones are {1 - held_out / seen:.0%} "
+                "of the way to generated ones for it. Show it more pictures, or changed ones, by --set "
+                "model.augment=0.4"
             )
         return None
 
@@ -217,6 +220,12 @@ class GAN(GenerativeModel, Encodable):
             optimizer.param_groups[0]["lr"] = SEARCH_RATE * 0.5 * (1 + math.cos(math.pi * step / SEARCH))
             optimizer.step()
         return best
+
+
+def _gap(parts: Mapping[str, float], which: str) -> float:
+    """How far apart the mean logits of real and of generated images are; 0 where they are not known."""
+    real, fake = (parts.get(f"{which}/discriminator/{name}", 0.0) for name in ("real", "fake"))
+    return real - fake
 
 
 def _apart(x: Tensor, target: Tensor) -> Tensor:

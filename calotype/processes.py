@@ -7,9 +7,10 @@ CPUs, NCCL between GPUs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -24,8 +25,8 @@ from calotype.errors import CalotypeError, ConfigError, LostProcesses, StoppedEl
 
 T = TypeVar("T")
 PATIENCE = 1_800.0  # seconds for the others; the first alone measures at checkpoints
-ANSWER = 10.0  # seconds for an answer, where one is asked who is still there
-_watch: dist.ProcessGroup | None = None  # among which that is asked: where a collective has failed its group is broken
+ANSWER = 5.0  # seconds for an answer, where it is asked who is still there
+_board: Store | None = None  # where that is answered
 
 
 def _together() -> bool:
@@ -56,16 +57,22 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _together():
         yield
         return
-    global _watch
+    # Its functions have the group of the moment of its import as a default, which lives on by that: threads of gloo are
+    # then still there when Python ends, and abort the process now and then. Optimizers import it.
+    import torch.distributed.nn.functional
+
+    global _board
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     patience = timedelta(seconds=float(os.environ.get("CALOTYPE_PATIENCE", PATIENCE)))
-    dist.init_process_group(backend, store=_store(number, count), rank=number, world_size=count, timeout=patience)
-    _watch = dist.new_group(backend="gloo")
+    _board = _store(number, count)
+    dist.init_process_group(backend, store=_board, rank=number, world_size=count, timeout=patience)
     try:
         yield
+        any_of(0)  # none leaves while another still waits for it
     finally:
         dist.destroy_process_group()
+        _board = None
 
 
 def _store(number: int, count: int) -> Store:
@@ -104,12 +111,15 @@ def _talking() -> Iterator[None]:
 
 def _missing(error: RuntimeError) -> str:
     """Which processes do not answer any more, as far as this one can tell."""
-    try:
-        dist.monitored_barrier(_watch, timedelta(seconds=ANSWER), wait_all_ranks=True)
-    except RuntimeError as silent:
-        silent_ones = re.search(r"Ranks? ([\d, ]*\d) failed", str(silent))
-        if silent_ones and is_first():
-            return f"no answer from {silent_ones[1]}"
+    with contextlib.suppress(RuntimeError):  # the one that kept the store may be gone
+        assert _board is not None
+        _board.set(f"answer {rank()}", "here")
+        asked, silent = time.monotonic(), list(range(size()))
+        while silent and time.monotonic() - asked < ANSWER:
+            time.sleep(0.1)
+            silent = [other for other in silent if not _board.check([f"answer {other}"])]
+        if silent:
+            return f"no answer from {', '.join(map(str, silent))}"
     return str(error).splitlines()[0].split("] ")[-1].split(". ")[0]
 
 

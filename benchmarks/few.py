@@ -27,7 +27,7 @@ CLASSES = ("automobile", "horse", "ship")
 EACH = 200
 SAMPLES = 2_000
 ROWS: Mapping[str, tuple[str, ...]] = {
-    "as it comes": ("model.augment=0",),
+    "as they are": ("model.overfit=0",),
     "augment 0.4": ("model.augment=0.4",),
     "overfit 0.6": ("model.overfit=0.6",),
 }

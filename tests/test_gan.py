@@ -260,6 +260,19 @@ def test_what_ails_the_players_is_named_with_what_to_change() -> None:
     assert model.remark(well | chance) is None
 
 
+def test_with_few_pictures_the_discriminator_sees_them_changed() -> None:
+    def overfit(count: int, **changes: float) -> float:
+        config = GAN.measured(replace(GANConfig(), **changes), torch.zeros(count, 1, 4, 4, dtype=torch.uint8))
+        return config.overfit
+
+    assert overfit(600) == 0.6
+    assert overfit(5_000) == 0.0
+    assert overfit(600, augment=0.2) == 0.0
+    assert overfit(600, overfit=0.0) == 0.0
+    with pytest.raises(ConfigError, match="or -1 to have it chosen"):
+        GANConfig(overfit=-0.5)
+
+
 # -- changes of images
 
 

@@ -152,9 +152,10 @@ def test_the_commands_of_the_readme_run_and_leave_what_it_says(workplace: Path) 
 
 def test_the_demo_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(GlyphsConfig, "parse", lambda _: GlyphsConfig(count=200))  # drawing 10,000 takes some seconds
+    monkeypatch.setattr(cli, "DEMO_IMAGES", 24)
     assert cli.main(["demo", "--budget", "64img"]) == 0
-    assert "samples: runs/glyphs-diffusion/samples.png" in capsys.readouterr().out
-    assert (workplace / "runs" / "glyphs-diffusion" / "samples.png").is_file()
+    assert "page: runs/glyphs-compare/comparison.html" in capsys.readouterr().out
+    assert (workplace / "runs" / "glyphs-compare" / "comparison.html").is_file()
 
 
 def test_make_knows_the_targets() -> None:

@@ -33,7 +33,8 @@ class GANConfig:
     spectral: bool = False  # the largest singular value of each of the discriminator's weights is 1
     augment: float = 0.0  # probability of each change of what the discriminator sees, at the end of training
     changes: tuple[str, ...] = ("shift", "colour", "cut")  # also flip, turn
-    overfit: float = 0.0  # above 0, augment is found: so that the mean sign of the logits of real images is this
+    overfit: float = -1.0  # above 0, augment is found: so that the mean sign of the logits of real images is this;
+    # -1: 0.6 where there are few pictures and augment is 0, else 0
 
     def __post_init__(self) -> None:
         check_choice("model.network", self.network, NETWORKS)
@@ -55,9 +56,12 @@ class GANConfig:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more")
         if not 0 < self.critic_share <= 4:
             raise ConfigError(f"model.critic_share is {self.critic_share}: give a share above 0, such as 0.5, up to 4")
-        for name in ("augment", "overfit"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more, and less than 1")
+        if not 0 <= self.augment < 1:
+            raise ConfigError(f"model.augment is {self.augment}: give 0 or more, and less than 1")
+        if not (0 <= self.overfit < 1 or self.overfit == -1):
+            raise ConfigError(
+                f"model.overfit is {self.overfit}: give 0 or more, and less than 1, or -1 to have it chosen"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -60,6 +60,7 @@ DCGAN = GANConfig(
     loss="non-saturating",
     r1=0.0,
     r2=0.0,
+    overfit=0.0,
 )
 SNGAN = GANConfig(
     network="resnet",
@@ -72,6 +73,7 @@ SNGAN = GANConfig(
     r2=0.0,
     critic_steps=5,
     spectral=True,
+    overfit=0.0,
 )
 R3GAN = GANConfig(
     widths=(768,) * 4,
@@ -79,6 +81,7 @@ R3GAN = GANConfig(
     r1=0.05,
     r2=0.05,
     augment=0.55,
+    overfit=0.0,
     changes=("flip", "shift", "turn", "colour", "cut"),
 )
 

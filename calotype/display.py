@@ -133,27 +133,6 @@ class PlainDisplay:
         return True
 
 
-class Silent:
-    """For those of several processes of which another one speaks."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    def message(self, text: str) -> None:
-        """Say nothing."""
-
-    def count(self, what: str, done: int, total: int | None) -> None:
-        """Show nothing."""
-
-    def training(self, status: Status) -> None:
-        """Show nothing."""
-
-
 class LiveDisplay:
     """A bar, the figures and the course of the loss, redrawn in place; messages scroll above.
 

@@ -19,7 +19,7 @@ from calotype import devices, processes, sampling, stages
 from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
-from calotype.display import Display, PlainDisplay, Silent, packing_on
+from calotype.display import Display, PlainDisplay, packing_on
 from calotype.errors import ConfigError, RunError
 from calotype.images import grid, write_png
 from calotype.judging import Judge
@@ -244,7 +244,7 @@ def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False,
 
 def _shown(display: Display | None) -> Display:
     """Where to show progress: of several processes the first does."""
-    return (display or PlainDisplay()) if processes.is_first() else Silent()
+    return (display or PlainDisplay()) if processes.is_first() else PlainDisplay(write=lambda text: None)
 
 
 def _place(out: str | Path | None, asked: Request) -> Path:

@@ -2,7 +2,7 @@
 
     python benchmarks/processes.py --family diffusion --size 32
 
-Both train the preset `tiny` on letters with the same global batch, in turn, as torchrun starts them. Of each step the
+Both train a preset on letters with the same global batch, in turn, as torchrun starts them. Of each step the
 first process tells how long it took, how long gradients were summed over the processes (with waiting for the other),
 how long the optimizers and the average of the weights took, which each process does for all weights; the rest is
 forward and backward, of half a batch.
@@ -56,7 +56,7 @@ def work(options: argparse.Namespace) -> None:
             lambda: prepare(DataConfig(source="glyphs:rgb:2000", width=options.size, height=options.size))
         )
         family = FAMILIES[options.family]
-        preset = family.presets(packed.spec)["tiny"]
+        preset = family.presets(packed.spec)[options.preset]
         model = family.measured(preset.model, packed.read(packed.train[:500]).images)
         values = {name: getattr(preset, name) for name in OF_THE_PRESET} | {"images": 10**9}
         config = build(TrainConfig, values, "training")
@@ -85,7 +85,7 @@ def work(options: argparse.Namespace) -> None:
 def launched(count: int, options: argparse.Namespace) -> dict[str, float]:
     """What `count` processes took."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", __file__]
-    words += ["--family", options.family, "--size", str(options.size), "--work"]
+    words += ["--family", options.family, "--preset", options.preset, "--size", str(options.size), "--work"]
     done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -98,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=FAMILIES, default="diffusion")
     parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--preset", default="small", help="that of diffusion for the default budget, on one core")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", action="store_true", help="be one of the processes")
     options = parser.parse_args()

@@ -19,6 +19,7 @@ from calotype.errors import CalotypeError, ConfigError, StoppedElsewhere
 Words = Annotated[str, arg(metavar="TEXT", help_behavior_hint="")]
 MaybePath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 MaybeReal = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
+Number = Annotated[int, arg(metavar="N", help_behavior_hint="")]
 MaybeNumber = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 Family = Annotated[str, arg(metavar="FAMILY", help_behavior_hint="")]
@@ -94,6 +95,7 @@ def train(
     recipe: MaybePath = None,
     latents: Words = "",
     set: Assignments = (),
+    shard: Number = 1,
     tensorboard: Flag = False,
 ) -> int:
     """Train a model on pictures, or continue a run with --resume.
@@ -103,7 +105,8 @@ def train(
         data: folder, zip or tar, Parquet, npz or npy, "glyphs", or a hub name.
         budget: a time as 90s, 30m or 2h, or images as 20000img, 500kimg or 2Mimg; by default 30m.
         out: the run directory; by default a new one below runs/.
-        resume: the run directory of a run to continue exactly; only --device and --tensorboard have a place then.
+        resume: the run directory of a run to continue exactly; only --device, --shard and --tensorboard have a place
+            then.
         preset: size of the network; by default auto, the largest that the budget can train.
         size: 32 or 48x64 (width x height); by default what suits the pictures.
         fit: how pictures of another shape are made to fit; by default crop.
@@ -121,6 +124,7 @@ def train(
         latents: the run of a vae: the model learns its latents of the pictures, and draws pictures by both; or auto, to
             train that run first, with a third of the budget.
         set: SECTION.KEY=VALUE for any entry of config.toml, such as model.blocks=3; may be given several times.
+        shard: of the processes that torchrun starts, how many hold the weights between them; by default each holds all.
         tensorboard: also log for TensorBoard, below the run directory.
     """
     asked = locals().copy()
@@ -130,8 +134,8 @@ def train(
     from calotype.request import family_of, sections
 
     if resume is not None:
-        _refuse_beside_resume(train, asked, ("device", "tensorboard"), "run")
-        training.resume(resume, device=device, tensorboard=tensorboard, display=for_stream())
+        _refuse_beside_resume(train, asked, ("device", "shard", "tensorboard"), "run")
+        training.resume(resume, device=device, shard=shard, tensorboard=tensorboard, display=for_stream())
         return 0
     settings: dict[str, dict[str, Any]] = {
         "data": _given(fit=fit, value_range=range, channels=channels, strict=strict),
@@ -154,6 +158,7 @@ def train(
         settings=settings,
         recipe=recipe,
         latents=latents or None,
+        shard=shard,
         tensorboard=tensorboard,
         display=for_stream(),
     )

@@ -138,6 +138,7 @@ def _loop(context: Context) -> None:
         number = processes.any_of(context.stop())  # what one is asked, all do, after the same step
         if number and trainer.step < trainer.steps:
             if saved != trainer.step:  # else a checkpoint with its held-out loss is there
+                trainer.gather()
                 run.save(trainer, {})
             interrupted = Interrupted(run.path, number)
             raise interrupted if processes.is_first() else StoppedElsewhere.of(interrupted)
@@ -181,6 +182,7 @@ def _checkpoint(context: Context, parts: Mapping[str, float]) -> _Measured:
     trainer, run = context.trainer, context.run
     if any(trainer.bad_turns.values()) and trainer.step < trainer.steps:
         return _Measured(False, math.nan, None, "")  # not a state to go back to
+    trainer.gather()
     total, record = processes.by_first(lambda: _held_out(context))
     facts, told = {"held_out": total}, ""
     if "samples/distance" in record:
@@ -212,6 +214,7 @@ def _held_out(context: Context) -> tuple[float, dict[str, float]]:
 
 
 def _preview(context: Context) -> None:
+    context.trainer.gather()
     if not processes.is_first():
         return
     folder = context.run.path / "previews"

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from calotype.dividing import divided_as, whole
+
 SMALLEST = 32  # rows and columns of a matrix for Muon; first and last layers see and make a few channels only
 MOMENTUM = 0.95
 SHARE = 0.2  # the root mean square of an update of AdamW, about
@@ -75,12 +77,13 @@ class Muon(torch.optim.Optimizer):
                 assert p.grad is not None
                 momentum = self._momentum(p)
                 momentum.lerp_(p.grad, 1 - MOMENTUM)
-                updates.append(p.grad.lerp(momentum, MOMENTUM).movedim(1, -1).flatten(1))
+                updates.append(whole(p.grad.lerp(momentum, MOMENTUM)).movedim(1, -1).flatten(1))
             for p, update in zip(params, orthogonalised(updates), strict=True):
                 size = SHARE * max(update.shape) ** 0.5
                 if group["weight_decay"]:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.sub_(update.unflatten(1, (*p.shape[2:], p.shape[1])).movedim(-1, 1), alpha=group["lr"] * size)
+                move = update.unflatten(1, (*p.shape[2:], p.shape[1])).movedim(-1, 1)
+                p.sub_(divided_as(move, p), alpha=group["lr"] * size)
         return None
 
     def _momentum(self, p: nn.Parameter) -> Tensor:
@@ -102,7 +105,7 @@ def adamw(player: nn.Module, rate: float, betas: Betas, decay: float) -> Sequenc
 def muon(player: nn.Module, rate: float, betas: Betas, decay: float) -> Sequence[torch.optim.Optimizer]:
     """Muon for matrices and convolutions, AdamW for embeddings, biases, norms, and first and last layers."""
     tables = {id(module.weight) for module in player.modules() if isinstance(module, nn.Embedding)}
-    large = [p for p in player.parameters() if p.ndim > 1 and min(p.shape[0], p[0].numel()) >= SMALLEST]
+    large = [p for p in player.parameters() if p.ndim > 1 and min(p.shape[0], p.numel() // p.shape[0]) >= SMALLEST]
     chosen = {id(p): p for p in large if id(p) not in tables}
     rest = [p for p in player.parameters() if id(p) not in chosen]
     parts: list[torch.optim.Optimizer] = [Muon(chosen.values(), rate, decay)] if chosen else []

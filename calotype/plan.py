@@ -95,6 +95,7 @@ def plan(
     device: torch.device,
     overrides: Mapping[str, Mapping[str, Any]],
     report: Callable[[str], None],
+    shard: int = 1,
 ) -> Plan:
     """Choose the size of the network and the number of images to see.
 
@@ -102,6 +103,7 @@ def plan(
         preset: a name of family.presets(spec), or "auto" for the largest that the budget can train.
         sample_images: training images to measure the data by, uint8 (N, C, H, W).
         overrides: values that the user set, by section "model" and "training"; they are kept.
+        shard: processes that are to hold the weights between them.
 
     Raises:
         ConfigError: for an unknown preset, settings that do not fit the images, or a budget too short to train in.
@@ -125,7 +127,7 @@ def plan(
             report(f"measuring the speed of this machine with the {name} network")
             limit = min(LONGEST_PROBE, PROBE_SHARE * budget.seconds)
             try:
-                speed = _probe(family, spec, candidate, make_batches(candidate.training), device, limit)
+                speed = _probe(family, spec, candidate, make_batches(candidate.training), device, limit, shard)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -196,6 +198,7 @@ def _probe(
     batches: Batches,
     device: torch.device,
     limit: float,
+    shard: int,
 ) -> Speed:
     """Time training steps and one preview for about `limit` seconds. What it trains is thrown away."""
     with seeded(0):
@@ -203,7 +206,7 @@ def _probe(
     # A rate that never diverges, and not a share of it, as warming up would make it: gradients behind layers that begin
     # at zero may then be so small that the processor takes several times as long for them.
     config = replace(candidate.training, images=10**12, learning_rate=1e-6, warmup=0.0)
-    trainer = Trainer(model, batches, config)
+    trainer = Trainer(model, batches, config, shard)
     started = before = time.perf_counter()
     durations: list[float] = []
     for _ in trainer.run():
@@ -214,11 +217,16 @@ def _probe(
         if processes.by_first(lambda: len(durations) >= 4 and time.perf_counter() - started > limit * 0.7):
             break
     del durations[0]  # the first step allocates memory and chooses kernels
-    started = time.perf_counter()
-    preview(trainer.ema)
-    _wait_for(device)
-    middle, drawing = sorted(durations)[len(durations) // 2], time.perf_counter() - started
-    return Speed(*processes.by_first(lambda: [trainer.images_per_step / middle, drawing]))
+    middle = sorted(durations)[len(durations) // 2]
+    trainer.gather()
+
+    def drawing() -> float:
+        started = time.perf_counter()
+        preview(trainer.ema)
+        _wait_for(device)
+        return time.perf_counter() - started
+
+    return Speed(*processes.by_first(lambda: [trainer.images_per_step / middle, drawing()]))
 
 
 def preview(model: GenerativeModel) -> torch.Tensor:

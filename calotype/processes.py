@@ -8,13 +8,14 @@ CPUs, NCCL between GPUs.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,10 +24,14 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 
 from calotype.errors import CalotypeError, ConfigError, LostProcesses, StoppedElsewhere
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 T = TypeVar("T")
 PATIENCE = 1_800.0  # seconds for the others; the first alone measures at checkpoints
 ANSWER = 5.0  # seconds for an answer, where it is asked who is still there
 _board: Store | None = None  # where that is answered
+_meshes: dict[tuple[str, int], DeviceMesh] = {}
 
 
 def _together() -> bool:
@@ -72,6 +77,10 @@ def joined() -> Iterator[None]:
         any_of(0)  # none leaves while another still waits for it
     finally:
         dist.destroy_process_group()
+        for mesh in _meshes.values():  # which torch keeps for good, and by them groups of processes and their threads
+            vars(mesh).get("_pg_registry", {}).clear()
+        _meshes.clear()
+        gc.collect()
         _board = None
 
 
@@ -128,6 +137,16 @@ def local_device(name: str) -> str:
     if name in ("auto", "cuda") and size() > 1 and torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return name
+
+
+def mesh(device: str, count: int) -> DeviceMesh:
+    """The processes in groups of `count`, with a dimension "replicate" of groups and one "shard" within them."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if (device, count) not in _meshes:
+        shape = size() // count, count
+        _meshes[device, count] = init_device_mesh(device, shape, mesh_dim_names=("replicate", "shard"))
+    return _meshes[device, count]
 
 
 def share(count: int) -> range:

@@ -217,11 +217,14 @@ class Run:
 
     def save(self, trainer: Trainer, facts: Mapping[str, Any]) -> None:
         """Write a checkpoint and remove those that are neither among the newest nor the best; of several processes the
-        first does. Raises RunError.
+        first does, of divided weights each its slices. Raises RunError.
         """
+        if trainer.division is not None:
+            checkpoints.write_divided(self.path / "checkpoints", trainer.images_seen, trainer.state_dict(), facts)
+        elif processes.is_first():
+            checkpoints.write(self.path / "checkpoints", trainer.images_seen, trainer.state_dict(), facts)
         if not processes.is_first():
             return
-        checkpoints.write(self.path / "checkpoints", trainer.images_seen, trainer.state_dict(), facts)
         present = self.checkpoints()
         keep = {*present[-KEPT:], self.best()}
         for old in present:
@@ -233,17 +236,21 @@ class Run:
 
         All processes load the one that the first has found sound.
         """
-        name = processes.by_first(lambda: self._restored(trainer, report))
-        if name and not processes.is_first():
-            trainer.load_state_dict(checkpoints.read(self.path / "checkpoints" / name))
+        name = processes.by_first(lambda: self._soundest(report))
+        path = self.path / "checkpoints" / name
+        if name and trainer.division is None:
+            trainer.load_state_dict(checkpoints.read(path))
+        elif name:
+            weights = trainer.model.state_dict()
+            trainer.load_state_dict(checkpoints.read_divided(path, weights, trainer.averages, trainer.params))
         return bool(name)
 
-    def _restored(self, trainer: Trainer, report: Report) -> str:
-        """The name of the checkpoint that was loaded, or nothing."""
+    def _soundest(self, report: Report) -> str:
+        """The name of the newest checkpoint whose files are what was written, or nothing; others are put aside."""
         present = self.checkpoints()
         for path in reversed(present):
             try:
-                trainer.load_state_dict(checkpoints.read(path))
+                checkpoints.verify(path)
             except checkpoints.DamagedCheckpoint as error:
                 aside = path.with_name(f"damaged-{path.name}")
                 report(f"{error}; put aside as {aside.name}, trying the checkpoint before it")

@@ -5,7 +5,7 @@ noise are functions of (seed, draw), where draw counts the batches taken since t
 weights, averages, moments and a few counters, and a resumed run is the run it continues.
 
 Several processes divide each batch among them and sum their gradients, so that all take the step that one process takes
-with the whole batch; how many there are may be another number after each checkpoint.
+with the whole batch; how many there are may be another number after each checkpoint. They may divide the weights too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, final
 import torch
 from torch import Tensor, nn
 
-from calotype import processes
+from calotype import dividing, processes
 from calotype.config import check_choice
 from calotype.data.batches import Batches
 from calotype.errors import ConfigError
@@ -54,6 +54,7 @@ class TrainConfig:
     skip_norm: float = 0.0  # updates whose gradient is longer are not applied; 0: all that are finite are
     ema_std: float = 0.05  # width of the averaging window as a share of the training so far
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where it is the faster, see gains_from_bf16
+    recompute: bool = False  # blocks compute again what they did, instead of keeping it: less memory, a third more time
     compile: bool = False  # torch.compile: minutes at the first start, for 4 % on the CPU where it was measured
     threads: int = 0  # CPU threads; 0: as torch finds the machine. Part of the config since sums depend on it
     flips: bool = False  # mirror images left to right at random
@@ -153,13 +154,23 @@ class Trainer(Generic[Model]):
         model: on the device to train on.
         batches: of config.batch_size images, read by position.
         config: how to train.
+        shard: processes that hold the weights, averages and moments between them; 1: each holds all.
     """
 
-    def __init__(self, model: Model, batches: Batches, config: TrainConfig) -> None:
+    def __init__(self, model: Model, batches: Batches, config: TrainConfig, shard: int = 1) -> None:
         self.device = next(model.parameters()).device
         self.model = model.to_channels_last()
         self.batches, self.config = batches, config
         self.turns = model.turns()
+        self.ema = copy.deepcopy(model).to_eval()  # of divided weights the first process's alone, see `draws`
+        if config.recompute:
+            dividing.recompute(model)
+        self.division = dividing.Division(model, shard, apart=len(model.players()) > 1) if shard > 1 else None
+        self.averages: dict[str, Tensor] = dict(self.ema.named_parameters())
+        if self.division is not None:
+            self.averages = {name: p.detach().clone() for name, p in model.named_parameters()}
+            if not processes.is_first():
+                self.ema.to("meta")
         self.draws_per_step = sum(turn.repeats for turn in self.turns)
         self.params = {name: list(player.parameters()) for name, player in model.players().items()}
         make, betas = OPTIMIZERS[config.optimizer], (config.beta1, config.beta2)
@@ -167,7 +178,6 @@ class Trainer(Generic[Model]):
             name: make(player, config.learning_rate, betas, config.weight_decay)
             for name, player in model.players().items()
         }
-        self.ema = copy.deepcopy(model).to_eval()
         self._ema_exponent = power_exponent(config.ema_std)
         if config.precision == "bf16" and not native_bf16(self.device):
             raise ConfigError(f"training.precision is bf16, but this {self.device.type} only emulates it: use auto")
@@ -249,7 +259,7 @@ class Trainer(Generic[Model]):
         """One optimizer step of one player, unless the gradient is not finite, or too long."""
         params = self.params[turn.player]
         loss = self._backward(turn, draw, params)
-        norm = nn.utils.clip_grad_norm_(params, self.config.clip_norm)
+        norm = self._clipped(params)
         applied = bool(torch.isfinite(norm) & torch.isfinite(loss.value) & (norm <= self.longest))
         if applied:
             for optimizer in self.optimizers[turn.player]:
@@ -267,6 +277,14 @@ class Trainer(Generic[Model]):
                 raise NonFinite(turn.player, self.step, loss.value.item())
         return loss, norm, applied
 
+    def _clipped(self, params: Sequence[nn.Parameter]) -> Tensor:
+        """The norm of the gradients, which are then at most as long as they may be."""
+        if self.division is None:
+            return nn.utils.clip_grad_norm_(params, self.config.clip_norm)
+        norm = dividing.whole(nn.utils.get_total_norm([p.grad for p in params if p.grad is not None]))
+        nn.utils.clip_grads_with_norm_(params, self.config.clip_norm, norm)
+        return norm
+
     def _backward(self, turn: Turn, draw: int, params: Sequence[nn.Parameter]) -> Loss:
         """Fill the gradients of `params` with those of the mean loss over batch `draw`, in parts that fit in memory."""
         batch = self.batches.at(draw, self.rows)
@@ -279,12 +297,13 @@ class Trainer(Generic[Model]):
                 loss = self._accumulate(turn, batch, draw, params)
                 break
             except RuntimeError as error:
-                if not is_out_of_memory(error) or self.micro_batch == 1:
+                # Of divided weights all processes would have to go back together.
+                if not is_out_of_memory(error) or self.micro_batch == 1 or self.division is not None:
                     raise
             for p in params:
                 p.grad = None
             self.micro_batch = -(-self.micro_batch // 2)
-        return self._over_processes(loss, params)
+        return self._over_processes(loss, [] if self.division is not None else params)
 
     def _accumulate(self, turn: Turn, batch: Batch, draw: int, params: Sequence[nn.Parameter]) -> Loss:
         size, rows = self.config.batch_size, len(batch.images)
@@ -295,17 +314,29 @@ class Trainer(Generic[Model]):
         for start in range(0, rows, self.micro_batch):
             stop = min(rows, start + self.micro_batch)
             share = (stop - start) / size
-            with self._autocast():
-                loss = turn.loss(batch.rows(start, stop), noise.rows(start, stop))
-            (loss.value * share).backward(inputs=params)
+            part = batch.rows(start, stop), noise.rows(start, stop)
+            if self.division is None:
+                with self._autocast():
+                    loss = turn.loss(*part)
+                (loss.value * share).backward(inputs=params)
+            else:
+                with self._autocast():
+                    loss = self.division.loss(turn.loss, *part)
+                self.division.backward(loss.value * share, self.model.players()[turn.player])
             total = total + share * loss.value.detach()
             for name, value in loss.parts.items():
                 parts[name] = parts.get(name, 0) + share * value
+        if self.division is not None:
+            self.division.settle()
         return Loss(total, parts)
 
     @staticmethod
     def _over_processes(loss: Loss, params: Sequence[nn.Parameter]) -> Loss:
-        """The loss of the whole batch, whose gradients are then those of the parameters in every process."""
+        """The loss of the whole batch, whose gradients are then those of the parameters in every process.
+
+        Args:
+            params: those whose gradients are to be summed.
+        """
         parts = {name: value.clone() for name, value in loss.parts.items()}  # which may be of the model's own tensors
         gradients = [p.grad for p in params if p.grad is not None]
         processes.sum_over([*gradients, loss.value, *parts.values()])
@@ -318,9 +349,24 @@ class Trainer(Generic[Model]):
     def _average(self) -> None:
         """Move the average by the power-function profile; at the first step it becomes the weights."""
         weight = 1 - (1 - 1 / self.step) ** (self._ema_exponent + 1)
-        torch._foreach_lerp_([*self.ema.parameters()], [*self.model.parameters()], weight)
+        averages: list[Tensor] = [*self.averages.values()]
+        values: list[Tensor] = [*self.model.parameters()]
+        if self.division is not None:
+            averages, values = dividing.slices(averages), dividing.slices(values)
+        torch._foreach_lerp_(averages, values, weight)
         for average, value in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             average.copy_(value)
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Where weights are divided, give the first process the averaged ones, in `ema`. All have to call it."""
+        if self.division is None:
+            return
+        known = dict(self.ema.named_parameters())
+        for name, average in self.averages.items():
+            value = dividing.whole(average)
+            if processes.is_first():
+                known[name].copy_(value)
 
     def held_out_loss(self, batches: Batches, count: int) -> dict[str, float]:
         """The losses of the averaged weights, over `count` batches of `batches` and always the same noise.
@@ -346,7 +392,10 @@ class Trainer(Generic[Model]):
         return sums
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs: counters, weights, averages and moments."""
+        """Everything a resumed run needs: counters, weights, averages and moments.
+
+        Where weights are divided, so are they and their moments; the first process has the averages as of `gather`.
+        """
         return {
             "counters": {
                 "step": self.step,
@@ -365,7 +414,14 @@ class Trainer(Generic[Model]):
         for name, value in state["counters"].items():
             setattr(self, name, value)
         self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
+        if self.division is None:
+            self.ema.load_state_dict(state["ema"])
+        else:
+            for name, average in self.averages.items():
+                average.copy_(state["ema"][name])
+            for buffer, value in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+                buffer.copy_(value)
+            self.gather()
         for name, params in self.params.items():
             for optimizer in self.optimizers[name]:
                 owned = {id(p) for group in optimizer.param_groups for p in group["params"]}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from calotype import devices, processes, sampling, stages
+from calotype import devices, dividing, processes, sampling, stages
 from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
@@ -52,6 +52,7 @@ def train(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     recipe: str | Path | None = None,
     latents: str | Path | None = None,
+    shard: int = 1,
     tensorboard: bool = False,
     display: Display | None = None,
 ) -> Run:
@@ -71,6 +72,7 @@ def train(
         recipe: a TOML file with such sections, for instance the config.toml of another run.
         latents: a run of a VAE: the model is trained on its latents of the pictures, and draws pictures by both. Data
             is by default that of the run. "auto" trains a VAE first, with a third of the budget.
+        shard: of several processes, how many hold the weights between them; by default each holds all.
         tensorboard: also log for TensorBoard, below the run directory.
         display: where to show progress; by default plain lines.
 
@@ -80,10 +82,11 @@ def train(
     if processes.may_be_restarted() and out is None:
         raise ConfigError("torchrun is to start processes again, and they have to find the run: give its place, --out")
     if processes.is_restarted() and out is not None and (Path(out) / "config.toml").exists():
-        return resume(out, device=device, tensorboard=tensorboard, display=display)
+        return resume(out, device=device, shard=shard, tensorboard=tensorboard, display=display)
+    chosen = settings or {}
     with processes.joined(), _shown(display) as shown:
-        begun = _begun(family_name, data, budget, out, preset, size, device, settings or {}, recipe, latents, shown)
-        _train_run(*begun, shown, tensorboard)
+        begun = _begun(family_name, data, budget, out, preset, size, device, chosen, recipe, latents, shown, shard)
+        _train_run(*begun, shown, tensorboard, shard)
     return begun.run
 
 
@@ -125,7 +128,9 @@ def _begun(
     recipe: str | Path | None,
     latents: str | Path | None,
     shown: Display,
+    shard: int = 1,
 ) -> Begun:
+    dividing.check(shard)
     first = None
     if latents == AUTO:
         both = request(
@@ -169,6 +174,7 @@ def _begun(
         torch_device,
         asked.settings,
         shown.message,
+        shard,
     )
     config = RunConfig(
         family=asked.family,
@@ -221,7 +227,14 @@ def _first_part(both: Request, second: Path, device: str, shown: Display) -> Pat
     return place
 
 
-def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False, display: Display | None = None) -> Run:
+def resume(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    shard: int = 1,
+    tensorboard: bool = False,
+    display: Display | None = None,
+) -> Run:
     """Continue a run from its newest sound checkpoint, as if it had never stopped.
 
     Raises:
@@ -229,13 +242,14 @@ def resume(path: str | Path, *, device: str = "auto", tensorboard: bool = False,
     """
     run = Run.open(Path(path))
     with processes.joined(), _shown(display) as shown:
+        dividing.check(shard)
         torch_device = devices.choose(processes.local_device(device))
         _set_up_process(run.config.training.threads)
         pictures = _prepare(run.config.data, shown)
         run.check_data(pictures)
         first = None if run.config.latents is None else run.first_stage(shown.message, device)
         packed = _learned(first, run.config.latents, pictures, shown)
-        _train_run(run, pictures, packed, torch_device, shown, tensorboard)
+        _train_run(run, pictures, packed, torch_device, shown, tensorboard, shard)
     return run
 
 
@@ -344,6 +358,7 @@ def _train_run(
     device: torch.device,
     shown: Display,
     tensorboard: bool,
+    shard: int,
 ) -> None:
     """Train to the end of the budget.
 
@@ -357,9 +372,11 @@ def _train_run(
         mirror = tensorboard_mirror(run.path / "tensorboard")
     with run.locked(), stop_requests() as stop, mirror as write:
         devices.make_repeatable()
-        trainer = Trainer(run.config.new_model().to(device), _training_batches(packed, config), config)
+        trainer = Trainer(run.config.new_model().to(device), _training_batches(packed, config), config, shard)
         held_out = Batches(packed, packed.held_out, _held_out_size(packed), fold(config.seed, "held out"))
-        drawn = run.whole(trainer.ema, shown.message).to(device)
+        drawn = run.whole(trainer.ema, shown.message)
+        if processes.is_first():
+            drawn = drawn.to(device)
         judge = None if trainer.model.loss_ranks or not processes.is_first() else Judge(pictures)
         seen = Batches(packed, packed.train, held_out.size, fold(config.seed, "seen"))
         context = Context(run, trainer, drawn, judge, held_out, seen, shown, write, stop)

@@ -17,6 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"rng", "images", "config", "display", "devices", "processes", "signals", "mirror", "caches"},
+    {"dividing"},
     {"model", "curves", "optimizers", "distributions"},
     {"nn", "data"},
     {"families"},

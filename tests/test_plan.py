@@ -81,7 +81,9 @@ class Machine:
         monkeypatch.setattr(planning.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(planning, "_probe", self._probe)
 
-    def _probe(self, family: Any, spec: Any, candidate: Plan, batches: Any, device: Any, limit: float) -> Speed:
+    def _probe(
+        self, family: Any, spec: Any, candidate: Plan, batches: Any, device: Any, limit: float, shard: int
+    ) -> Speed:
         self.measured.append(candidate.preset)
         self.limits.append(limit)
         self.now += self.probe_seconds
@@ -274,7 +276,7 @@ def test_a_real_measurement() -> None:
     config = DiffusionConfig(widths=(16,), blocks=1, attention=(), sigma_data=0.5)
     training = make_plan("1000img").training
     batches = DATA.batches(training.batch_size)
-    speed = planning._probe(Diffusion, SPEC, Plan("tiny", config, training, None), batches, CPU, 0.01)
+    speed = planning._probe(Diffusion, SPEC, Plan("tiny", config, training, None), batches, CPU, 0.01, 1)
     assert speed.images_per_second > 1
     assert 0 < speed.preview_seconds < 60
 

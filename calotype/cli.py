@@ -589,6 +589,60 @@ def compare(
     return 0
 
 
+def plan(
+    recipe: Annotated[Path, arg(metavar="RECIPE")],
+    /,
+    nodes: int = 1,
+    gpus: int = 1,
+    device: str = "h100",
+    shard: Number = 1,
+    budget: Words = "",
+    preset: Words = "",
+    size: Size = "",
+    channels: Literal[0, 1, 3, 4] = 0,
+    classes: MaybeNumber = None,
+    set: Assignments = (),
+) -> int:
+    """Say what training by a recipe would cost on other devices, and many: time, memory, communication.
+
+    Args:
+        recipe: TOML with settings, such as the config.toml of a run.
+        nodes: machines.
+        gpus: devices in each; with --device cpu, processes.
+        device: a100, h100, h200, l4, rtx4090; or cpu, for processes of one thread on this machine, which is measured.
+        shard: how many devices hold the weights between them; by default each holds all.
+        budget: images to see, such as 10Mimg; by default those of the recipe.
+        preset: size of the network; by default that of the recipe.
+        size: of the pictures, 32 or 48x64 (width x height); by default that of the run.
+        channels: of the pictures; 0 for those of the run, or 3.
+        classes: of the pictures; by default those of the run, or none.
+        set: SECTION.KEY=VALUE for any entry of config.toml, such as training.batch_size=1024.
+    """
+    from calotype import scaling_job
+    from calotype.config import override
+    from calotype.request import family_of, sections
+
+    settings: dict[str, dict[str, Any]] = {}
+    for assignment in set:
+        override(settings, assignment, sections(family_of("", recipe)))
+    print(
+        scaling_job.scale(
+            recipe,
+            device=device,
+            nodes=nodes,
+            gpus=gpus,
+            shard=shard,
+            budget=budget or None,
+            preset=preset or None,
+            size=size,
+            channels=channels,
+            classes=-1 if classes is None else classes,
+            settings=settings,
+        ).text()
+    )
+    return 0
+
+
 def demo(budget: str = "5m", out: MaybePath = None) -> int:
     """Train every family on built-in pictures of letters, measure them, and say where the page is, in ten minutes.
 
@@ -612,6 +666,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "decode": decode,
     "evaluate": evaluate,
     "compare": compare,
+    "plan": plan,
     "demo": demo,
 }
 DEMO_IMAGES = 500  # per set: enough to tell the families apart

@@ -221,11 +221,11 @@ def test_a_gradient_in_parts_is_that_of_the_whole() -> None:
 
 
 def test_penalties_fall_by_a_cosine_to_their_end() -> None:
-    model = model_of(ImageSpec(1, 8, 8), penalty_end=0.2)
+    model = model_of(ImageSpec(1, 8, 8), penalty_end=0.2, penalty_time=0.5)
     weights = []
-    for model.progress in (0.0, 0.5, 1.0):
+    for model.progress in (0.0, 0.25, 0.5, 1.0):
         weights.append(model._penalty_weight())
-    assert weights == pytest.approx([1.0, 0.6, 0.2])
+    assert weights == pytest.approx([1.0, 0.6, 0.2, 0.2])
 
 
 def test_what_ails_the_players_is_named_with_what_to_change() -> None:
@@ -247,6 +247,12 @@ def test_what_ails_the_players_is_named_with_what_to_change() -> None:
     chased = model.remark(well | {"samples/diversity": 0.1})
     assert chased is not None
     assert "model.loss=relativistic" in chased.text
+    near = {"seen/discriminator/real": -0.98, "seen/discriminator/accuracy": 0.55, "held_out/discriminator/real": -0.98}
+    faint = model.remark(well | near | {"samples/distance": 0.4})
+    assert faint is not None
+    assert not faint.collapsed
+    assert "--set model.r1=0.33 --set model.r2=0.33" in faint.text
+    assert model.remark(well | near | {"samples/distance": 0.02}) is None  # nothing is left to see
     by_heart = model.remark(well | {"held_out/discriminator/real": -0.7})
     assert by_heart is not None
     assert not by_heart.collapsed

@@ -27,7 +27,8 @@ class GANConfig:
     loss: str = "relativistic"  # or non-saturating, minimax, least-squares, hinge, wasserstein
     r1: float = 1.0  # weight of half the squared gradient of the discriminator at real images
     r2: float = 1.0  # and at generated ones
-    penalty_end: float = 0.1  # both at the end of training, as a share; the way there is a cosine
+    penalty_end: float = 0.05  # both in the end, as a share; the way there is a cosine
+    penalty_time: float = 0.4  # share of training that the way takes; see docs/gan.md for what too long a one does
     gradient_penalty: float = 0.0  # weight of the squared distance from 1 of the gradient's norm between both
     critic_steps: int = 1  # of the discriminator for one of the generator
     spectral: bool = False  # the largest singular value of each of the discriminator's weights is 1
@@ -51,6 +52,8 @@ class GANConfig:
         for name in ("expansion", "group", "patch", "latents", "critic_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
+        if not 0 < self.penalty_time <= 1:
+            raise ConfigError(f"model.penalty_time is {self.penalty_time}: give a share of training, above 0, up to 1")
         for name in ("r1", "r2", "penalty_end", "gradient_penalty"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more")

@@ -30,6 +30,8 @@ from calotype.rng import Noise
 COLLAPSED = 0.3  # diversity of samples, as a share of that of pictures
 SURE = 0.98  # accuracy of the discriminator
 SURER = 0.05  # by so much more often right of training pictures than of held-out ones: else it is chance
+UNSURE, FAINT = 0.65, 0.1  # its accuracy, and the difference of its logits, where it sees next to no difference
+FAR = 0.1  # kernel distance of samples from pictures, at which there still is one
 OVERFIT = 0.6  # of the way from training pictures to generated ones, that held-out pictures are for it
 FEW, SUITS_FEW = 2_000, 0.6  # images to learn from, and `overfit` with fewer: of 600 it reduced FD by a third
 ADAPTED = 100_000  # images over which an adaptive probability can rise from 0 to 1
@@ -88,6 +90,16 @@ class GAN(GenerativeModel, Encodable):
                 f"samples have become alike ({diversity:.0%} as diverse as pictures): the generator has collapsed; "
                 f"{cause}. Start again with {remedy}",
                 collapsed=True,
+            )
+        accuracy, distance = parts.get("seen/discriminator/accuracy", 1.0), parts.get("samples/distance", 0.0)
+        if accuracy < UNSURE and _gap(parts, "seen") < FAINT and distance > FAR:
+            config = self.config
+            remedy = f"--set model.r1={config.r1 / 3:.2g} --set model.r2={config.r2 / 3:.2g}, or a smaller penalty_end"
+            if not config.r1 and not config.r2:
+                remedy = "a larger --preset"
+            return Remark(
+                "the discriminator no longer sees how samples differ from pictures, though they do: the generator has "
+                f"nothing left to learn from. Start again with {remedy}"
             )
         # Beside generated ones of the same batch, since all logits of some classes may be higher than those of others.
         seen, held_out = (_gap(parts, name) for name in ("seen", "held_out"))
@@ -165,9 +177,9 @@ class GAN(GenerativeModel, Encodable):
         return logits
 
     def _penalty_weight(self) -> float:
-        """From 1 to penalty_end, by a cosine over training."""
-        end = self.config.penalty_end
-        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * self.progress))
+        """From 1 to penalty_end, by a cosine over the first part of training."""
+        end, done = self.config.penalty_end, min(1.0, self.progress / self.config.penalty_time)
+        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
 
     def _augment(self) -> Tensor | float:
         if self.config.overfit > 0:

@@ -96,6 +96,7 @@ def train(
     latents: Words = "",
     set: Assignments = (),
     shard: Number = 1,
+    go_on: Flag = False,
     tensorboard: Flag = False,
 ) -> int:
     """Train a model on pictures, or continue a run with --resume.
@@ -125,28 +126,17 @@ def train(
             train that run first, with a third of the budget.
         set: SECTION.KEY=VALUE for any entry of config.toml, such as model.blocks=3; may be given several times.
         shard: of the processes that torchrun starts, how many hold the weights between them; by default each holds all.
+        go_on: where --out is a run already, continue it: for jobs that are started again by the same command.
         tensorboard: also log for TensorBoard, below the run directory.
     """
     asked = locals().copy()
     from calotype import training
-    from calotype.config import override
     from calotype.display import for_stream
-    from calotype.request import family_of, sections
 
     if resume is not None:
         _refuse_beside_resume(train, asked, ("device", "shard", "tensorboard"), "run")
         training.resume(resume, device=device, shard=shard, tensorboard=tensorboard, display=for_stream())
         return 0
-    settings: dict[str, dict[str, Any]] = {
-        "data": _given(fit=fit, value_range=range, channels=channels, strict=strict),
-        "training": _given(flips=flips, balanced=balanced, compile=compile, on_collapse=on_collapse),
-    }
-    if no_labels:
-        settings["data"]["labels"] = False
-    if seed is not None:
-        settings["training"]["seed"] = seed
-    for assignment in set:
-        override(settings, assignment, sections(family_of(family, recipe)))
     training.train(
         family,
         data,
@@ -155,10 +145,11 @@ def train(
         preset=preset or None,
         size=size or None,
         device=device,
-        settings=settings,
+        settings=_training_settings(asked),
         recipe=recipe,
         latents=latents or None,
         shard=shard,
+        go_on=go_on,
         tensorboard=tensorboard,
         display=for_stream(),
     )
@@ -643,6 +634,63 @@ def plan(
     return 0
 
 
+def launch(
+    command: Annotated[tuple[str, ...], arg(metavar="-- train ...", help_behavior_hint="")] = (),
+    /,
+    on: Annotated[
+        Literal["slurm", "kubernetes", "ray", ""], arg(metavar="{slurm,kubernetes,ray}", help_behavior_hint="")
+    ] = "",
+    nodes: int = 1,
+    gpus: int = 0,
+    processes: Annotated[int, arg(help_behavior_hint="")] = 0,
+    cpus: Annotated[int, arg(help_behavior_hint="")] = 0,
+    memory: Words = "",
+    time: Words = "",
+    partition: Words = "",
+    account: Words = "",
+    image: Words = "",
+    namespace: Words = "",
+    volume: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="CLAIM:PATH", help_behavior_hint="")] = (),
+    environment: Assignments = (),
+    restarts: int = 3,
+    name: Words = "",
+    write: MaybePath = None,
+    submit: Flag = False,
+) -> int:
+    """Write, or submit, a job that trains on the nodes of a cluster: of Slurm, Kubernetes or Ray.
+
+    What stands after -- is the command as without a cluster. It needs --out: an absolute path on storage that all
+    nodes share. The job prints to the standard output; a job that is started again goes on with its run.
+
+    Args:
+        command: calotype train as ever, with --out; or with --resume.
+        on: slurm, kubernetes or ray.
+        nodes: how many.
+        gpus: per node, one for each process; with 0 processes share the CPUs.
+        processes: per node, where there are no GPUs; by default 1.
+        cpus: per node; by default what the scheduler gives.
+        memory: per node, such as 16G, in units of 1024.
+        time: of slurm, such as 90, 12:00:00 or 2-00: how long the job may take at once; it then queues again.
+        partition: of slurm.
+        account: of slurm.
+        image: of kubernetes, a container image with calotype.
+        namespace: of kubernetes.
+        volume: of kubernetes, a claim of shared storage and where it is mounted; may be given several times.
+        environment: KEY=VALUE for the processes; may be given several times.
+        restarts: how often processes that died are started again.
+        name: of the job; by default that of the run directory.
+        write: the file to write; by default the job is printed.
+        submit: give the job to the scheduler.
+    """
+    options = {name: value for name, value in locals().items() if name not in ("command", "on", "write", "submit")}
+    from calotype import launching
+
+    given = _training_asked(command)
+    settings = _training_settings(given) if given["resume"] is None else {}
+    launching.launch(on, command, given, settings, write=write, submit=submit, **options)
+    return 0
+
+
 def demo(budget: str = "5m", out: MaybePath = None) -> int:
     """Train every family on built-in pictures of letters, measure them, and say where the page is, in ten minutes.
 
@@ -667,6 +715,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "evaluate": evaluate,
     "compare": compare,
     "plan": plan,
+    "launch": launch,
     "demo": demo,
 }
 DEMO_IMAGES = 500  # per set: enough to tell the families apart
@@ -683,6 +732,52 @@ def _refuse_beside_resume(
     idle = [name for name, value in asked.items() if value != defaults[name] and name not in ("resume", *allowed)]
     if idle:
         raise ConfigError(f"--resume takes the settings of the {what}: leave out {', '.join(idle)}")
+
+
+def _training_settings(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The entries of config.toml that arguments of `train` set, by section. Raises ConfigError."""
+    from calotype.config import override
+    from calotype.request import family_of, sections
+
+    settings: dict[str, dict[str, Any]] = {
+        "data": _given(
+            fit=asked["fit"], value_range=asked["range"], channels=asked["channels"], strict=asked["strict"]
+        ),
+        "training": _given(**{name: asked[name] for name in ("flips", "balanced", "compile", "on_collapse")}),
+    }
+    if asked["no_labels"]:
+        settings["data"]["labels"] = False
+    if asked["seed"] is not None:
+        settings["training"]["seed"] = asked["seed"]
+    for assignment in asked["set"]:
+        override(settings, assignment, sections(family_of(asked["family"], asked["recipe"])))
+    return settings
+
+
+def _training_asked(words: Sequence[str]) -> dict[str, Any]:
+    """The arguments of `train` that words mean; one that it does not know ends the program, as it would.
+
+    Raises:
+        ConfigError: for the words of another command, or none.
+    """
+    from functools import wraps
+    from inspect import signature
+
+    import tyro
+
+    if not words or words[0] != "train":
+        raise ConfigError(
+            "no training is given: calotype launch --on slurm -- train diffusion photos/ --out /shared/run"
+        )
+
+    @wraps(train)
+    def asked(*values: Any, **options: Any) -> dict[str, Any]:
+        return dict(signature(train).bind(*values, **options).arguments)
+
+    found: dict[str, Any] = tyro.cli(asked, prog="calotype train", args=words[1:], config=(FlagCreatePairsOff,))
+    if found["resume"] is not None:
+        _refuse_beside_resume(train, found, ("device", "shard", "tensorboard"), "run")
+    return found
 
 
 def _names(text: str) -> list[str] | None:

@@ -23,6 +23,10 @@ class RunError(CalotypeError):
     """A run directory that cannot be created, loaded or resumed."""
 
 
+class JobError(CalotypeError):
+    """A job that cannot be written, or that a scheduler does not take."""
+
+
 class StoppedElsewhere(CalotypeError):
     """What the first of several processes has met, in the others; it has said so."""
 

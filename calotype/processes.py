@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PATIENCE = 1_800.0  # seconds for the others; the first alone measures at checkpoints
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # of torchrun: each attempt gets a store of its own
 ANSWER = 5.0  # seconds for an answer, where it is asked who is still there
 _board: Store | None = None  # where that is answered
 _meshes: dict[tuple[str, int], DeviceMesh] = {}
@@ -88,12 +89,23 @@ def _store(number: int, count: int) -> Store:
     """Where processes find each other: that of torchrun, if it keeps one, else one that the first keeps.
 
     Its entries bear the number of the attempt: processes that torchrun starts again would else find the addresses of
-    those before them.
+    those before them. Each machine counts its own attempts, and one that comes anew begins at 0: so several machines
+    that may start processes again need a store of each attempt's own, which the first process keeps.
+
+    Raises:
+        ConfigError: where they have another.
     """
     theirs = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    if theirs and machines > 1 and may_be_restarted():
+        raise ConfigError(
+            f"torchrun is to start processes again on {machines} machines, and would not bring them together: set "
+            f"{OWN_STORE}=1 in the environment of each torchrun, and use --rdzv-backend c10d"
+        )
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, count, is_master=number == 0 and not theirs)
-    return PrefixStore(f"calotype, attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if theirs else "alone"
+    return PrefixStore(f"calotype, attempt {attempt}", store)
 
 
 def is_restarted() -> bool:
@@ -120,8 +132,9 @@ def _talking() -> Iterator[None]:
 
 def _missing(error: RuntimeError) -> str:
     """Which processes do not answer any more, as far as this one can tell."""
+    if _board is None:  # others have brought the processes together
+        return _first_line(error)
     with contextlib.suppress(RuntimeError):  # the one that kept the store may be gone
-        assert _board is not None
         _board.set(f"answer {rank()}", "here")
         asked, silent = time.monotonic(), list(range(size()))
         while silent and time.monotonic() - asked < ANSWER:
@@ -129,6 +142,10 @@ def _missing(error: RuntimeError) -> str:
             silent = [other for other in silent if not _board.check([f"answer {other}"])]
         if silent:
             return f"no answer from {', '.join(map(str, silent))}"
+    return _first_line(error)
+
+
+def _first_line(error: RuntimeError) -> str:
     return str(error).splitlines()[0].split("] ")[-1].split(". ")[0]
 
 

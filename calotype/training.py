@@ -27,7 +27,7 @@ from calotype.latents import Latents
 from calotype.loop import Context, until_done
 from calotype.mirror import Mirror, tensorboard_mirror
 from calotype.model import GenerativeModel
-from calotype.plan import MEASURED_IMAGES, MEASURED_VALUES, plan
+from calotype.plan import MEASURED_IMAGES, MEASURED_VALUES, Budget, plan
 from calotype.request import Request, family_of, request
 from calotype.rng import fold, permutation
 from calotype.runs import DatasetFacts, Run, RunConfig, TrainedModel, family, refuse_existing
@@ -53,6 +53,7 @@ def train(
     recipe: str | Path | None = None,
     latents: str | Path | None = None,
     shard: int = 1,
+    go_on: bool = False,
     tensorboard: bool = False,
     display: Display | None = None,
 ) -> Run:
@@ -73,6 +74,8 @@ def train(
         latents: a run of a VAE: the model is trained on its latents of the pictures, and draws pictures by both. Data
             is by default that of the run. "auto" trains a VAE first, with a third of the budget.
         shard: of several processes, how many hold the weights between them; by default each holds all.
+        go_on: where the run directory is a run already, continue it, as `resume` does: for jobs that are started again
+            by the same call.
         tensorboard: also log for TensorBoard, below the run directory.
         display: where to show progress; by default plain lines.
 
@@ -81,10 +84,15 @@ def train(
     """
     if processes.may_be_restarted() and out is None:
         raise ConfigError("torchrun is to start processes again, and they have to find the run: give its place, --out")
-    if processes.is_restarted() and out is not None and (Path(out) / "config.toml").exists():
-        return resume(out, device=device, shard=shard, tensorboard=tensorboard, display=display)
+    if go_on and out is None:
+        raise ConfigError("what is to go on has to be found: give its place, --out, or leave out --go-on")
     chosen = settings or {}
     with processes.joined(), _shown(display) as shown:
+        # One that was started again tells the others: what is on another machine may be there for the first time.
+        if processes.any_of(int(go_on or processes.is_restarted())) and out is not None and _is_run(Path(out)):
+            if go_on:
+                _refuse_another(Path(out), family_of(family_name, recipe), None if latents == AUTO else budget)
+            return resume(out, device=device, shard=shard, tensorboard=tensorboard, display=shown)
         begun = _begun(family_name, data, budget, out, preset, size, device, chosen, recipe, latents, shown, shard)
         _train_run(*begun, shown, tensorboard, shard)
     return begun.run
@@ -259,6 +267,21 @@ def resume(
 def _shown(display: Display | None) -> Display:
     """Where to show progress: of several processes the first does."""
     return (display or PlainDisplay()) if processes.is_first() else PlainDisplay(write=lambda text: None)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a run is there, as the first process sees it."""
+    return processes.by_first(lambda: (path / "config.toml").exists())
+
+
+def _refuse_another(path: Path, family_name: str, budget: str | None) -> None:
+    """Raise RunError where a run that is to go on is not the one asked for."""
+    there = Run.open(path).config
+    if there.family != family_name or (budget is not None and there.budget != Budget.parse(budget).text):
+        raise RunError(
+            f"{path} is a run of {there.family} for {there.budget}, and not what was asked for: choose another --out, "
+            f"or continue it as it is with `calotype train --resume {quote(str(path))}`"
+        )
 
 
 def _place(out: str | Path | None, asked: Request) -> Path:

@@ -25,10 +25,10 @@ LAYERS = [
     {"runs", "export", "evaluation"},
     {"plan", "judging"},
     {"loop", "request", "given", "stages"},
-    {"training", "sampling_job", "completion_job", "latent_job", "evaluation_job", "scaling_job"},
+    {"training", "sampling_job", "completion_job", "latent_job", "evaluation_job", "scaling_job", "launching"},
     {"comparison_job"},
     {"cli"},
-    {"__main__"},
+    {"__main__", "ray_job"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

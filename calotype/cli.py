@@ -676,7 +676,7 @@ def launch(
         image: of kubernetes, a container image with calotype.
         namespace: of kubernetes.
         volume: of kubernetes, a claim of shared storage and where it is mounted; may be given several times.
-        environment: KEY=VALUE for the processes; may be given several times.
+        environment: KEY=VALUE for the processes, such as GLOO_SOCKET_IFNAME=eth0; may be given several times.
         restarts: how often processes that died are started again.
         name: of the job; by default that of the run directory.
         write: the file to write; by default the job is printed.

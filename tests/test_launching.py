@@ -1,21 +1,17 @@
-"""Jobs for schedulers: what they hold, read as the schedulers read them, and what arrives where they run."""
+"""Jobs for Kubernetes and Ray, and what holds for all: what is refused, written and submitted."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 import calotype
@@ -23,186 +19,12 @@ from calotype import cli, ray_job
 from calotype.launching.job import job_name
 from calotype.launching.ray import VARIABLE
 from calotype.runs import Run
-
-TRAIN = ["train", "vae", "glyphs:gray:60", "--size", "8", "--set", "training.precision=fp32"]
-TRAIN += ["--set", "training.threads=1", "--set", "training.batch_size=8", "--set", "training.checkpoint_every=32"]
-SHORT, LONG = ["--budget", "96img"], ["--budget", "160000img"]
-HOSTILE = [
-    "/shared/a run",
-    '/shared/it\'s "one"',
-    "/shared/$HOME `id` $(id) $$",
-    "/shared/a\nb\n#SBATCH --nodes=9\n--- # : {}",
-    "/shared/%j \\ \\n ! * ~ & ; | > # é 画 😀 \x7f\x85\u2028\ufeff",
-    "/shared/-",
-]
-
-
-def launched(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The job that a command writes."""
-    assert cli.main(["launch", *words]) == 0, capsys.readouterr().err
-    return capsys.readouterr().out
-
-
-# -- Slurm: the script is run, with stubs in place of what Slurm brings
-
-STUBS = {
-    "scontrol": """#!/bin/bash
-if [ "$1" = show ]; then echo localhost; echo elsewhere; else echo "$@" >> "$NOTES/scontrol"; fi
-""",
-    # One task for each node, all here.
-    "srun": """#!/bin/bash
-while [[ "$1" == --* ]]; do shift; done
-for ((k = 0; k < NODES; k++)); do
-    SLURM_NODEID=$k SLURMD_NODENAME=localhost "$@" & pids+=($!); echo $! >> "$NOTES/tasks"
-done
-status=0
-for pid in "${pids[@]}"; do wait "$pid" || status=1; done
-exit $status
-""",
-    # Slurm tells all processes of the tasks, and torchrun then tells its own once more.
-    "scancel": """#!/bin/bash
-echo "$@" >> "$NOTES/scancel"
-for task in $(cat "$NOTES/tasks"); do kill -TERM "$task" $(cat /proc/"$task"/task/*/children); done
-""",
-    "sbatch": """#!/bin/bash
-cat > "$NOTES/sbatch"; echo "Submitted batch job 7"
-""",
-    "kubectl": """#!/bin/bash
-echo "$@" > "$NOTES/kubectl"; cat > "$NOTES/manifest"; [ -z "$FULL" ] || { echo "quota exceeded" >&2; exit 1; }
-""",
-    "torchrun": """#!/bin/bash
-printf '%s\\0' "$@" > "$NOTES/torchrun-$SLURM_NODEID"
-env -0 > "$NOTES/environment"
-""",
-}
+from tests.schedulers import HOSTILE, SHORT, STUBS, TRAIN, launched, noted, slurm, stubs_in
 
 
 @pytest.fixture
 def stubs(tmp_path: Path) -> Path:
-    """A folder of commands that stand for those of schedulers, and of what they note."""
-    folder = tmp_path / "stubs"
-    (folder / "notes").mkdir(parents=True)
-    for name, text in STUBS.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    return folder
-
-
-def slurm(stubs: Path, nodes: int, **more: str) -> dict[str, str]:
-    """What a script finds around it as a job of Slurm."""
-    known = {"PATH": f"{stubs}:/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[1])}
-    known |= {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "nodes[1-2]"}
-    known |= {"NOTES": str(stubs / "notes"), "NODES": str(nodes)}  # of the stubs
-    return known | {k: v for k, v in os.environ.items() if k.startswith("CALOTYPE")} | more
-
-
-def noted(path: Path) -> list[str]:
-    return path.read_bytes().decode().split("\0")[:-1]
-
-
-@pytest.mark.parametrize("place", HOSTILE)
-def test_every_word_arrives_by_slurm(
-    place: str, stubs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "executable", str(stubs / "python"))  # the torchrun beside it is used
-    command = ["train", "vae", place, "--out", place, "--budget", "96img"]
-    options = ["--on", "slurm", "--nodes", "2", "--processes", "3", "--name", "x", "--environment", f"PLACE={place}"]
-    script = launched(capsys, *options, "--", *command)
-    subprocess.run(["bash", "-c", script], env=slurm(stubs, 2), check=True)
-    for node, is_host in enumerate("10"):
-        found = noted(stubs / "notes" / f"torchrun-{node}")
-        module = found.index("-m")
-        assert found[module:] == ["-m", "calotype", "train", "--go-on", *command[1:]]
-        own = dict(zip(found[:module:2], found[1:module:2], strict=True))
-        port = 10_000 + os.getpid() % 20_000
-        assert own == {
-            "--nnodes": "2",
-            "--nproc-per-node": "3",
-            "--max-restarts": "3",
-            "--rdzv-backend": "c10d",
-            "--rdzv-id": "x",
-            "--rdzv-endpoint": f"localhost:{port}",
-            "--rdzv-conf": f"is_host={is_host},join_timeout=600,read_timeout=600",
-            "--local-addr": "localhost",
-        }
-    variables = noted(stubs / "notes" / "environment")
-    assert f"PLACE={place}" in variables
-    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in variables
-
-
-def test_slurm_is_told_what_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
-    wanted = "--nodes 2 --gpus 4 --cpus 32 --memory 64G --time 1-12:00:00 --partition long --account art".split()
-    script = launched(capsys, "--on", "slurm", *wanted, "--", *TRAIN, *SHORT, "--out", "/shared/Run 1", "--flips")
-    told = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script, re.MULTILINE))
-    assert told == {
-        "job-name": "run-1",
-        "nodes": "2",
-        "ntasks-per-node": "1",
-        "gpus-per-node": "4",
-        "cpus-per-task": "32",
-        "mem": "64G",
-        "time": "1-12:00:00",
-        "partition": "long",
-        "account": "art",
-        "open-mode": "append",
-        "signal": "B:USR1@120",
-        "requeue": "",
-    }
-    assert "--nproc-per-node 4 " in script
-    assert "export OMP_NUM_THREADS=8\n" in script
-    assert "srun --kill-on-bad-exit=0 --cpus-per-task=32 " in script
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return dict(calotype.load(run).model.state_dict())
-
-
-def test_a_script_trains_as_one_process_does_and_goes_on_when_it_queues_again(
-    stubs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (stubs / "torchrun").unlink()
-    out = tmp_path / 'it\'s a "run"'
-    options = ["--on", "slurm", "--nodes", "2", "--environment", "OMP_NUM_THREADS=1"]
-    script = launched(capsys, *options, "--", *TRAIN, *SHORT, "--out", str(out))
-    for told in ("trained on 96 images", "nothing to continue"):
-        done = subprocess.run(["bash", "-c", script], env=slurm(stubs, 2), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert told in done.stdout
-    assert not (stubs / "notes" / "scontrol").exists()
-    assert cli.main([*TRAIN, *SHORT, "--out", str(tmp_path / "one")]) == 0
-    # float32, whose sums are rounded in another order: a hundredth of what twelve steps move a weight, 1e-3 each
-    for name, value in weights(tmp_path / "one").items():
-        assert torch.allclose(weights(out)[name], value, rtol=0, atol=1e-4), name
-    assert (out / "config.toml").read_text() == (tmp_path / "one" / "config.toml").read_text()
-
-
-def begun(run: Path) -> None:
-    """Wait until a run has a checkpoint of what it has learned."""
-    for _ in range(1_200):
-        if len(list((run / "checkpoints").glob("0*"))) > 1:
-            return
-        time.sleep(0.1)
-    raise AssertionError("training does not begin")
-
-
-def test_a_job_whose_time_is_up_saves_and_queues_again(
-    stubs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (stubs / "torchrun").unlink()
-    out = tmp_path / "run"
-    options = ["--on", "slurm", "--nodes", "2", "--restarts", "0", "--environment", "OMP_NUM_THREADS=1"]
-    script = launched(capsys, *options, "--", *TRAIN, *LONG, "--out", str(out))
-    pipe = subprocess.PIPE
-    job = subprocess.Popen(["bash", "-c", script], env=slurm(stubs, 2), stdout=pipe, stderr=pipe, text=True)
-    begun(out)
-    job.send_signal(signal.SIGUSR1)
-    said = job.communicate()[1]
-    assert job.returncode != 0
-    assert said.count("calotype: stopped and saved. Continue with: calotype train --resume") == 1, said
-    assert (stubs / "notes" / "scancel").read_text() == f"--signal=TERM {os.getpid()}\n"
-    assert (stubs / "notes" / "scontrol").read_text() == f"requeue {os.getpid()}\n"
-    run = Run.open(out)
-    assert int(run.checkpoints()[-1].name) >= run.read_log()[-1]["images_seen"] > 0
+    return stubs_in(tmp_path)
 
 
 # -- Kubernetes: the objects are read, and their variables replaced, as there

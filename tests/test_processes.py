@@ -227,3 +227,21 @@ def test_a_job_that_is_started_again_needs_a_place(
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     assert cli.main(["train", "vae", "glyphs"]) == 2
     assert "give its place, --out" in capsys.readouterr().err
+
+
+def test_several_machines_that_start_again_need_a_store_for_each_attempt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    variables = {
+        "RANK": "0",
+        "WORLD_SIZE": "4",
+        "GROUP_WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }
+    variables |= {"TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main([*COMMAND, "--out", str(tmp_path / "run")]) == 2
+    assert "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

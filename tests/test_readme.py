@@ -117,7 +117,7 @@ def workplace(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return picture_folder.parent
 
 
-@pytest.mark.parametrize("name", ["data", "training", *FAMILIES, "evaluation", "compare"])
+@pytest.mark.parametrize("name", ["data", "training", "clusters", *FAMILIES, "evaluation", "compare"])
 def test_the_blocks_of_a_page_run(name: str, workplace: Path) -> None:
     assert list(run_page(ROOT / "docs" / f"{name}.md", {"__name__": "__main__"}))
 
@@ -125,7 +125,7 @@ def test_the_blocks_of_a_page_run(name: str, workplace: Path) -> None:
 def test_every_page_with_blocks_is_run() -> None:
     run = {page.stem for page in PAGES if any(block.kind in RUN for block in blocks(page))}
     families = set(FAMILIES)
-    assert run == {"README", "data", "training", "evaluation", "compare", "adding-a-family"} | families
+    assert run == {"README", "data", "training", "clusters", "evaluation", "compare", "adding-a-family"} | families
 
 
 def test_the_example_family_trains_and_keeps_the_contract(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,12 +187,14 @@ def test_every_option_exists() -> None:
     known = {command: options_of(command) for command in cli.COMMANDS}
     anywhere = set().union(*known.values())
     for page in PAGES:
-        ours = re.sub(r"torchrun( --[\w-]+ \d+)+", "torchrun", page.read_text(encoding="utf-8"))
+        theirs = r"torchrun( --[\w-]+ \d+)+(.*?-m calotype)?|#SBATCH .*|srun --[\w-]+"  # options of others
+        ours = re.sub(theirs, "", re.sub(r"\\\n", " ", page.read_text(encoding="utf-8")))
         named = re.findall(r"(?<![\w-])--[a-z][\w-]*", ours)
         assert set(named) <= anywhere, page.name
         for line in (line for block in blocks(page) if block.kind == "console" for line in commands(block)):
-            words = line.split()
-            assert {word for word in words[2:] if re.match(r"--?[a-z]", word)} <= known[words[1]], line
+            for part in line.removeprefix("calotype ").split(" -- "):  # launch, and what it launches
+                words = part.split()
+                assert {word for word in words[1:] if re.match(r"--?[a-z]", word)} <= known[words[0]], line
     table = prose(ROOT / "docs" / "diffusion.md").partition("| Option of `calotype sample` |")[2].partition("\n\n")[0]
     listed = set(re.findall(r"`(--?[a-z]+)`", table))
     assert listed == known["sample"] - {"--n", "-h", "--help"}
@@ -270,6 +272,7 @@ def test_the_events_of_the_log_are_listed() -> None:
 
 # Names in the prose that are not of this repository: column types, files of others, and examples.
 ELSEWHERE = set("ClassLabel Image __MACOSX Thumbs db bars dots sh output toml NAME PLAYER null".split())
+ELSEWHERE |= set("ReadWriteMany send_user_signal NCCL_SOCKET_IFNAME".split())
 
 
 def test_names_in_the_prose_exist() -> None:

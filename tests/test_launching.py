@@ -201,7 +201,8 @@ def test_a_job_is_submitted(stubs: Path, monkeypatch: pytest.MonkeyPatch, capsys
     text = launched(capsys, *ON, "--", *OK)
     cluster = ["--on", "kubernetes", "--image", "a", "--volume", "a:/shared", "--submit", "--", *OK]
     monkeypatch.setenv("PATH", "/nowhere")
-    assert cli.main(["launch", *ON, "--submit", "--", *OK]) == 2
+    assert cli.main(["launch", *ON, "--submit", "--write", str(stubs / "job"), "--", *OK]) == 2
+    assert not (stubs / "job").exists()
     assert "sbatch is not on this machine" in capsys.readouterr().err
     monkeypatch.setenv("PATH", f"{stubs}:/usr/bin:/bin")
     monkeypatch.setenv("NOTES", str(stubs / "notes"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from shlex import join, quote
 from typing import Any, NamedTuple
 
-from calotype.config import nearest
+from calotype.config import check_choice
 from calotype.errors import ConfigError, JobError
 from calotype.launching import kubernetes, ray, slurm
 from calotype.launching.job import Job, check_training, job_name, training_words
@@ -58,12 +58,9 @@ def launch(
         ConfigError: for what the scheduler, or training, would not take.
         JobError: where the job cannot be written or submitted.
     """
-    if on not in SCHEDULERS:
-        raise (
-            ConfigError("no scheduler is named: give --on " + ", ".join(SCHEDULERS))
-            if not on
-            else ConfigError(f"--on is {on!r}{nearest(on, list(SCHEDULERS))}")
-        )
+    if not on:
+        raise ConfigError(f"no scheduler is named: give --on {', '.join(SCHEDULERS)}")
+    check_choice("--on", on, SCHEDULERS)
     scheduler = SCHEDULERS[on]
     words, place = training_words(command, given)
     job = Job(**options | {"words": words, "place": place, "name": options["name"] or job_name(place)})
@@ -74,6 +71,10 @@ def launch(
     if given["resume"] is None:
         check_training(job, given, settings)
     text = scheduler.text(job)
+    if submit and shutil.which(scheduler.submit[0]) is None:
+        raise JobError(
+            f"{scheduler.submit[0]} is not on this machine: leave out --submit, and submit the job where it is"
+        )
     if write is not None:
         _write(write, text)
     if submit:
@@ -97,8 +98,6 @@ def _write(path: Path, text: str) -> None:
 
 def _submitted(command: Sequence[str], text: str) -> str:
     """What the scheduler answers."""
-    if shutil.which(command[0]) is None:
-        raise JobError(f"{command[0]} is not on this machine: leave out --submit, and submit the job where it is")
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr or done.stdout).strip()

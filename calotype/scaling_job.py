@@ -199,6 +199,15 @@ def _scaled(asked: Request, spec: ImageSpec, model: Any, config: TrainConfig, de
     )
 
 
+def needed(model: GenerativeModel, config: TrainConfig, device: str) -> float:
+    """Bytes that training takes on one device besides torch itself: weights, moments, averages and activations."""
+    weights = sum(p.numel() for p in model.parameters())
+    half = config.precision == "bf16" or (config.precision == "auto" and gains_from_bf16(torch.device(device), weights))
+    alone = this_machine()._replace(memory=float("inf"))
+    batch = config.micro_batch or config.batch_size
+    return sum(cost(recorded(model, config, half), alone, Cluster(1, 1), batch, 0.0).memory.values())
+
+
 def this_machine() -> Device:
     """What is known of its processes and memory; how fast they compute is measured with the network itself."""
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

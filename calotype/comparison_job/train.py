@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from calotype import evaluation_job, training
+from calotype import devices, evaluation_job, scaling_job, training
 from calotype.comparison_job.job import Job, going_on
 from calotype.errors import RunError
+from calotype.plan import Budget
 from calotype.runs import Run
 
 GOOD_FOR = {  # before anything is measured: what is known of the families
@@ -50,30 +51,35 @@ def planned(job: Job) -> list[Run]:
                 display=job.shown,
             )
     runs = [Run.open(job.path / name) for name in job.config.families if (job.path / name / "config.toml").exists()]
-    job.shown.message(_plan(runs))
+    job.shown.message(_plan(runs, str(devices.choose(job.device))))
     return runs
 
 
-def _plan(runs: Sequence[Run]) -> str:
+def _plan(runs: Sequence[Run], device: str) -> str:
     """What will be trained, for people."""
-    rows = [["", "network", "parameters", "images to see", "disk", "good for"]]
+    rows = [["", "network", "parameters", "images to see", "time", "memory", "disk", "good for"]]
     for run in runs:
-        count = sum(p.numel() for p in run.config.new_model().parameters())
+        model = run.config.new_model()
+        count = sum(p.numel() for p in model.parameters())
+        memory = f"{scaling_job.needed(model, run.config.training, device) / 2**20:,.0f} MB"
+        time = run.config.budget if Budget.parse(run.config.budget).seconds else "-"
         disk = 4 * 16 * count / 2**20  # of each parameter the value, its mean and two moments; in four checkpoints
         told = GOOD_FOR.get(run.config.family, "")
         size, images = f"{count:,}", f"{run.config.training.images:,}"
-        rows.append([run.config.family, run.config.preset, size, images, f"{disk:.0f} MB", told])
+        rows.append([run.config.family, run.config.preset, size, images, time, memory, f"{disk:,.0f} MB", told])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, f"memory so far: {evaluation_job.peak_memory():,} MB"])
+    return "\n".join(
+        [*lines, f"memory is on top of what the program takes, {evaluation_job.peak_memory():,} MB so far"]
+    )
 
 
 def train_all(job: Job, runs: Sequence[Run]) -> None:
     """Train those that are not trained yet."""
     waiting = [run for run in runs if not job.entry(run.path.name).exists() and not _is_trained(run)]
-    devices = _devices(job.device)
-    if len(devices) > 1 and len(waiting) > 1:
-        _train_apart(job, waiting, devices)
+    several = _devices(job.device)
+    if len(several) > 1 and len(waiting) > 1:
+        _train_apart(job, waiting, several)
         return
     for run in waiting:
         job.shown.message(f"-- {run.path.name}")
@@ -91,10 +97,10 @@ def _devices(asked: str) -> list[str]:
     return [f"cuda:{k}" for k in range(torch.cuda.device_count())]
 
 
-def _train_apart(job: Job, runs: Sequence[Run], devices: Sequence[str]) -> None:
+def _train_apart(job: Job, runs: Sequence[Run], several: Sequence[str]) -> None:
     """Train each run by a process of its own, on the next device that is free."""
     free: SimpleQueue[str] = SimpleQueue()
-    for device in devices:
+    for device in several:
         free.put(device)
     started: list[subprocess.Popen[bytes]] = []
 
@@ -109,7 +115,7 @@ def _train_apart(job: Job, runs: Sequence[Run], devices: Sequence[str]) -> None:
         finally:
             free.put(device)
 
-    with ThreadPoolExecutor(len(devices)) as pool:
+    with ThreadPoolExecutor(len(several)) as pool:
         try:
             for run, status in pool.map(trained, runs):
                 job.shown.message(f"{run.path.name}: {'trained' if status == 0 else f'failed ({status})'}")

@@ -86,6 +86,7 @@ def train(
     channels: Literal[0, 1, 3, 4] = 0,
     no_labels: Flag = False,
     strict: Flag = False,
+    stream: Flag = False,
     flips: Flag = False,
     balanced: Flag = False,
     on_collapse: Annotated[Literal["say", "rollback", ""], arg(metavar="{say,rollback}", help_behavior_hint="")] = "",
@@ -115,6 +116,8 @@ def train(
         channels: 1 gray, 3 RGB, 4 RGBA; 0 decides: gray without colour, RGBA if most are transparent.
         no_labels: pass over classes, from subfolders or of the source.
         strict: stop at the first bad file.
+        stream: read shards, Parquet files or tars, while training, and pack but a sample: for more pictures than the
+            disk has room for.
         flips: mirror images left to right at random.
         balanced: show every class equally often.
         on_collapse: where the model collapses, say so, or go back to the last checkpoint from before; by default say.
@@ -520,6 +523,7 @@ def compare(
     range: Range = "",
     channels: Literal[0, 1, 3, 4] = 0,
     no_labels: Flag = False,
+    stream: Flag = False,
     n: Annotated[int, arg(aliases=["-n"], help_behavior_hint="")] = 0,
     seed: int = 0,
     features: str = "EffLite0",
@@ -542,6 +546,7 @@ def compare(
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
         channels: 1 gray, 3 RGB, 4 RGBA; 0 decides: gray without colour, RGBA if most are transparent.
         no_labels: pass over classes, from subfolders or of the source.
+        stream: read shards while training, and pack but a sample, as for train.
         n: images per set; by default as many as are held out, 200 to 2000.
         seed: of weights, order, noise and samples.
         features: what images are compared by: EffLite0, or a file as for evaluate.
@@ -558,7 +563,7 @@ def compare(
         _refuse_beside_resume(compare, asked, ("device",), "comparison")
         comparison_job.resume(resume, device=device, display=for_stream())
         return 0
-    settings = _given(fit=fit if fit != "crop" else "", value_range=range, channels=channels)
+    settings = _given(fit=fit if fit != "crop" else "", value_range=range, channels=channels, stream=stream)
     if no_labels:
         settings["labels"] = False
     comparison_job.compare(
@@ -741,7 +746,11 @@ def _training_settings(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     settings: dict[str, dict[str, Any]] = {
         "data": _given(
-            fit=asked["fit"], value_range=asked["range"], channels=asked["channels"], strict=asked["strict"]
+            fit=asked["fit"],
+            value_range=asked["range"],
+            channels=asked["channels"],
+            strict=asked["strict"],
+            stream=asked["stream"],
         ),
         "training": _given(**{name: asked[name] for name in ("flips", "balanced", "compile", "on_collapse")}),
     }

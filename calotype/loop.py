@@ -201,7 +201,7 @@ def _checkpoint(context: Context, parts: Mapping[str, float]) -> _Measured:
 def _held_out(context: Context) -> tuple[float, dict[str, float]]:
     """The held-out loss, and what there is to say of it and of samples, for the log."""
     trainer = context.trainer
-    count = -(-min(HELD_OUT_IMAGES, len(context.held_out.indices)) // context.held_out.size)
+    count = -(-min(HELD_OUT_IMAGES, context.held_out.epoch_length) // context.held_out.size)
     losses = trainer.held_out_loss(context.held_out, count)
     total = sum(value for name, value in losses.items() if "/" not in name)
     record = {f"held_out/{name}": value for name, value in losses.items()}

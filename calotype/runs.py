@@ -62,7 +62,7 @@ class DatasetFacts:
             height=spec.height,
             width=spec.width,
             class_names=data.class_names,
-            train=len(data.train),
+            train=data.learned,
             held_out=len(data.held_out),
             digest=data.digest,
         )

@@ -6,7 +6,7 @@ then trains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from shlex import quote
@@ -19,6 +19,7 @@ from calotype import devices, dividing, processes, sampling, stages
 from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
+from calotype.data.stream import Stream
 from calotype.display import Display, PlainDisplay, packing_on
 from calotype.errors import ConfigError, RunError
 from calotype.images import grid, write_png
@@ -328,6 +329,8 @@ def _learned(
     """What the model is trained on: the pictures, or the maps that a first stage makes of them."""
     if first is None or latents is None:
         return pictures
+    if pictures.stream is not None:
+        raise ConfigError("pictures are streamed, but latents are made of packed ones: leave out --stream")
 
     def counted(done: int, total: int) -> None:
         shown.count("pictures encoded", done, total)
@@ -342,13 +345,35 @@ def _some_images(packed: PackedDataset) -> torch.Tensor:
     return packed.read(packed.train[np.sort(order)]).images
 
 
-def _training_batches(packed: PackedDataset, config: TrainConfig) -> Batches:
+def _training_batches(packed: PackedDataset, config: TrainConfig, tell: Callable[[str], object] = str) -> Batches:
+    """Those that training takes.
+
+    Args:
+        tell: told of pictures that are read in training, and cannot be used.
+    """
     labels = None
+    if packed.stream is not None:
+        return _streamed_batches(packed.stream, config, tell)
     if config.balanced:
         if packed.labels is None:
             raise ConfigError("training.balanced is set, but the pictures have no classes: leave it out")
         labels = packed.labels[packed.train]
     return Batches(packed, packed.train, config.batch_size, fold(config.seed, "data"), config.flips, labels)
+
+
+def _streamed_batches(stream: Stream, config: TrainConfig, tell: Callable[[str], object]) -> Batches:
+    if config.balanced:
+        raise ConfigError(
+            "training.balanced is set, but pictures are streamed, and their classes are not known before they are "
+            "read: leave it out"
+        )
+
+    def after() -> None:
+        for replaced in stream.heard():
+            tell(f"{replaced.name} cannot be used ({replaced.reason}): another is shown in its place")
+
+    order = stream.order(fold(config.seed, "data"))
+    return Batches(stream, order, config.batch_size, flips=config.flips, after=after)
 
 
 def _announcement(run: Run, speed: float | None) -> str:
@@ -395,7 +420,8 @@ def _train_run(
         mirror = tensorboard_mirror(run.path / "tensorboard")
     with run.locked(), stop_requests() as stop, mirror as write:
         devices.make_repeatable()
-        trainer = Trainer(run.config.new_model().to(device), _training_batches(packed, config), config, shard)
+        batches = _training_batches(packed, config, shown.message)
+        trainer = Trainer(run.config.new_model().to(device), batches, config, shard)
         held_out = Batches(packed, packed.held_out, _held_out_size(packed), fold(config.seed, "held out"))
         drawn = run.whole(trainer.ema, shown.message)
         if processes.is_first():

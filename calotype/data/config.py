@@ -40,6 +40,7 @@ class DataConfig:
     value_range: str = ""  # "LO:HI" for 16-bit and float pictures; "": 0:65535 for integers, 0:1 for floats
     labels: bool = True  # False: the labels of the source are not read
     strict: bool = False  # True: the first file that cannot be used is an error, not an entry in a list
+    stream: bool = False  # True: shards are read while a model learns from them, and but a sample is packed
     to_learn: bool = True  # False: pictures to be measured, not learnt from; one is enough, and they may be alike
 
     def __post_init__(self) -> None:
@@ -50,6 +51,8 @@ class DataConfig:
                 f"width {self.width} and height {self.height} are no size: give both as 1 or more, "
                 "or both as 0 for the recommended size"
             )
+        if self.stream and not self.to_learn:
+            raise ConfigError("stream is set, but the pictures are to be measured, which packs them: leave it out")
         if self.fit not in get_args(Fit):
             raise ConfigError(f"fit is {self.fit!r}, but pictures are fitted by crop, pad or stretch: choose one")
         if self.channels not in _CHANNELS:

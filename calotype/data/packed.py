@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from calotype.data.config import DataConfig
 from calotype.data.records import Skipped, Values
 from calotype.errors import CalotypeError, DataError
 from calotype.model import Batch, ImageSpec
+
+if TYPE_CHECKING:
+    from calotype.data.stream import Stream
 
 FORMAT = 1
 """Version of the files of a pack. Another one is packed again."""
@@ -39,6 +42,7 @@ class PackedDataset:
     fingerprint: str  # of the source, when it was packed
     skipped: tuple[Skipped, ...]
     values: Values | None  # those of 16-bit and float pictures before scaling
+    stream: Stream | None = None  # what is learned from, where this is but a sample of it
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -78,6 +82,11 @@ class PackedDataset:
             skipped=tuple(Skipped(*entry) for entry in about["skipped"]),
             values=Values(*values) if values else None,
         )
+
+    @property
+    def learned(self) -> int:
+        """How many pictures there are to learn from."""
+        return len(self.train) if self.stream is None else self.stream.count
 
     def __len__(self) -> int:
         return len(self.images)

@@ -23,6 +23,8 @@ from calotype.data.parallel import ordered_map
 from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, Split, Values
 from calotype.data.sources import Location, locate, open_source
 from calotype.data.split import SplitResult, nothing_held_out, split_pictures
+from calotype.data.stream import digest as stream_digest
+from calotype.data.stream import look
 from calotype.data.survey import Progress, Survey, resolve, strict_error, survey
 from calotype.errors import DataError
 from calotype.model import ImageSpec
@@ -81,6 +83,8 @@ def prepare(config: DataConfig, *, cache: Path | None = None, progress: Progress
         DataError: the source cannot be read, has too few usable pictures, or the disk has no room.
     """
     root = cache_root(cache)
+    if config.stream:
+        return _streamed(root, config, progress)
     location = locate(config.source)
     config = replace(config, source=location.address)
     pack = _find_pack(root, location, config)
@@ -94,6 +98,26 @@ def prepare(config: DataConfig, *, cache: Path | None = None, progress: Progress
     if config.strict and pack.skipped:
         raise strict_error(pack.skipped[0])
     return pack
+
+
+def _streamed(root: Path, config: DataConfig, progress: Progress | None) -> PackedDataset:
+    """The pack of a sample of a source in shards, with what reads the others."""
+    address = config.source if "://" in config.source else str(Path(config.source).expanduser().absolute())
+    config = replace(config, source=address)
+    looked = look(address, config.labels, root)
+    location = Location("path", address, looked.stream.fingerprint)
+    pack = _find_pack(root, location, config)
+    if pack is None:
+        source = looked.source()
+        found = survey(source, strict=config.strict, progress=progress)
+        if len(found.facts) < config.fewest:
+            raise _too_few(config, len(found.facts), found, found.skipped, None)
+        resolved = resolve(config, source, found)
+        pack = _find_pack(root, location, resolved) or _build(root, location, config, resolved, source, found, progress)
+    if config.strict and pack.skipped:
+        raise strict_error(pack.skipped[0])
+    stream = looked.stream.fitted(replace(pack.config, strict=config.strict), pack.spec)
+    return replace(pack, stream=stream, digest=stream_digest(pack.digest, stream), split_rule=looked.rule)
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:

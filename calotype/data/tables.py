@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 _ROWS = 64  # rows read at a time: few enough to bound memory, many enough to hide the cost of a call
 _LABEL_COLUMNS = ("label", "labels")
-_INSTALL = "pip install datasets (it brings pyarrow along)"
+INSTALL = "pip install datasets (it brings pyarrow along)"
 
 
-class _Table(NamedTuple):
+class Table(NamedTuple):
     """Where pictures and labels are in a table."""
 
     image: str
@@ -40,16 +40,16 @@ def parquet(files: list[Path], labels: bool = True) -> Source:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError:
-        raise DataError(f"{files[0]} is a Parquet file, which needs pyarrow: {_INSTALL}") from None
+        raise DataError(f"{files[0]} is a Parquet file, which needs pyarrow: {INSTALL}") from None
     try:
-        tables = {file: _table(pq.read_schema(file), file, labels) for file in files}
+        tables = {file: table_of(pq.read_schema(file), file, labels) for file in files}
         if len(set(tables.values())) > 1:
             raise DataError(
                 f"the Parquet files beside {files[0]} differ in columns or classes, so they are not one data set: "
                 "give one file, or a folder with those of one data set"
             )
         table = tables[files[0]]
-        class_names = table.class_names or _names_of_values(
+        class_names = table.class_names or names_of_values(
             [value for file in files for value in _column(pq, file, table.label)]
         )
     except (pa.ArrowInvalid, OSError) as error:
@@ -75,7 +75,7 @@ def hub(name: str, labels: bool = True) -> Source:
         import datasets
     except ModuleNotFoundError:
         raise DataError(
-            f"{name!r} is no file or folder here. If it is a data set on the Hugging Face hub: {_INSTALL}"
+            f"{name!r} is no file or folder here. If it is a data set on the Hugging Face hub: {INSTALL}"
         ) from None
     try:
         loaded = datasets.load_dataset(name)
@@ -92,7 +92,7 @@ def hub(name: str, labels: bool = True) -> Source:
     table = tables.pop()
     class_names = table.class_names
     if table.label and not class_names:
-        class_names = _names_of_values([value for part in parts.values() for value in part[table.label]])
+        class_names = names_of_values([value for part in parts.values() for value in part[table.label]])
     splits: dict[str, Split | None] = {split: split_named(split) for split in parts}
     whole = "train" not in splits.values() or "held_out" not in splits.values()
 
@@ -104,7 +104,7 @@ def hub(name: str, labels: bool = True) -> Source:
     return Source(records, class_names)
 
 
-def _table(schema: pa.Schema, file: Path, labels: bool) -> _Table:
+def table_of(schema: pa.Schema, file: Path, labels: bool) -> Table:
     """The columns of a Parquet file, from Hugging Face's metadata where there are any, else from types and names."""
     import pyarrow as pa
 
@@ -121,7 +121,7 @@ def _table(schema: pa.Schema, file: Path, labels: bool) -> _Table:
     features = metadata.get("info", {}).get("features", {})
     named = {name: tuple(f["names"]) for name, f in features.items() if _is_class_label(f)}
     label = _label_column(list(named), schema.names) if labels else None
-    return _Table(image, label, named.get(label or "", ()))
+    return Table(image, label, named.get(label or "", ()))
 
 
 def _is_class_label(feature: Any) -> bool:
@@ -133,7 +133,7 @@ def _label_column(classes: list[str], columns: list[str]) -> str | None:
     return next((name for name in _LABEL_COLUMNS if name in columns), classes[0] if classes else None)
 
 
-def _names_of_values(values: list[Any]) -> tuple[str, ...]:
+def names_of_values(values: list[Any]) -> tuple[str, ...]:
     """Class names for labels that have none: of integers their digits, of texts the texts in order.
 
     Raises:
@@ -156,7 +156,7 @@ def _column(pq: Any, file: Path, column: str | None) -> list[Any]:
     return pq.read_table(file, columns=[column]).column(column).to_pylist() if column else []
 
 
-def _batches(rows: Any, table: _Table) -> Iterator[dict[str, list[Any]]]:
+def _batches(rows: Any, table: Table) -> Iterator[dict[str, list[Any]]]:
     columns = [table.image] + ([table.label] if table.label else [])
     for batch in rows.iter_batches(batch_size=_ROWS, columns=columns):
         yield batch.to_pydict()
@@ -205,7 +205,7 @@ def _undecoded(part: Any) -> Any:
     return part
 
 
-def _hub_table(part: Any, name: str, labels: bool) -> _Table:
+def _hub_table(part: Any, name: str, labels: bool) -> Table:
     import datasets
 
     image = next((n for n, feature in part.features.items() if isinstance(feature, datasets.Image)), None)
@@ -213,4 +213,4 @@ def _hub_table(part: Any, name: str, labels: bool) -> _Table:
         raise DataError(f"{name} has the columns {', '.join(part.features)}, and none holds pictures")
     named = {n: tuple(f.names) for n, f in part.features.items() if isinstance(f, datasets.ClassLabel)}
     label = _label_column(list(named), list(part.features)) if labels else None
-    return _Table(image, label, named.get(label or "", ()))
+    return Table(image, label, named.get(label or "", ()))

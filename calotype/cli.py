@@ -199,22 +199,21 @@ def sample(
     from calotype import sampling_job
     from calotype.display import for_stream
 
-    with for_stream() as display:
-        sampling_job.run(
-            run,
-            n=n,
-            seed=seed,
-            first=first,
-            out=out,
-            grid=grid,
-            npz=npz,
-            labels=_names(labels),
-            options=[*_assignments(steps=steps, solver=solver or None, guidance=guidance), *set],
-            checkpoint=checkpoint,
-            ema=weights == "ema",
-            device=device,
-            display=display,
-        )
+    sampling_job.run(
+        run,
+        n=n,
+        seed=seed,
+        first=first,
+        out=out,
+        grid=grid,
+        npz=npz,
+        labels=_names(labels),
+        options=[*_assignments(steps=steps, solver=solver or None, guidance=guidance), *set],
+        checkpoint=checkpoint,
+        ema=weights == "ema",
+        device=device,
+        display=for_stream(),
+    )
     return 0
 
 
@@ -724,7 +723,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "demo": demo,
 }
 DEMO_IMAGES = 500  # per set: enough to tell the families apart
-TOGETHER = ("train",)  # what several processes can do together
+TOGETHER = ("train", "sample")  # what several processes can do together
 
 
 def _refuse_beside_resume(

@@ -53,10 +53,15 @@ def for_stream() -> Display:
     return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
 
 
-def packing_on(shown: Display) -> Callable[[int, int], None]:
+def for_process(display: Display | None, speaks: bool) -> Display:
+    """Where to show progress: as given, else plain lines; nowhere for a process that does not speak."""
+    return (display or PlainDisplay()) if speaks else PlainDisplay(write=lambda text: None)
+
+
+def packing_on(display: Display) -> Callable[[int, int], None]:
     """A progress function for `data.prepare`: pictures are looked at first, with nothing done and `total` so far."""
     return lambda done, total: (
-        shown.count("pictures packed", done, total) if done else shown.count("pictures looked at", total, None)
+        display.count("pictures packed", done, total) if done else display.count("pictures looked at", total, None)
     )
 
 

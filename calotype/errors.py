@@ -28,16 +28,16 @@ class JobError(CalotypeError):
 
 
 class StoppedElsewhere(CalotypeError):
-    """What the first of several processes has met, in the others; it has said so."""
+    """What one of several processes has met, in the others; it has said so."""
 
     @classmethod
     def of(cls, error: CalotypeError) -> Self:
-        """That of the first process."""
+        """That of the process that met it."""
         return cls.with_status(str(error), error.exit_status)
 
     @classmethod
     def with_status(cls, text: str, status: int) -> Self:
-        """With the exit status of the first process."""
+        """With the exit status of that process."""
         stopped = cls(text)
         stopped.exit_status = status
         return stopped

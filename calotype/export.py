@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from PIL import Image
 from calotype import sampling
 from calotype.errors import RunError
 from calotype.images import grid, write_atomic, write_png
+from calotype.leading import Help, led
 from calotype.model import GenerativeModel
-from calotype.sampling import Samples
 
 MANIFEST = "samples.json"
 
@@ -44,7 +44,7 @@ class Job(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a job did."""
+    """What a job did; of several processes the first knows it."""
 
     drawn: int
     kept: int  # from an earlier, interrupted job
@@ -54,17 +54,28 @@ class Done(NamedTuple):
 def to_folder(job: Job, folder: Path, progress: Callable[[int, int], None]) -> Done:
     """Write 000000.png, 000001.png, ... into a folder; images that are there already are kept.
 
+    Of several processes each draws and writes its share, into one folder.
+
     Raises:
         RunError: when the folder holds samples of other settings, or cannot be written.
     """
+
+    def drawn(indices: torch.Tensor) -> torch.Tensor:
+        some: list[int] = indices.tolist()
+        _write(folder, some, sampling.sample(job.model, some, job.seed, job.labels, job.options))
+        return indices
+
+    return led(lambda helped: _to_folder(job, folder, progress, helped), {"draw": drawn}) or Done(0, 0, 0.0)
+
+
+def _to_folder(job: Job, folder: Path, progress: Callable[[int, int], None], helped: Help) -> Done:
     _claim(job, folder)
     started = time.perf_counter()
     missing = [i for i in job.indices if not _file(folder, i).exists()]
     kept, drawn = job.n - len(missing), 0
     progress(kept, job.n)
-    for part in sampling.stream(job.model, missing, job.seed, job.labels, job.options):
-        _write(folder, part)
-        drawn += len(part.indices)
+    for part in helped("draw", sampling.parts(job.model, missing)):
+        drawn += len(part)
         progress(kept + drawn, job.n)
     return Done(drawn, kept, time.perf_counter() - started)
 
@@ -127,9 +138,9 @@ def _claim(job: Job, folder: Path) -> None:
         raise RunError(f"{folder} cannot be used for samples ({error}): choose another --out") from error
 
 
-def _write(folder: Path, part: Samples) -> None:
+def _write(folder: Path, indices: Sequence[int], images: torch.Tensor) -> None:
     try:
-        for i, image in zip(part.indices, part.images, strict=True):
+        for i, image in zip(indices, images, strict=True):
             write_png(_file(folder, i), image)
     except OSError as error:
         raise RunError(f"{folder} cannot be written ({error}): finished images are kept, repeat to continue") from error

@@ -1,8 +1,8 @@
-"""Several processes that train one model, such as `torchrun` starts: which one this is, and what they tell each other.
+"""Several processes at one job, such as `torchrun` starts: which one this is, and what they tell each other.
 
-Each takes its rows of every batch, and all hold the same weights; what is summed over them is the same for each. In a
-process of its own, as mostly, nothing here does anything. Communication is that of torch.distributed: gloo between
-CPUs, NCCL between GPUs.
+In training each takes its rows of every batch, and all hold the same weights; what is summed over them is the same for
+each. Drawing and measuring are led by the first, see `leading`. In a process of its own, as mostly, nothing here does
+anything. Communication is that of torch.distributed: gloo between CPUs, NCCL between GPUs.
 """
 
 from __future__ import annotations
@@ -31,12 +31,19 @@ T = TypeVar("T")
 PATIENCE = 1_800.0  # seconds for the others; the first alone measures at checkpoints
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # of torchrun: each attempt gets a store of its own
 ANSWER = 5.0  # seconds for an answer, where it is asked who is still there
-_board: Store | None = None  # where that is answered
+REMEDY = "The run is kept as of its last checkpoint, and goes on with --resume"
+_board: Store | None = None  # where it is answered who is still there
 _meshes: dict[tuple[str, int], DeviceMesh] = {}
+_remedy = REMEDY
+_alone = False  # whether this process acts by itself for a while: the others do not wait for it in the same place
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def _together() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    return not _alone and _joined()
 
 
 def rank() -> int:
@@ -55,23 +62,26 @@ def is_first() -> bool:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def joined(remedy: str = REMEDY) -> Iterator[None]:
     """Be one of the processes that were started together, as the environment says; else nothing.
 
     Within another such block, or where the process group exists already, nothing either.
+
+    Args:
+        remedy: what is kept and what to do where the others are lost, a sentence.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _together():
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _joined():
         yield
         return
     # Its functions have the group of the moment of its import as a default, which lives on by that: threads of gloo are
     # then still there when Python ends, and abort the process now and then. Optimizers import it.
     import torch.distributed.nn.functional
 
-    global _board
+    global _board, _remedy
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     patience = timedelta(seconds=float(os.environ.get("CALOTYPE_PATIENCE", PATIENCE)))
-    _board = _store(number, count)
+    _board, _remedy = _store(number, count), remedy
     dist.init_process_group(backend, store=_board, rank=number, world_size=count, timeout=patience)
     try:
         yield
@@ -119,14 +129,13 @@ def may_be_restarted() -> bool:
 
 
 @contextmanager
-def _talking() -> Iterator[None]:
+def talking() -> Iterator[None]:
     """Say which process has lost the others, where it has."""
     try:
         yield
     except RuntimeError as error:
         raise LostProcesses(
-            f"others of the {size()} processes are lost ({_missing(error)}): see what they say. The run is kept as of "
-            "its last checkpoint, and goes on with --resume"
+            f"others of the {size()} processes are lost ({_missing(error)}): see what they say. {_remedy}"
         ) from error
 
 
@@ -182,7 +191,7 @@ def sum_over(tensors: Sequence[Tensor]) -> None:
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         alike = [tensor for tensor in tensors if tensor.dtype == dtype]
         flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-        with _talking():
+        with talking():
             dist.all_reduce(flat)
         for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
             tensor.copy_(part.view_as(tensor))
@@ -199,7 +208,7 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
-        with _talking():
+        with talking():
             dist.all_reduce(total)
         return total
 
@@ -213,26 +222,37 @@ def any_of(flag: int) -> int:
     if size() == 1:
         return flag
     told = torch.tensor([flag])
-    with _talking():
+    with talking():
         dist.all_reduce(told, dist.ReduceOp.MAX)
     return int(told)
 
 
-def told(text: str) -> str:
-    """The text that the first process gives, in all of them. Others wait for it."""
+def told(text: str, by: int = 0) -> str:
+    """The text that the first process gives, or that of another number, in all of them. Others wait for it."""
     if size() == 1:
         return text
     content = bytearray(text.encode())
     length = torch.tensor([len(content)])
-    with _talking():
-        dist.broadcast(length, 0)
+    with talking():
+        dist.broadcast(length, by)
     buffer = torch.zeros(int(length), dtype=torch.uint8)
-    if is_first():
+    if rank() == by:
         buffer = torch.frombuffer(content, dtype=torch.uint8) if content else buffer
     if len(buffer):
-        with _talking():
-            dist.broadcast(buffer, 0)
+        with talking():
+            dist.broadcast(buffer, by)
     return bytes(buffer.tolist()).decode()
+
+
+@contextmanager
+def acting(alone: bool) -> Iterator[None]:
+    """Act by oneself, as a process of its own does, or together with the others."""
+    global _alone
+    before, _alone = _alone, alone
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def by_first(action: Callable[[], T]) -> T:
@@ -244,12 +264,13 @@ def by_first(action: Callable[[], T]) -> T:
     if size() == 1:
         return action()
     if not is_first():
-        found: T = _received(told(""))
+        found: T = received(told(""))
         return found
     try:
-        found = action()
+        with acting(alone=True):
+            found = action()
     except CalotypeError as error:
-        told(json.dumps({"error": str(error), "status": error.exit_status}))
+        told(failure(error))
         raise
     told(json.dumps({"found": found}))
     return found
@@ -258,15 +279,52 @@ def by_first(action: Callable[[], T]) -> T:
 def first_then_all(action: Callable[[], T]) -> T:
     """What an action gives in each process; the first does it before the others, and leaves them less to do.
 
-    Raises as `by_first`.
+    Raises as `by_first` and `agreed`.
     """
     found: list[T] = []
     by_first(lambda: found.append(action()))
-    return found[0] if found else action()
+    return agreed(lambda: found[0] if found else action())
 
 
-def _received(text: str) -> Any:
+def agreed(action: Callable[[], T]) -> T:
+    """What an action gives in this process, once it has come to an end in all of them.
+
+    Each does it by itself. Where it raises a CalotypeError in several, one of them says it.
+
+    Raises:
+        StoppedElsewhere: in the others.
+    """
+    if size() == 1:
+        return action()
+    found: list[T] = []
+    mine: CalotypeError | None = None
+    try:
+        found.append(action())
+    except CalotypeError as error:
+        mine = error
+    furthest = any_of(0 if mine is None else size() - rank())
+    if not furthest:
+        return found[0]
+    speaker = size() - furthest
+    if mine is not None and rank() == speaker:
+        told(failure(mine), speaker)
+        raise mine
+    raise _stopped(told("", speaker))
+
+
+def failure(error: CalotypeError) -> str:
+    """What is told of an error, for `received`."""
+    return json.dumps({"error": str(error), "status": error.exit_status})
+
+
+def _stopped(text: str) -> StoppedElsewhere:
+    content = json.loads(text)
+    return StoppedElsewhere.with_status(content["error"], content["status"])
+
+
+def received(text: str) -> Any:
+    """What was found by the process that told it. Raises StoppedElsewhere where that was an error."""
     content = json.loads(text)
     if "error" in content:
-        raise StoppedElsewhere.with_status(content["error"], content["status"])
+        raise _stopped(text)
     return content["found"]

@@ -135,6 +135,12 @@ def _calls(
         yield _Call(wanted, filled, Noise.per_image(fold(seed, "sample"), filled, device), chosen)
 
 
+def parts(model: GenerativeModel, indices: Sequence[int]) -> list[Tensor]:
+    """The indices of each call of the model, int64: what is drawn of these one by one is what is drawn of all."""
+    size = batch_size(model, next(model.parameters()).device)
+    return list(torch.tensor(indices, dtype=torch.int64).split(size)) if len(indices) else []
+
+
 def sample(
     model: GenerativeModel,
     indices: Sequence[int],

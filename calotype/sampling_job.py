@@ -1,4 +1,4 @@
-"""`calotype sample`: a run, a seed and a place for the images."""
+"""`calotype sample`: a run, a seed and a place for the images, drawn by one process or several."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from calotype import export, sampling
+from calotype import export, processes, sampling
 from calotype.config import build, plain, read_assignments
-from calotype.display import Display, clock
+from calotype.display import Display, clock, for_process
 from calotype.errors import ConfigError
 from calotype.runs import load
+
+REMEDY = "Finished images are kept: repeat the command to continue"
 
 
 def run(
@@ -34,9 +36,27 @@ def run(
     Raises:
         CalotypeError: for anything the user can mend, before the first image is drawn.
     """
+    with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
+        job = processes.agreed(lambda: _job(path, n, seed, first, labels, options, checkpoint, ema, device, shown))
+        return _drawn(job, path, out, grid, npz, shown)
+
+
+def _job(
+    path: Path,
+    n: int,
+    seed: int,
+    first: int,
+    labels: Sequence[str] | None,
+    options: Sequence[str],
+    checkpoint: str,
+    ema: bool,
+    device: str,
+    display: Display,
+) -> export.Job:
+    """What is to be drawn. Raises CalotypeError."""
     if n < 1 or first < 0:
         raise ConfigError(f"n is {n} and first is {first}: draw at least 1 image, numbered from 0 or more")
-    model = load(path, checkpoint=checkpoint, ema=ema, device=device, report=display.message)
+    model = load(path, checkpoint=checkpoint, ema=ema, device=processes.local_device(device), report=display.message)
     chosen = build(model.model.Options, read_assignments(options), "option")
     classes = model.labels(labels)
     sampling.check(model.model, classes, chosen)
@@ -45,17 +65,27 @@ def run(
         "labels": None if classes is None else [classes(i) for i in range(len(labels or model.class_names))],
         "options": plain(chosen),
     }
-    job = export.Job(model.model, n, seed, first, classes, chosen, facts)
+    return export.Job(model.model, n, seed, first, classes, chosen, facts)
+
+
+def _drawn(
+    job: export.Job, path: Path, out: Path | None, grid: Path | None, npz: Path | None, display: Display
+) -> list[Path]:
+    """Draw the images into a folder, by all processes, and what else is asked for by the first."""
     if out is None and grid is None and npz is None:
-        grid = path / (f"samples-{seed}.png" if first == 0 else f"samples-{seed}-from-{first}.png")
+        grid = path / (f"samples-{job.seed}.png" if job.first == 0 else f"samples-{job.seed}-from-{job.first}.png")
     folder = out or export.parts_folder(job, grid or npz or path)
     done = export.to_folder(job, folder, lambda done, total: display.count("images", done, total))
-    if grid is not None:
-        export.write_grid(job, folder, grid)
-    if npz is not None:
-        export.write_npz(job, folder, npz)
-    if out is None:
-        shutil.rmtree(folder)
+
+    def finish() -> None:
+        if grid is not None:
+            export.write_grid(job, folder, grid)
+        if npz is not None:
+            export.write_npz(job, folder, npz)
+        if out is None:
+            shutil.rmtree(folder)
+
+    processes.by_first(finish)
     places = [place for place in (out, grid, npz) if place is not None]
     speed = done.drawn / done.seconds if done.drawn else 0.0
     kept = f"; {done.kept} were there already" if done.kept else ""

@@ -20,7 +20,7 @@ from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
 from calotype.data.stream import Stream
-from calotype.display import Display, PlainDisplay, packing_on
+from calotype.display import Display, for_process, packing_on
 from calotype.errors import ConfigError, RunError
 from calotype.images import grid, write_png
 from calotype.judging import Judge
@@ -88,7 +88,7 @@ def train(
     if go_on and out is None:
         raise ConfigError("what is to go on has to be found: give its place, --out, or leave out --go-on")
     chosen = settings or {}
-    with processes.joined(), _shown(display) as shown:
+    with processes.joined(), for_process(display, processes.is_first()) as shown:
         # One that was started again tells the others: what is on another machine may be there for the first time.
         if processes.any_of(int(go_on or processes.is_restarted())) and out is not None and _is_run(Path(out)):
             if go_on:
@@ -112,7 +112,7 @@ def begin(
     display: Display | None = None,
 ) -> Run:
     """Choose what `train` would train, and make its run directory; `resume` trains it. As for `train`."""
-    with processes.joined(), _shown(display) as shown:
+    with processes.joined(), for_process(display, processes.is_first()) as shown:
         return _begun(family_name, data, budget, out, None, size, device, settings or {}, recipe, None, shown).run
 
 
@@ -250,7 +250,7 @@ def resume(
         CalotypeError: for a path that is no run, data that has changed, or anything else the user can mend.
     """
     run = Run.open(Path(path))
-    with processes.joined(), _shown(display) as shown:
+    with processes.joined(), for_process(display, processes.is_first()) as shown:
         dividing.check(shard)
         torch_device = devices.choose(processes.local_device(device))
         _set_up_process(run.config.training.threads)
@@ -263,11 +263,6 @@ def resume(
 
 
 # -- before training
-
-
-def _shown(display: Display | None) -> Display:
-    """Where to show progress: of several processes the first does."""
-    return (display or PlainDisplay()) if processes.is_first() else PlainDisplay(write=lambda text: None)
 
 
 def _is_run(path: Path) -> bool:

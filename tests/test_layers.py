@@ -18,7 +18,7 @@ LAYERS = [
     {"errors"},
     {"rng", "images", "config", "display", "devices", "processes", "signals", "mirror", "caches"},
     {"dividing"},
-    {"model", "curves", "optimizers", "distributions"},
+    {"model", "curves", "optimizers", "distributions", "leading"},
     {"nn", "data"},
     {"families"},
     {"trainer", "sampling", "checkpoints", "latents", "baselines", "scaling"},

@@ -169,8 +169,8 @@ def test_other_commands_are_for_one_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert cli.main(["sample", "run"]) == 2
-    assert "sample runs in one process: start it without torchrun" in capsys.readouterr().err
+    assert cli.main(["complete", "run", "photos"]) == 2
+    assert "complete runs in one process: start it without torchrun" in capsys.readouterr().err
 
 
 def worker(run: Path, rank: int) -> int:

@@ -494,19 +494,18 @@ def evaluate(
     from calotype import evaluation_job
     from calotype.display import for_stream
 
-    with for_stream() as display:
-        evaluation_job.run(
-            subject,
-            data=data,
-            n=n or 0,
-            seed=seed,
-            network=features,
-            checkpoint=checkpoint,
-            options=set,
-            device=device,
-            out=out,
-            display=display,
-        )
+    evaluation_job.run(
+        subject,
+        data=data,
+        n=n or 0,
+        seed=seed,
+        network=features,
+        checkpoint=checkpoint,
+        options=set,
+        device=device,
+        out=out,
+        display=for_stream(),
+    )
     return 0
 
 
@@ -723,7 +722,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "demo": demo,
 }
 DEMO_IMAGES = 500  # per set: enough to tell the families apart
-TOGETHER = ("train", "sample")  # what several processes can do together
+TOGETHER = ("train", "sample", "evaluate", "compare", "demo")  # what several processes can do together
 
 
 def _refuse_beside_resume(

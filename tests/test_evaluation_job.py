@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import calotype
-from calotype import cli, evaluation_job
+from calotype import cli, drawing
 from calotype.data import DataConfig, prepare
 from calotype.errors import ConfigError, DataError
 from calotype.evaluation import classifier, controls, features
@@ -266,4 +266,4 @@ def test_training_takes_as_long_as_it_takes_whatever_the_clock_says() -> None:
         {"event": "resumed", "time": 10.0, "elapsed": 1.0},
         {"event": "finished", "time": 11.0, "elapsed": 4.0},
     ]
-    assert evaluation_job._seconds(log) == 3.0 + 3.0
+    assert drawing._seconds(log) == 3.0 + 3.0

@@ -23,7 +23,7 @@ LAYERS = [
     {"families"},
     {"trainer", "sampling", "checkpoints", "latents", "baselines", "scaling"},
     {"runs", "export", "evaluation"},
-    {"plan", "judging"},
+    {"plan", "judging", "drawing"},
     {"loop", "request", "given", "stages"},
     {"training", "sampling_job", "completion_job", "latent_job", "evaluation_job", "scaling_job", "launching"},
     {"comparison_job"},

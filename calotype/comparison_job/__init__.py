@@ -15,14 +15,14 @@ from typing import Any
 
 from torch import Tensor
 
-from calotype import __version__, training
+from calotype import __version__, processes, training
 from calotype.baselines import BASELINES
-from calotype.comparison_job.job import CONFIG, HELD_OUT, CompareConfig, Job, kept, read
+from calotype.comparison_job.job import CONFIG, HELD_OUT, CompareConfig, Job, cannot_be_written, kept, read
 from calotype.comparison_job.measure import measure_all
 from calotype.comparison_job.train import planned, train_all
 from calotype.config import plain, write_toml
 from calotype.data import DataConfig, PackedDataset, prepare
-from calotype.display import Display, PlainDisplay, packing_on
+from calotype.display import Display, for_process, packing_on
 from calotype.errors import ConfigError, RunError
 from calotype.evaluation import features as feature_networks
 from calotype.evaluation.comparison import Comparison
@@ -35,6 +35,7 @@ from calotype.request import DEFAULT_BUDGET, data_config
 __all__ = ["CompareConfig", "compare", "resume"]
 
 PAGE = "comparison.html"
+REMEDY = "What is finished is kept: go on with `calotype compare --resume`"
 
 
 def compare(
@@ -76,76 +77,111 @@ def compare(
     Raises:
         CalotypeError: for anything the user can mend.
     """
-    with display or PlainDisplay() as shown:
-        if recipe is not None:
-            asked = {"data": data, "budget": budget, "families": families, "size": size, "settings": settings, "n": n}
-            asked |= {"seed": seed, "baselines": baselines is not None, "threads": threads}
-            idle = [name for name, value in asked.items() if value] + (["features"] if features != "EffLite0" else [])
-            if idle:
-                raise ConfigError(f"a recipe says what is compared, and how: leave out {', '.join(idle)}")
-            config, data = read(Path(recipe))
-            config = replace(config, recipe=str(recipe))
-        else:
-            config = CompareConfig(
-                budget=budget or DEFAULT_BUDGET,
-                families=tuple(families) or tuple(FAMILIES),
-                baselines=tuple(BASELINES if baselines is None else baselines),
-                n=n,
-                seed=seed,
-                features=features,
-                threads=threads,
-            )
-        chosen = data_config(data, size, settings or {})
-        feature_networks.network(config.features)  # before training, and not after
-        path = Path(out) if out is not None else training.new_place(chosen.source, "compare")
-        if (path / CONFIG).exists():
-            raise RunError(
-                f"{path} is already a comparison: go on with `calotype compare --resume {quote(str(path))}`, or choose "
-                "another --out"
-            )
-        if path.exists() and (path.is_file() or any(path.iterdir())):
-            raise RunError(f"{path} exists and is not empty: choose another --out")
-        prepare(chosen, progress=packing_on(shown))  # before anything is made: what is wrong with the pictures
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            text = write_toml({"calotype": __version__} | plain(config) | {"data": plain(chosen)})
-            write_atomic(path / CONFIG, lambda file: file.write(text.encode()))
-        except OSError as error:
-            raise RunError(f"{path} cannot be made ({error}): choose another --out") from error
-        return _all(Job(path, config, chosen, device, shown))
+    with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
+        config, chosen = processes.agreed(
+            lambda: _asked(data, budget, families, size, settings or {}, n, seed, features, baselines, threads, recipe)
+        )
+        path = Path(processes.by_first(lambda: _place(out, chosen)))
+        # before anything is made: what is wrong with the pictures
+        processes.first_then_all(lambda: prepare(chosen, progress=packing_on(shown)))
+        job = Job(path, config, chosen, device, shown)
+        processes.by_first(lambda: _make(job))
+        return _all(job)
+
+
+def _asked(
+    data: str | Path | DataConfig,
+    budget: str | None,
+    families: Sequence[str],
+    size: str | None,
+    settings: Mapping[str, Any],
+    n: int,
+    seed: int,
+    features: str,
+    baselines: Sequence[str] | None,
+    threads: int,
+    recipe: str | Path | None,
+) -> tuple[CompareConfig, DataConfig]:
+    """What is compared, of which pictures, as given or as the recipe says. Raises CalotypeError."""
+    if recipe is not None:
+        asked = {"data": data, "budget": budget, "families": families, "size": size, "settings": settings, "n": n}
+        asked |= {"seed": seed, "baselines": baselines is not None, "threads": threads}
+        idle = [name for name, value in asked.items() if value] + (["features"] if features != "EffLite0" else [])
+        if idle:
+            raise ConfigError(f"a recipe says what is compared, and how: leave out {', '.join(idle)}")
+        config, data = read(Path(recipe))
+        config = replace(config, recipe=str(recipe))
+    else:
+        config = CompareConfig(
+            budget=budget or DEFAULT_BUDGET,
+            families=tuple(families) or tuple(FAMILIES),
+            baselines=tuple(BASELINES if baselines is None else baselines),
+            n=n,
+            seed=seed,
+            features=features,
+            threads=threads,
+        )
+    chosen = data_config(data, size, settings)
+    feature_networks.network(config.features)  # before training, and not after
+    return config, chosen
+
+
+def _place(out: str | Path | None, data: DataConfig) -> str:
+    """The directory to make. Raises RunError where something is there."""
+    path = Path(out) if out is not None else training.new_place(data.source, "compare")
+    if (path / CONFIG).exists():
+        raise RunError(
+            f"{path} is already a comparison: go on with `calotype compare --resume {quote(str(path))}`, or choose "
+            "another --out"
+        )
+    if path.exists() and (path.is_file() or any(path.iterdir())):
+        raise RunError(f"{path} exists and is not empty: choose another --out")
+    return str(path)
+
+
+def _make(job: Job) -> None:
+    try:
+        job.path.mkdir(parents=True, exist_ok=True)
+        text = write_toml({"calotype": __version__} | plain(job.config) | {"data": plain(job.data)})
+        write_atomic(job.path / CONFIG, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise RunError(f"{job.path} cannot be made ({error}): choose another --out") from error
 
 
 def resume(path: str | Path, *, device: str = "auto", display: Display | None = None) -> Comparison:
     """Go on with a comparison; what is finished is not done again. Raises CalotypeError."""
-    config, data = read(Path(path))
-    with display or PlainDisplay() as shown:
+    with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
+        config, data = processes.agreed(lambda: read(Path(path)))
         return _all(Job(Path(path), config, data, device, shown))
 
 
 def _all(job: Job) -> Comparison:
     try:
-        packed = prepare(job.data, progress=packing_on(job.shown))
+        packed = processes.first_then_all(lambda: prepare(job.data, progress=packing_on(job.shown)))
         runs = planned(job)
         train_all(job, runs)
         measure_all(job, packed)
-        comparison = _write(job, packed)
+        comparison = processes.first_then_all(lambda: _found(job))
+        processes.by_first(lambda: _write(job, packed, comparison))
     except Interrupted as error:
         stopped = RunError(f"stopped and saved. Continue with: calotype compare --resume {quote(str(job.path))}")
         stopped.exit_status = error.exit_status
         raise stopped from error
     except OSError as error:
-        raise RunError(
-            f"{job.path} cannot be written ({error}). Make room, then continue with: calotype compare --resume "
-            f"{quote(str(job.path))}"
-        ) from error
+        raise cannot_be_written(job, error) from error
     return comparison
 
 
-def _write(job: Job, packed: PackedDataset) -> Comparison:
+def _found(job: Job) -> Comparison:
     named = [*job.config.families, *job.config.baselines]
     entries = [kept(job.entry(name)) for name in named if job.entry(name).exists()]
     about = next((dict(entry.report.data) for entry in entries if entry.report), {"source": job.data.source})
-    found = Comparison(about, entries, job.command)
+    return Comparison(about, entries, job.command)
+
+
+def _write(job: Job, packed: PackedDataset, found: Comparison) -> None:
+    """The table and the page. Raises RunError."""
+    named = [*job.config.families, *job.config.baselines]
     spec, samples, links = packed.spec, dict[str, Tensor](), dict[str, str]()
     for name in (HELD_OUT, *named):
         place = job.entry(name).with_suffix(".png")
@@ -153,8 +189,10 @@ def _write(job: Job, packed: PackedDataset) -> Comparison:
             samples[name] = cells(read_png(place), spec.height, spec.width)
         if (job.path / name / "evaluation.html").exists():
             links[name] = f"{name}/evaluation.html"
-    found.save(job.path / "comparison.json")
     text = page(found, samples, links)
-    write_atomic(job.path / PAGE, lambda file: file.write(text.encode()))
+    try:
+        found.save(job.path / "comparison.json")
+        write_atomic(job.path / PAGE, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise cannot_be_written(job, error) from error
     job.shown.message(f"\n{found.text()}\n\ntable: {job.path / 'comparison.json'}\npage: {job.path / PAGE}")
-    return found

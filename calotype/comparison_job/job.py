@@ -7,7 +7,7 @@ page. What is there is not done again, so that a comparison that was stopped goe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from calotype import processes
 from calotype.baselines import BASELINES
 from calotype.config import build, read_toml
 from calotype.data import DataConfig
@@ -24,7 +25,6 @@ from calotype.errors import CalotypeError, ConfigError, RunError
 from calotype.evaluation.comparison import Entry
 from calotype.evaluation.report import Report
 from calotype.images import grid, write_atomic, write_png
-from calotype.loop import Interrupted
 from calotype.plan import Budget
 from calotype.runs import family
 
@@ -79,6 +79,16 @@ class Job(NamedTuple):
         """Where what was found of a model or a method is kept."""
         return self.path / "entries" / f"{name}.json"
 
+    def waiting(self, names: Sequence[str]) -> list[str]:
+        """Those of which nothing is found yet, as the first of several processes sees it."""
+        return processes.by_first(lambda: [name for name in names if not self.entry(name).exists()])
+
+    def begun(self) -> list[str]:
+        """The families that have a run directory, likewise."""
+        return processes.by_first(
+            lambda: [name for name in self.config.families if (self.path / name / "config.toml").exists()]
+        )
+
     @property
     def command(self) -> str:
         """That repeats it."""
@@ -97,25 +107,40 @@ def read(path: Path) -> tuple[CompareConfig, DataConfig]:
 
 @contextmanager
 def going_on(job: Job, name: str, kind: str = "model") -> Iterator[None]:
-    """What goes wrong with one of them is written down, and the others go on."""
+    """What goes wrong with one of them is written down, and the others go on.
+
+    Where the command is to stop, or others of several processes are lost, it does not go on.
+    """
     try:
         yield
-    except Interrupted:
-        raise
     except CalotypeError as error:
-        keep(job, Entry(name, kind, None, failure=str(error)))
+        if error.exit_status != CalotypeError.exit_status:
+            raise
+        failed = Entry(name, kind, None, failure=str(error))
+        processes.by_first(lambda: keep(job, failed))
         job.shown.message(f"{name} failed: {error}\nthe others go on")
 
 
 def keep(job: Job, entry: Entry, samples: Tensor | None = None, real: Tensor | None = None) -> None:
-    """Write what was found, so that it is not found again."""
+    """Write what was found, so that it is not found again. Raises RunError."""
     place = job.entry(entry.name)
-    place.parent.mkdir(exist_ok=True)
-    for name, images in ((entry.name, samples), (HELD_OUT, real)):
-        if images is not None:
-            write_png(place.with_name(f"{name}.png"), grid(images[:SHOWN], 8))
     told = asdict(entry) | {"report": entry.report.as_dict() if entry.report else None}
-    write_atomic(place, lambda file: file.write(json.dumps(told, allow_nan=False).encode()))
+    try:
+        place.parent.mkdir(exist_ok=True)
+        for name, images in ((entry.name, samples), (HELD_OUT, real)):
+            if images is not None:
+                write_png(place.with_name(f"{name}.png"), grid(images[:SHOWN], 8))
+        write_atomic(place, lambda file: file.write(json.dumps(told, allow_nan=False).encode()))
+    except OSError as error:
+        raise cannot_be_written(job, error) from error
+
+
+def cannot_be_written(job: Job, error: OSError) -> RunError:
+    """What is said where a comparison has no room."""
+    return RunError(
+        f"{job.path} cannot be written ({error}). Make room, then continue with: calotype compare --resume "
+        f"{quote(str(job.path))}"
+    )
 
 
 def kept(path: Path) -> Entry:

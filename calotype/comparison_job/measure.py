@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 
-from calotype import evaluation_job
+from calotype import drawing, evaluation_job, processes
 from calotype.baselines import BASELINES
 from calotype.baselines.baseline import Baseline
 from calotype.comparison_job.job import Job, going_on, keep
@@ -14,8 +15,11 @@ from calotype.data import PackedDataset
 from calotype.evaluation import controls
 from calotype.evaluation import features as feature_networks
 from calotype.evaluation.comparison import Entry
+from calotype.evaluation.features import FeatureNetwork
+from calotype.evaluation.likelihood import asked, likelihoods
 from calotype.evaluation.protocol import Outcome, Subject, evaluated
 from calotype.evaluation.report import Value
+from calotype.leading import Help, led
 from calotype.model import Completable, Encodable, HasLikelihood
 from calotype.rng import Noise, fold
 from calotype.runs import Run, load
@@ -27,20 +31,15 @@ CHECKPOINT = "best"
 
 def measure_all(job: Job, packed: PackedDataset) -> None:
     """Measure those that are not measured yet."""
-    for name in job.config.families:
-        if job.entry(name).exists() or not (job.path / name / "config.toml").exists():
-            continue
-        with going_on(job, name):
-            _measure_run(job, packed, Run.open(job.path / name))
-    known = packed.read(packed.train) if any(not job.entry(b).exists() for b in job.config.baselines) else None
-    for name in job.config.baselines:
-        if not job.entry(name).exists() and known is not None:
-            job.shown.message(f"-- {name}: {BASELINES[name].told}")
-            with going_on(job, name, "baseline"):
-                started = time.perf_counter()
-                fitted = BASELINES[name](known)
-                outcome = _of_baseline(job, name, fitted, packed, time.perf_counter() - started)
-                keep(job, Entry(name, "baseline", outcome.report), outcome.samples, outcome.real)
+    begun = job.begun()
+    for name in job.waiting(job.config.families):
+        if name in begun:
+            with going_on(job, name):
+                _measure_run(job, packed, Run.open(job.path / name))
+    for name in job.waiting(job.config.baselines):
+        job.shown.message(f"-- {name}: {BASELINES[name].told}")
+        with going_on(job, name, "baseline"):
+            _measure_baseline(job, packed, name)
 
 
 def _measure_run(job: Job, packed: PackedDataset, run: Run) -> None:
@@ -57,9 +56,14 @@ def _measure_run(job: Job, packed: PackedDataset, run: Run) -> None:
         device=job.device,
         display=job.shown,
     )
-    evaluation_job.write(outcome, run.path / "evaluation.json", run, CHECKPOINT, job.device)
-    off, completes = _edits(job, packed, run)
-    keep(job, Entry(name, "model", outcome.report, off=off, completes=completes), outcome.samples, outcome.real)
+
+    def finish() -> None:
+        found = evaluation_job.of_first(outcome)
+        evaluation_job.write(found, run.path / "evaluation.json", run, CHECKPOINT, job.device)
+        off, completes = _edits(job, packed, run)
+        keep(job, Entry(name, "model", found.report, off=off, completes=completes), found.samples, found.real)
+
+    processes.by_first(finish)
 
 
 def _edits(job: Job, packed: PackedDataset, run: Run) -> tuple[float | None, bool]:
@@ -74,14 +78,31 @@ def _edits(job: Job, packed: PackedDataset, run: Run) -> tuple[float | None, boo
     return float((back.double() - batch.images.double()).abs().mean()), isinstance(model, Completable)
 
 
-def _of_baseline(job: Job, name: str, fitted: Baseline, packed: PackedDataset, seconds: float) -> Outcome:
+def _measure_baseline(job: Job, packed: PackedDataset, name: str) -> None:
+    """The first of several processes fits it and draws; features are taken by all."""
+    network = processes.agreed(lambda: feature_networks.network(job.config.features))
+
+    def lead(helped: Help) -> None:
+        known, started = packed.read(packed.train), time.perf_counter()
+        fitted = BASELINES[name](known)
+        seconds = time.perf_counter() - started
+        by_all = replace(network, spread=lambda parts: helped("features", parts))
+        outcome = _of_baseline(job, name, fitted, packed, seconds, by_all)
+        keep(job, Entry(name, "baseline", outcome.report), outcome.samples, outcome.real)
+
+    led(lead, {"features": network.rows})
+
+
+def _of_baseline(
+    job: Job, name: str, fitted: Baseline, packed: PackedDataset, seconds: float, network: FeatureNetwork
+) -> Outcome:
     """A classical method by the same protocol."""
     seed, shown = job.config.seed, job.shown
-    n = evaluation_job.images_per_set(job.config.n, packed)
-    labels, sets = evaluation_job.proportional(packed, seed), []
+    n = drawing.images_per_set(job.config.n, packed)
+    labels, sets = drawing.proportional(packed, seed), []
     told = None if labels is None else torch.tensor([labels(i) for i in range(n)])
     started = time.perf_counter()
-    for s in range(seed, seed + evaluation_job.SEEDS):
+    for s in range(seed, seed + drawing.SEEDS):
         parts = []
         for first in range(0, n, AT_ONCE):
             indices = range(first, min(n, first + AT_ONCE))
@@ -89,17 +110,18 @@ def _of_baseline(job: Job, name: str, fitted: Baseline, packed: PackedDataset, s
             parts.append(fitted.sample(noise, None if told is None else told[list(indices)]))
             shown.count(f"samples of seed {s}", first, n)
         sets.append(torch.cat(parts))
-    drawn = evaluation_job.SEEDS * n / (time.perf_counter() - started)
+    drawn = drawing.SEEDS * n / (time.perf_counter() - started)
     bits: list[Value] = []
     if isinstance(fitted, HasLikelihood):
-        bits = evaluation_job.likelihoods(fitted.bits_per_dim, packed, seed, shown)
+        ask = asked(fitted.bits_per_dim, packed, seed)
+        bits = likelihoods(lambda parts: map(ask, parts), packed, seed, shown)
     subject = Subject(
         sets,
         told,
-        tuple(range(seed, seed + evaluation_job.SEEDS)),
+        tuple(range(seed, seed + drawing.SEEDS)),
         {"kind": "baseline", "name": name, "told": fitted.told},
         {"seconds of training": round(seconds, 1), "samples per second": drawn},
         bits,
         (),
     )
-    return evaluated(subject, packed, feature_networks.network(job.config.features), seed, job.command, shown)
+    return evaluated(subject, packed, network, seed, job.command, shown)

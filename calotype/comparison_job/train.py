@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from calotype import devices, evaluation_job, scaling_job, training
+from calotype import devices, drawing, processes, scaling_job, training
 from calotype.comparison_job.job import Job, going_on
 from calotype.errors import RunError
 from calotype.plan import Budget
@@ -32,8 +32,9 @@ def planned(job: Job) -> list[Run]:
         f"{len(job.config.families)} families, each with a budget of {job.config.share}, and "
         f"{len(job.config.baselines)} classical methods; measuring them comes on top\ndirectory: {job.path}"
     )
-    for name in job.config.families:
-        if job.entry(name).exists() or (job.path / name / "config.toml").exists():
+    begun = job.begun()
+    for name in job.waiting(job.config.families):
+        if name in begun:
             continue
         settings: dict[str, dict[str, Any]] = {"training": {"seed": job.config.seed}}
         if job.config.threads:
@@ -50,8 +51,9 @@ def planned(job: Job) -> list[Run]:
                 device=job.device,
                 display=job.shown,
             )
-    runs = [Run.open(job.path / name) for name in job.config.families if (job.path / name / "config.toml").exists()]
-    job.shown.message(_plan(runs, str(devices.choose(job.device))))
+    begun = job.begun()
+    runs = processes.agreed(lambda: [Run.open(job.path / name) for name in begun])
+    job.shown.message(processes.by_first(lambda: _plan(runs, str(devices.choose(job.device)))))
     return runs
 
 
@@ -69,14 +71,15 @@ def _plan(runs: Sequence[Run], device: str) -> str:
         rows.append([run.config.family, run.config.preset, size, images, time, memory, f"{disk:,.0f} MB", told])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(
-        [*lines, f"memory is on top of what the program takes, {evaluation_job.peak_memory():,} MB so far"]
-    )
+    program = f"memory is on top of what the program takes, {drawing.peak_memory():,} MB so far"
+    return "\n".join([*lines, program])
 
 
 def train_all(job: Job, runs: Sequence[Run]) -> None:
     """Train those that are not trained yet."""
-    waiting = [run for run in runs if not job.entry(run.path.name).exists() and not _is_trained(run)]
+    names = job.waiting([run.path.name for run in runs])
+    trained = processes.by_first(lambda: [run.path.name for run in runs if _is_trained(run)])
+    waiting = [run for run in runs if run.path.name in names and run.path.name not in trained]
     several = _devices(job.device)
     if len(several) > 1 and len(waiting) > 1:
         _train_apart(job, waiting, several)
@@ -92,7 +95,7 @@ def _is_trained(run: Run) -> bool:
 
 
 def _devices(asked: str) -> list[str]:
-    if asked != "auto" or torch.cuda.device_count() < 2:
+    if asked != "auto" or torch.cuda.device_count() < 2 or processes.size() > 1:
         return [asked]
     return [f"cuda:{k}" for k in range(torch.cuda.device_count())]
 

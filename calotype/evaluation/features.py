@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -43,18 +43,22 @@ class FeatureNetwork:
     resize: Callable[[Tensor, int], Tensor] = field(default_factory=lambda: smooth)
     standardised: bool = True  # features are brought to mean 0 and deviation 1 of the reference
     whole: bool = False  # all training images are the reference
+    spread: Callable[[Sequence[Tensor]], Iterable[Tensor]] | None = None  # `rows` of each, by several processes
 
-    @torch.no_grad()
     def features(self, images: Tensor, report: Report = lambda done, total: None) -> Tensor:
         """Features of uint8 images (N, C, H, W): float64 (N, D), on the CPU."""
-        found = []
-        for start in range(0, len(images), AT_ONCE):
-            found.append(self.run(self._fed(images[start : start + AT_ONCE])).double())
-            report(min(len(images), start + AT_ONCE), len(images))
+        found: list[Tensor] = []
+        parts, done = images.split(AT_ONCE), 0
+        for rows in self.spread(parts) if self.spread else map(self.rows, parts):
+            found.append(rows)
+            done += len(rows)
+            report(done, len(images))
         return torch.cat(found)
 
-    def _fed(self, images: Tensor) -> Tensor:
-        return self.resize(colours(images), self.side)
+    @torch.no_grad()
+    def rows(self, images: Tensor) -> Tensor:
+        """The same of as many images as there are in a call."""
+        return self.run(self.resize(colours(images.contiguous()), self.side)).double()
 
 
 def colours(images: Tensor) -> Tensor:

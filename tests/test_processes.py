@@ -1,8 +1,9 @@
-"""Several processes train as one does: the same steps, and an image's noise is its own."""
+"""Several processes train, draw and measure as one does: the same steps, and an image's noise is its own."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -163,6 +164,124 @@ def test_what_goes_wrong_is_said_once(by_two: tuple[Path, subprocess.CompletedPr
     assert done.returncode != 0
     assert done.stderr.count("is already a run") == 1
     assert "calotype/training.py" not in done.stderr  # no traceback of ours
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("count", "n"), [(2, 41), (3, 20)])  # three calls of 16 images, and two: fewer than processes
+def test_processes_draw_as_one_does(
+    count: int, n: int, by_two: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    def words(place: str) -> list[str]:
+        new = tmp_path / place
+        beside = ["--out", str(new / "images"), "--npz", str(new / "new.npz"), "--grid", str(new / "new.png")]
+        return ["sample", str(by_two[0]), "-n", str(n), "--seed", "3", *beside]
+
+    done = started(["-m", "calotype", *words("all")], count)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"{n} images in") == done.stdout.count("images: ") - 1 == 1
+    assert cli.main(words("one")) == 0
+    found = contents(tmp_path / "all" / "images")
+    assert len(found) == n + 1
+    assert found == contents(tmp_path / "one" / "images")
+    for name in ("new.npz", "new.png"):
+        assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_processes_measure_as_one_does(
+    by_two: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words(place: str) -> list[str]:
+        return ["evaluate", str(by_two[0]), "-n", "24", "--out", str(tmp_path / place)]
+
+    monkeypatch.setenv("CALOTYPE_CACHE", str(tmp_path / "cache of two"))  # nothing of either is left to the other
+    done = started(["-m", "calotype", *words("two.json")], 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report: ") == 1
+    monkeypatch.setenv("CALOTYPE_CACHE", str(tmp_path / "cache of one"))
+    assert cli.main(words("one.json")) == 0
+    two, one = (json.loads((tmp_path / name).read_text()) for name in ("two.json", "one.json"))
+    costs = two.pop("cost"), one.pop("cost")
+    assert two == one
+    assert [cost["processes"] for cost in costs] == [2, 1]
+    assert costs[0]["network calls per image"] == costs[1]["network calls per image"]
+    assert contents(tmp_path / "cache of two" / "features") == contents(tmp_path / "cache of one" / "features")
+
+
+# Each action says which process it was done by. What goes wrong goes wrong in one of them, and all go on with the next.
+LED = """
+import json, sys, torch
+from calotype import processes
+from calotype.errors import CalotypeError, ConfigError
+from calotype.leading import led
+
+def action(part):
+    if 100 in part and processes.rank() == 1:
+        raise ConfigError("100 in the second")
+    return torch.cat([torch.tensor([processes.rank()]), part]).double()
+
+def asked(parts, wrong=""):
+    def lead(helped):
+        assert processes.size() == 1
+        if wrong:
+            raise ConfigError(wrong)
+        return [rows.tolist() for rows in helped("act", parts)]
+    return lead
+
+cases = {
+    "many": asked([torch.arange(k) for k in range(1, 6)]),
+    "fewer": asked([torch.arange(2)]),
+    "none": asked([]),
+    "in the second": asked([torch.tensor([1]), torch.tensor([100]), torch.tensor([3])]),
+    "in the first": asked([], "in the first"),
+    "and after": asked([torch.arange(1), torch.arange(2)]),
+}
+with processes.joined():
+    found = {}
+    for name, lead in cases.items():
+        try:
+            found[name] = led(lead, {"act": action})
+        except CalotypeError as error:
+            found[name] = [type(error).__name__, str(error), error.exit_status]
+    with open(f"{sys.argv[1]}/{processes.rank()}.json", "w") as file:
+        json.dump(found, file)
+"""
+
+
+def test_what_the_first_leads_is_shared_out(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(LED)
+    done = started([str(tmp_path / "program.py"), str(tmp_path)], 3)
+    assert done.returncode == 0, done.stderr
+    first, *others = [json.loads((tmp_path / f"{k}.json").read_text()) for k in range(3)]
+    assert first["many"] == [[k % 3, *range(k + 1)] for k in range(5)]
+    assert first["fewer"] == [[0, 0, 1]]
+    assert first["none"] == []
+    assert first["and after"] == [[0, 0], [1, 0, 1]]
+    for name in ("many", "fewer", "none", "and after"):
+        assert [other[name] for other in others] == [None, None]
+    stopped = ["StoppedElsewhere", "100 in the second", 2]
+    assert [one["in the second"] for one in (first, *others)] == [stopped, ["ConfigError", *stopped[1:]], stopped]
+    stopped = ["StoppedElsewhere", "in the first", 2]
+    assert [one["in the first"] for one in (first, *others)] == [["ConfigError", *stopped[1:]], stopped, stopped]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--labels", "A,ß"], "class 'ß' is unknown"),  # found by each
+        (["--out", str(Path(__file__).parent)], "is not empty and holds no samples of this job"),  # by the first
+    ],
+)
+def test_a_mistake_is_said_once(
+    words: list[str], told: str, by_two: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    done = started(["-m", "calotype", "sample", str(by_two[0]), *words], 2)
+    assert done.stderr.count(told) == 1
+    assert "exitcode  : 2 " in done.stderr
+    assert "exitcode  : 1 " not in done.stderr
+    assert "calotype/" not in done.stderr  # no traceback of ours
 
 
 def test_other_commands_are_for_one_process(

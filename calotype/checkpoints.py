@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,9 +29,14 @@ from torch import Tensor
 from calotype import processes
 from calotype.dividing import divided_as, divided_zeros, is_divided
 from calotype.errors import RunError
+from calotype.untrusted import brief, check_regular, read_json
 
 FORMAT = 1
 PARTS = ("model", "ema", "optimizers")
+SCORES = ("score", "held_out")  # among the facts; the first that is there says how good a checkpoint is
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_NAME = re.compile(r"[0-9]{12,18}")  # images seen; no run comes to more
+_FILE = re.compile(r"(model|ema|optimizers)(/[A-Za-z0-9_-]{1,80})?\.safetensors")  # alone, or a slice
 
 
 class DamagedCheckpoint(RunError):
@@ -161,11 +167,11 @@ def _finish(
 
 def found(parent: Path) -> list[Path]:
     """The checkpoints below `parent`, oldest first."""
-    return sorted(path for path in parent.glob("[0-9]*") if path.is_dir())
+    return sorted(path for path in parent.glob("[0-9]*") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What was kept with a checkpoint. Raises DamagedCheckpoint."""
+    """What was kept with a checkpoint: numbers by name, and None for some. Raises DamagedCheckpoint."""
     return _content(path)["facts"]
 
 
@@ -174,22 +180,37 @@ def digest(path: Path, name: str) -> str:
     return _content(path)["sha256"][f"{name}.safetensors"]
 
 
-def read_weights(path: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of one part of a checkpoint, `model` or `ema`, verified. Raises DamagedCheckpoint."""
-    return _part(path, name, _content(path)["sha256"])
+def read_weights(path: Path, name: str, wanted: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The tensors of one part of a checkpoint, `model` or `ema`, verified.
+
+    Args:
+        wanted: those of the network that they are for; what the files claim is compared with their names, shapes and
+            kinds of numbers before any tensor is read.
+
+    Raises:
+        DamagedCheckpoint: they are not what was written.
+        RunError: they are, but of another network.
+    """
+    return _part(path, name, _content(path)["sha256"], wanted)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The state_dict that was written, whole. Raises DamagedCheckpoint."""
+def read(path: Path, wanted: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    """The state_dict that was written, whole. Arguments and errors as of `read_weights`."""
     content = _content(path)
-    tensors = {name: _part(path, name, content["sha256"]) for name in PARTS}
-    return {**tensors, "counters": content["counters"], "optimizers": _unflatten(tensors["optimizers"])}
+    digests = content["sha256"]
+    weights = {name: _part(path, name, digests, wanted) for name in ("model", "ema")}
+    flat = _part(path, "optimizers", digests)
+    return {**weights, "counters": content["counters"], "optimizers": _unflatten(flat, path)}
 
 
-def verify(path: Path) -> None:
-    """Raise DamagedCheckpoint where files are not what was written."""
-    for name, digest in _content(path)["sha256"].items():
-        _check(path / name, digest)
+def verify(path: Path, wanted: Mapping[str, Tensor] | None = None) -> None:
+    """Look whether files are what was written. Arguments and errors as of `read_weights`."""
+    digests = _content(path)["sha256"]
+    for name in digests:
+        _check(path, name, digests)
+    if wanted is not None:
+        for part in ("model", "ema"):
+            _compare(path, part, digests, wanted)
 
 
 def read_divided(
@@ -215,7 +236,7 @@ def read_divided(
     filled = {"model": dict(weights), "ema": dict(averages), "optimizers": moments}
     for name, tensors in filled.items():
         _fill(path, name, tensors, alone=False)
-    return {**filled, "counters": _content(path)["counters"], "optimizers": _unflatten(moments)}
+    return {**filled, "counters": _content(path)["counters"], "optimizers": _unflatten(moments, path)}
 
 
 def remove(path: Path) -> None:
@@ -243,47 +264,80 @@ def _digest(path: Path) -> str:
     return digest
 
 
-def _check(path: Path, wanted: str) -> None:
+def _check(path: Path, name: str, digests: Mapping[str, str]) -> None:
+    """Raise DamagedCheckpoint where a file is not what was written."""
+    file = path / name
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DamagedCheckpoint(f"{path} cannot be read ({error})") from error
-    if digest != wanted:
-        raise DamagedCheckpoint(f"{path} is damaged: its checksum is not the one that was written")
+        check_regular(file)
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpoint(f"{file} cannot be read ({error})") from error
+    if digest != digests[name]:
+        raise DamagedCheckpoint(f"{file} is damaged: its checksum is not the one that was written")
 
 
-def _part(path: Path, name: str, digests: Mapping[str, str]) -> dict[str, Tensor]:
+def _files(name: str, digests: Mapping[str, str]) -> list[str]:
+    """Those of a part: one, or slices."""
+    return [file for file in digests if file == f"{name}.safetensors" or file.startswith(f"{name}/")]
+
+
+def _compare(path: Path, name: str, digests: Mapping[str, str], wanted: Mapping[str, Tensor]) -> None:
+    """Raise RunError where a part is of another network, DamagedCheckpoint where it cannot be told."""
+    found = {key: (tuple(shape), dtype in FLOATS) for key, (shape, dtype) in _layout(path, name).items()}
+    told = {key: (tuple(tensor.shape), tensor.is_floating_point()) for key, tensor in wanted.items()}
+    odd = sorted(key for key in found.keys() | told.keys() if found.get(key) != told.get(key))
+    if not odd:
+        return
+    for file in _files(name, digests):
+        _check(path, file, digests)  # a bit of the file's head may have flipped
+    raise RunError(
+        f"{path / name}.safetensors is not of the network that config.toml describes: {len(odd)} tensors differ, such "
+        f"as {brief(odd[0])}. Restore config.toml, or the checkpoints that were made with it"
+    )
+
+
+def _part(
+    path: Path, name: str, digests: Mapping[str, str], wanted: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """The tensors of a part, of one file or put together from slices, when its files are as they were written."""
-    alone = f"{name}.safetensors"
-    if alone in digests:
-        _check(path / alone, digests[alone])
+    if wanted is not None:
+        _compare(path, name, digests, wanted)
+    files = _files(name, digests)
+    for file in files:
+        _check(path, file, digests)
+    if files == [f"{name}.safetensors"]:
         try:
-            return load_file(path / alone)
-        except (OSError, SafetensorError) as error:
-            raise DamagedCheckpoint(f"{path / alone} cannot be read ({error})") from error
-    slices = [file for file in digests if file.startswith(f"{name}/")]
-    if not slices:
-        raise DamagedCheckpoint(f"{path} has no {alone}")
-    for file in slices:
-        _check(path / file, digests[file])
+            return load_file(path / files[0])
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise DamagedCheckpoint(f"{path / files[0]} cannot be read ({error})") from error
     tensors = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in _layout(path, name).items()}
     _fill(path, name, tensors, alone=True)
     return tensors
 
 
 def _layout(path: Path, name: str) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """The shapes and types of the tensors of a part."""
+    """The shapes and types of the tensors of a part, as its files claim. Raises DamagedCheckpoint."""
     if (path / name).is_dir():
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
         from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-        known = HuggingFaceStorageReader(str(path / name)).read_metadata().state_dict_metadata
+        try:
+            for file in (path / name).iterdir():
+                check_regular(file)
+            known = HuggingFaceStorageReader(str(path / name)).read_metadata().state_dict_metadata
+        except (OSError, ValueError, KeyError, TypeError, AssertionError, SafetensorError) as error:
+            raise DamagedCheckpoint(f"{path / name} cannot be read ({error})") from error
         entries = {key: entry for key, entry in known.items() if isinstance(entry, TensorStorageMetadata)}
         return {key: (entry.size, entry.properties.dtype) for key, entry in entries.items()}
-    with safe_open(path / f"{name}.safetensors", "pt") as file:
-        tensors = ((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118, as it is no mapping
-        return {key: (tensor.shape, tensor.dtype) for key, tensor in tensors}
+    file = path / f"{name}.safetensors"
+    try:
+        check_regular(file)
+        with safe_open(file, "pt") as opened:
+            tensors = ((key, opened.get_tensor(key)) for key in opened.keys())  # noqa: SIM118, as it is no mapping
+            return {key: (tensor.shape, tensor.dtype) for key, tensor in tensors}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"{file} cannot be read ({error})") from error
 
 
 def _fill(path: Path, name: str, tensors: dict[str, Tensor], alone: bool) -> None:
@@ -310,16 +364,36 @@ def _fill(path: Path, name: str, tensors: dict[str, Tensor], alone: bool) -> Non
 
 
 def _content(path: Path) -> dict[str, Any]:
+    file = path / "state.json"
     try:
-        content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        content = read_json(file)
         stated = content.pop("sha256_state")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise DamagedCheckpoint(f"{path / 'state.json'} cannot be read ({error})") from error
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DamagedCheckpoint(f"{file} cannot be read ({error})") from error
     if stated != _digest_of(content):
-        raise DamagedCheckpoint(f"{path / 'state.json'} is damaged: its checksum is not the one that was written")
-    if content["format"] != FORMAT:
-        raise RunError(f"{path} has checkpoint format {content['format']}, this calotype reads {FORMAT}: update it")
+        raise DamagedCheckpoint(f"{file} is damaged: its checksum is not the one that was written")
+    if content.get("format") != FORMAT:
+        raise RunError(
+            f"{path} has checkpoint format {brief(content.get('format'))}, this calotype reads {FORMAT}: update it"
+        )
+    if not _is_whole(content):
+        raise DamagedCheckpoint(f"{file} does not hold what a checkpoint does, though its checksum is right")
     return content
+
+
+def _is_whole(content: Mapping[str, Any]) -> bool:
+    """Whether the facts are numbers, the checksums texts, and the counters whole numbers."""
+    facts, digests, counters = (content.get(name) for name in ("facts", "sha256", "counters"))
+    if not (isinstance(facts, dict) and isinstance(digests, dict) and isinstance(counters, dict)):
+        return False
+    counted = [n for value in counters.values() for n in (value.values() if isinstance(value, dict) else [value])]
+    return (
+        all(facts.get(name) is None or type(facts[name]) in (int, float) for name in SCORES)
+        and all(_FILE.fullmatch(name) and isinstance(digest, str) for name, digest in digests.items())
+        and all(_files(name, digests) for name in PARTS)
+        and "ema.safetensors" in digests
+        and all(type(n) is int and n >= 0 for n in counted)
+    )
 
 
 def _digest_of(content: Mapping[str, Any]) -> str:
@@ -350,9 +424,12 @@ def _flatten(optimizers: Mapping[str, Mapping[int, Mapping[str, Tensor]]]) -> di
     }
 
 
-def _unflatten(flat: Mapping[str, Tensor]) -> dict[str, dict[int, dict[str, Tensor]]]:
+def _unflatten(flat: Mapping[str, Tensor], path: Path) -> dict[str, dict[int, dict[str, Tensor]]]:
     nested: dict[str, dict[int, dict[str, Tensor]]] = {}
     for name, value in flat.items():
-        player, index, key = name.split("|")
+        player, _, rest = name.partition("|")
+        index, _, key = rest.partition("|")
+        if not re.fullmatch("[0-9]{1,9}", index):
+            raise DamagedCheckpoint(f"{path / 'optimizers.safetensors'} has moments of no parameter, {brief(name)}")
         nested.setdefault(player, {}).setdefault(int(index), {})[key] = value
     return nested

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import tomllib
+import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from calotype.errors import ConfigError
+from calotype.untrusted import LARGEST, NotPlain, brief, parse_toml, read_text
 
 T = TypeVar("T")
 
@@ -19,14 +20,14 @@ T = TypeVar("T")
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist: give the path of a recipe or of a run's config.toml") from error
-    except OSError as error:
+    except (OSError, NotPlain) as error:
         raise ConfigError(
             f"{path} cannot be read ({error}): give the path of a recipe or of a run's config.toml"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML and UTF-8 too
         raise ConfigError(f"{path} is not valid TOML ({error}): mend or restore the file") from error
 
 
@@ -59,6 +60,8 @@ def build(cls: type[T], values: Mapping[str, Any], section: str) -> T:
     Raises:
         ConfigError: for an unknown key, a missing one, or a value of the wrong type.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{section} is {brief(values)}, but it is a section: write [{section}] and its entries")
     hints = get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
@@ -107,8 +110,8 @@ def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 def _read_literal(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text.strip()}")["value"]
+    except ValueError:
         return text.strip()
 
 
@@ -136,18 +139,24 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         allowed = [option for option in get_args(hint) if option is not type(None)]
+        if value is None and len(allowed) < len(get_args(hint)):
+            return None
         return _convert(value, allowed[0], name)
     if origin is Literal:
         if value not in get_args(hint):
             choices = ", ".join(map(repr, get_args(hint)))
-            raise ConfigError(f"{name} is {value!r}: choose one of {choices}")
+            raise ConfigError(f"{name} is {brief(value)}: choose one of {choices}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{name} is {value!r}, but it is a list: write [{value}]")
+            raise ConfigError(f"{name} is {brief(value)}, but it is a list: write [{brief(value)}]")
         return tuple(_convert(entry, get_args(hint)[0], name) for entry in value)
+    if isinstance(value, int) and not -LARGEST <= value < LARGEST:
+        raise ConfigError(f"{name} is {brief(value)}, but numbers have at most 64 bits: give a smaller one")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{name} is {value!r}, but it has to be of type {hint.__name__}")
+        raise ConfigError(f"{name} is {brief(value)}, but it has to be of type {hint.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} is {value}, but it has to be a finite number")
     return value

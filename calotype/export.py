@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from calotype import sampling
-from calotype.errors import RunError
-from calotype.images import grid, write_atomic, write_png
+from calotype.errors import DataError, RunError
+from calotype.images import grid, read_png, write_atomic, write_png
 from calotype.leading import Help, led
 from calotype.model import GenerativeModel
+from calotype.untrusted import read_json
 
 MANIFEST = "samples.json"
 
@@ -115,9 +115,13 @@ def _write_file(path: Path, folder: Path, write: Callable[[], None]) -> None:
 
 def _images(job: Job, folder: Path) -> torch.Tensor:
     try:
-        return torch.stack([_read(_file(folder, i)) for i in job.indices])
-    except OSError as error:
-        raise RunError(f"an image in {folder} cannot be read ({error}): remove it and repeat the command") from error
+        images = [read_png(_file(folder, i)) for i in job.indices]
+    except DataError as error:
+        raise RunError(f"an image in {folder} cannot be used: {error}, and repeat the command") from error
+    for i, image in zip(job.indices, images, strict=True):
+        if image.shape != job.model.spec.shape:
+            raise RunError(f"{_file(folder, i)} is not of the model: remove it, and repeat the command")
+    return torch.stack(images)
 
 
 def _claim(job: Job, folder: Path) -> None:
@@ -128,7 +132,7 @@ def _claim(job: Job, folder: Path) -> None:
         for left in [*folder.glob(f".{MANIFEST}.*.tmp"), *folder.glob(".[0-9]*.png.*.tmp")]:
             left.unlink()  # half-written when a job was killed
         if manifest.exists():
-            if json.loads(manifest.read_text(encoding="utf-8")) != json.loads(json.dumps(job.identity())):
+            if read_json(manifest) != json.loads(json.dumps(job.identity())):
                 raise RunError(f"{folder} holds samples of other settings (see its {MANIFEST}): choose another --out")
             return
         if any(folder.iterdir()):
@@ -148,9 +152,3 @@ def _write(folder: Path, indices: Sequence[int], images: torch.Tensor) -> None:
 
 def _file(folder: Path, index: int) -> Path:
     return folder / f"{index:06d}.png"
-
-
-def _read(path: Path) -> torch.Tensor:
-    with Image.open(path) as image:
-        array = np.array(image)
-    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from calotype.errors import DataError
+from calotype.untrusted import NotPlain, check_regular
+
+MOST_PIXELS = 1 << 28
+"""Of a file that is read back: a grid of 64 pictures of 2,000 pixels a side has fewer."""
 
 
 def to_unit(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -61,9 +66,20 @@ def write_png(path: Path, image: Tensor) -> None:
 
 
 def read_png(path: Path) -> Tensor:
-    """Read a PNG of 8 bits that `write_png` wrote: uint8 (C, H, W)."""
-    with Image.open(path) as image:
-        array = np.asarray(image)
+    """Read a PNG of 8 bits that `write_png` wrote: uint8 (C, H, W).
+
+    Raises:
+        DataError: it is no such file, or is larger than what calotype writes.
+    """
+    try:
+        check_regular(path)
+        with warnings.catch_warnings(), Image.open(path, formats=("PNG",)) as image:
+            warnings.simplefilter("ignore")  # about its size, which has a limit here
+            if image.width * image.height > MOST_PIXELS or image.mode not in ("L", "RGB", "RGBA"):
+                raise NotPlain(f"it is {image.width}x{image.height} of {image.mode}")
+            array = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read ({error}): restore it, or remove it") from error
     return torch.from_numpy(array.reshape(*array.shape[:2], -1).copy()).permute(2, 0, 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calotype.data.npy import DAMAGE, read_member
 from calotype.display import Display
 from calotype.errors import ConfigError, RunError
 from calotype.given import Given, given
@@ -17,6 +19,7 @@ from calotype.images import grid, write_atomic, write_png
 from calotype.model import Encodable
 from calotype.runs import TrainedModel, load
 from calotype.sampling import batch_size
+from calotype.untrusted import NotPlain, check_regular
 
 MOST = 64  # pictures on a sheet: more cannot be looked at
 
@@ -181,16 +184,27 @@ def _load(path: Path, checkpoint: str, device: str, display: Display) -> Trained
 
 def _read(path: Path) -> tuple[Tensor, Tensor | None]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            latents = torch.from_numpy(file["latents"].astype(np.float32))
-            labels = torch.from_numpy(file["labels"].astype(np.int64)) if "labels" in file else None
+        check_regular(path)
+        with zipfile.ZipFile(path) as archive:
+            latents = _numbers(archive, "latents", np.float32)
+            labels = _numbers(archive, "labels", np.int64) if "labels.npy" in archive.namelist() else None
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: give a file that calotype encode wrote") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise ConfigError(f"{path} has no latents ({error}): give a file that calotype encode wrote") from None
     if latents.ndim != 2 or not len(latents) or not bool(torch.isfinite(latents).all()):
         raise ConfigError(f"latents in {path} are {tuple(latents.shape)}: give finite numbers, a row for each picture")
     return latents, labels
+
+
+def _numbers(archive: zipfile.ZipFile, name: str, dtype: type[np.generic]) -> Tensor:
+    found = read_member(archive, name)
+    if found.dtype.kind not in "iuf":
+        raise NotPlain(f"{name} are of type {found.dtype}")
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # what has no place becomes infinite, or no class, and is refused
+        return torch.from_numpy(found.astype(dtype))
 
 
 def _parts(model: TrainedModel, found: Given) -> Iterator[Given]:

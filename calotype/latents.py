@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from calotype.errors import ConfigError
+from calotype.errors import ConfigError, RunError
 from calotype.model import (
     Batch,
     Bits,
@@ -51,6 +51,16 @@ class Latents:
     codes: int  # bytes are numbers of so many codes; 0: they are real numbers, from low to high
     low: tuple[float, ...] = ()  # the value of byte 0, of each channel
     high: tuple[float, ...] = ()  # of byte 255
+
+    def __post_init__(self) -> None:
+        fit = self.codes > 0 or len(self.low) in (1, self.channels)
+        if not 0 <= self.codes <= MOST_CODES or len(self.low) != len(self.high) or not fit:
+            raise ConfigError(
+                f"latents has {self.codes} codes, {len(self.low)} low and {len(self.high)} high ends, but there are up "
+                f"to {MOST_CODES} codes, or none and two ends for each channel: restore config.toml"
+            )
+        if not all(low < high for low, high in zip(self.low, self.high, strict=True)):
+            raise ConfigError("latents has a range whose low end is not below its high end: restore config.toml")
 
     def spec(self, num_classes: int) -> ImageSpec:
         """Of maps, for the second model."""
@@ -156,6 +166,16 @@ class LikelyLatentModel(LatentModel, HasLikelihood):
         if found.kind == "estimate" or not self._map_model.is_proper():
             kind = "estimate"
         return found._replace(per_image=bits, kind=kind, images=changed)
+
+
+def check_map(first: GenerativeModel, latents: Latents) -> None:
+    """Raise RunError where a model has not such maps of latents."""
+    wanted = (latents.channels, latents.height, latents.width, latents.codes)
+    if not isinstance(first, HasLatentMap) or tuple(first.latent_map()) != wanted:
+        raise RunError(
+            f"the first stage has no maps of {latents.width}x{latents.height} with {latents.channels} channels and "
+            f"{latents.codes} codes, which [latents] says: restore config.toml, or the first stage"
+        )
 
 
 def latent_model(first: GenerativeModel, second: GenerativeModel, latents: Latents) -> LatentModel:

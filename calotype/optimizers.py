@@ -113,3 +113,9 @@ def muon(player: nn.Module, rate: float, betas: Betas, decay: float) -> Sequence
 
 
 OPTIMIZERS: Mapping[str, Make] = {"adamw": adamw, "muon": muon}
+
+MOMENTS: Mapping[type[torch.optim.Optimizer], frozenset[str]] = {
+    torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    Muon: frozenset({"momentum"}),
+}
+"""What each remembers of a parameter, by name."""

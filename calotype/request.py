@@ -13,6 +13,7 @@ from calotype.errors import ConfigError
 from calotype.plan import OF_THE_PRESET, Budget
 from calotype.runs import family
 from calotype.trainer import TrainConfig
+from calotype.untrusted import brief
 
 DEFAULT_BUDGET = "30m"
 OF_THE_BUDGET = ("images", "checkpoint_every", "preview_every")  # what a budget decides in [training]
@@ -62,8 +63,11 @@ def request(
             raise ConfigError(f"{recipe} has an entry {name!r}, which is unknown{nearest(name, known)}")
         if name in sections(family_name) and not isinstance(base[name], Mapping):
             raise ConfigError(
-                f"{recipe}: {name} is {base[name]!r}, but it is a section: write [{name}] and its entries"
+                f"{recipe}: {name} is {brief(base[name])}, but it is a section: write [{name}] and its entries"
             )
+    for name in ("preset", "budget"):
+        if not isinstance(base.get(name, ""), str):
+            raise ConfigError(f"{recipe}: {name} is {brief(base[name])}, but it is a text: write it in quotes")
     kept = {name: dict(base.get(name, {})) for name in sections(family_name)}
     if "images" in settings.get("training", {}):
         images = settings["training"]["images"]
@@ -90,9 +94,11 @@ def request(
 def family_of(family_name: str, recipe: str | Path | None) -> str:
     """The family asked for, else that of the recipe. Raises ConfigError where there is neither."""
     name = family_name or (read_toml(Path(recipe)).get("family", "") if recipe is not None else "")
+    if not isinstance(name, str):
+        raise ConfigError(f"{recipe}: family is {brief(name)}, but it is a text: write it in quotes")
     if not name:
         raise ConfigError("no family is named: calotype train FAMILY DATA, such as calotype train diffusion photos/")
-    return str(name)
+    return name
 
 
 def sections(family_name: str) -> dict[str, type]:

@@ -21,19 +21,26 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from calotype import __version__, checkpoints, devices, processes, sampling
 from calotype.config import build, nearest, plain, read_toml, write_toml
 from calotype.data import DataConfig, PackedDataset
+from calotype.data.config import CHANNELS
+from calotype.data.decode import MAX_PIXELS
+from calotype.data.records import check_class_count
 from calotype.errors import ConfigError, DataError, RunError
 from calotype.families import FAMILIES
 from calotype.images import write_atomic
-from calotype.latents import Latents, latent_model
+from calotype.latents import Latents, check_map, latent_model
+from calotype.logs import read_records
 from calotype.model import GenerativeModel, ImageSpec
+from calotype.outlines import bounded
 from calotype.rng import fold, seeded
 from calotype.trainer import TrainConfig, Trainer
+from calotype.untrusted import brief
 
 FIRST = "first"  # in the run directory, the first of two stages
 KEPT = 3  # newest checkpoints, besides the best: one may be damaged, one may be from after things went wrong
@@ -52,6 +59,19 @@ class DatasetFacts:
     train: int  # images to learn from
     held_out: int  # images never trained on
     digest: str  # of the content
+
+    def __post_init__(self) -> None:
+        if self.channels not in CHANNELS or not 0 < self.height * self.width <= MAX_PIXELS or self.height < 1:
+            raise ConfigError(
+                f"dataset has pictures of {self.width}x{self.height} with {self.channels} channels, but they have 1, 3 "
+                f"or 4, and up to {MAX_PIXELS:,} pixels: restore config.toml"
+            )
+        check_class_count(len(self.class_names))
+        if min(self.train, self.held_out) < 1:
+            raise ConfigError(
+                f"dataset has {self.train} pictures to learn from and {self.held_out} held out, but there is one or "
+                "more of each: restore config.toml"
+            )
 
     @classmethod
     def of(cls, data: PackedDataset) -> DatasetFacts:
@@ -101,12 +121,12 @@ class RunConfig:
             if name not in values:
                 raise ConfigError(f"{path} has no {name}: it is not the config.toml of a run, or it was cut off")
         return cls(
-            family=values["family"],
-            preset=values.get("preset", ""),
-            budget=values.get("budget", ""),
+            family=_text(values, "family"),
+            preset=_text(values, "preset"),
+            budget=_text(values, "budget"),
             data=build(DataConfig, values["data"], "data"),
             dataset=build(DatasetFacts, values["dataset"], "dataset"),
-            model=build(family(values["family"]).Config, values["model"], "model"),
+            model=build(family(_text(values, "family")).Config, values["model"], "model"),
             training=build(TrainConfig, values["training"], "training"),
             latents=build(Latents, values["latents"], "latents") if "latents" in values else None,
         )
@@ -117,10 +137,23 @@ class RunConfig:
         pictures = self.dataset.spec
         return self.latents.spec(pictures.num_classes) if self.latents else pictures
 
+    def outline(self) -> GenerativeModel:
+        """The model without values, which takes no memory. Raises ConfigError where it would not fit in memory."""
+        with torch.device("meta"), seeded(0), bounded():
+            return family(self.family)(self.spec, self.model)
+
     def new_model(self) -> GenerativeModel:
-        """The untrained model of this run; always with the same initial weights."""
+        """The untrained model of this run; always with the same initial weights. Raises ConfigError as `outline`."""
+        self.outline()
         with seeded(fold(self.training.seed, "initial weights")):
             return family(self.family)(self.spec, self.model)
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    value = values.get(name, "")
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} is {brief(value)}, but it is a text: restore config.toml")
+    return value
 
 
 def family(name: str) -> type[GenerativeModel]:
@@ -210,10 +243,8 @@ class Run:
             raise RunError(f"{path} cannot be written ({error}): make room, then continue with --resume") from error
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The records of log.jsonl; lines cut off by a kill or a full disk are left out."""
-        path = self.path / "log.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        """The records of log.jsonl, but for lines that are none, such as one that a kill cut off."""
+        return read_records(self.path / "log.jsonl")
 
     def save(self, trainer: Trainer, facts: Mapping[str, Any]) -> None:
         """Write a checkpoint and remove those that are neither among the newest nor the best; of several processes the
@@ -236,7 +267,7 @@ class Run:
 
         All processes load the one that the first has found sound.
         """
-        name = processes.by_first(lambda: self._soundest(report))
+        name = processes.by_first(lambda: self._soundest(trainer.model.state_dict(), report))
         path = self.path / "checkpoints" / name
         if name and trainer.division is None:
             trainer.load_state_dict(checkpoints.read(path))
@@ -245,12 +276,12 @@ class Run:
             trainer.load_state_dict(checkpoints.read_divided(path, weights, trainer.averages, trainer.params))
         return bool(name)
 
-    def _soundest(self, report: Report) -> str:
+    def _soundest(self, wanted: Mapping[str, Tensor], report: Report) -> str:
         """The name of the newest checkpoint whose files are what was written, or nothing; others are put aside."""
         present = self.checkpoints()
         for path in reversed(present):
             try:
-                checkpoints.verify(path)
+                checkpoints.verify(path, wanted)
             except checkpoints.DamagedCheckpoint as error:
                 aside = path.with_name(f"damaged-{path.name}")
                 report(f"{error}; put aside as {aside.name}, trying the checkpoint before it")
@@ -279,7 +310,7 @@ class Run:
                 facts = checkpoints.facts(path)
             except checkpoints.DamagedCheckpoint:
                 continue
-            score = facts.get("score", facts.get("held_out"))
+            score = next((facts[name] for name in checkpoints.SCORES if name in facts), None)
             if score is not None and math.isfinite(score):
                 scored.append((score, -int(path.name), path))
         return min(scored)[2] if scored else None
@@ -295,13 +326,15 @@ class Run:
         Raises:
             RunError: when there is no such checkpoint, or no sound one.
         """
-        model = self.config.new_model()
+        wanted = self.config.outline().state_dict()
         for path in self._candidates(checkpoint):
             try:
-                model.load_state_dict(checkpoints.read_weights(path, "ema" if ema else "model"))
+                weights = checkpoints.read_weights(path, "ema" if ema else "model", wanted)
             except checkpoints.DamagedCheckpoint as error:
                 report(f"{error}; trying the checkpoint before it")
                 continue
+            model = self.config.new_model()
+            model.load_state_dict(weights)
             return path, self.whole(model, report).to_eval().to_channels_last()
         raise RunError(
             f"{self.path} has no sound checkpoint: continue it with `calotype train --resume {quote(str(self.path))}`"
@@ -311,12 +344,16 @@ class Run:
         """The first of two stages. Raises RunError where it is missing or another one."""
         latents = self.config.latents
         assert latents is not None
-        first = load(self.path / FIRST, device=device, report=report)
+        opened = Run.open(self.path / FIRST)
+        if opened.config.latents is not None:  # or a run could be its own first stage
+            raise RunError(f"{opened.path} is itself a model of latents: restore the first stage from {latents.run}")
+        first = load(opened, device=device, report=report)
         if first.digest != latents.weights:
             raise RunError(
                 f"{self.path / FIRST} is not the model on whose latents the run was trained: restore it from "
                 f"{latents.run}"
             )
+        check_map(first.model, latents)
         return first
 
     def whole(self, model: GenerativeModel, report: Report = print) -> GenerativeModel:

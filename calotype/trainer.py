@@ -23,15 +23,17 @@ from torch import Tensor, nn
 from calotype import dividing, processes
 from calotype.config import check_choice
 from calotype.data.batches import Batches
-from calotype.errors import ConfigError
+from calotype.errors import ConfigError, RunError
 from calotype.model import Batch, Loss, Trainable, Turn
-from calotype.optimizers import OPTIMIZERS
+from calotype.optimizers import MOMENTS, OPTIMIZERS
 from calotype.rng import Noise, fold
+from calotype.untrusted import brief
 
 # On a GPU bf16 adds small operations, and the time of smaller networks goes into starting those: of an H200's training
 # steps those of 21 M parameters were slower by a third, those of 56 M faster by a quarter.
 BF16_PARAMETERS = 40_000_000
 ON_COLLAPSE = ("say", "rollback")
+COUNTERS = ("step", "shift", "returns", "bad_turns", "micro_batch")  # what a checkpoint keeps of them
 NONFINITE_LIMIT = 3  # one bad batch is bad luck; three in a row are a state of the weights
 
 
@@ -141,6 +143,16 @@ def _cpu_capabilities() -> set[str]:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch says that memory ran out; on the CPU it does so by a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _fit(entry: Mapping[str, Tensor], param: nn.Parameter, owner: torch.optim.Optimizer | None) -> bool:
+    """Whether moments are what an optimizer remembers of a parameter."""
+    if owner is None or set(entry) != MOMENTS[type(owner)]:
+        return False
+    return all(
+        value.is_floating_point() and value.shape == (torch.Size() if key == "step" else param.shape)
+        for key, value in entry.items()
+    )
 
 
 Model = TypeVar("Model", bound=Trainable)
@@ -410,9 +422,14 @@ class Trainer(Generic[Model]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state_dict of a trainer with the same config."""
-        for name, value in state["counters"].items():
-            setattr(self, name, value)
+        """Continue from a state_dict of a trainer with the same config.
+
+        Raises:
+            RunError: its counters or moments are not those of such a trainer; nothing of it is taken then.
+        """
+        self._check(state)
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
         self.model.load_state_dict(state["model"])
         if self.division is None:
             self.ema.load_state_dict(state["ema"])
@@ -429,6 +446,28 @@ class Trainer(Generic[Model]):
                 for i, entry in state["optimizers"].get(name, {}).items():
                     if id(params[i]) in owned:
                         optimizer.state[params[i]] = self._like(params[i], entry)
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        """Raise RunError for counters and moments that no trainer of this config has."""
+        counters, players = state["counters"], set(self.params)
+        bad_turns = counters.get("bad_turns")
+        numbers = [value for name, value in counters.items() if name != "bad_turns"]
+        if (
+            set(counters) != set(COUNTERS)
+            or not all(isinstance(number, int) for number in numbers)
+            or not (isinstance(bad_turns, dict) and set(bad_turns) == players)
+            or counters["micro_batch"] < 1
+        ):
+            raise RunError(f"a checkpoint's counters {brief(counters)} are not those of its run: use an earlier one")
+        for player, moments in state["optimizers"].items():
+            params = self.params.get(player, [])
+            known = {id(p): o for o in self.optimizers.get(player, ()) for g in o.param_groups for p in g["params"]}
+            for i, entry in moments.items():
+                if i >= len(params) or not _fit(entry, params[i], known.get(id(params[i]))):
+                    raise RunError(
+                        f"the moments of parameter {i} of {player} in a checkpoint are not those of its run: use an "
+                        "earlier one"
+                    )
 
     def _moments(self, player: str) -> dict[int, Mapping[str, Tensor]]:
         """What the optimizers of a player remember, by the place of the parameter among the player's."""

@@ -33,7 +33,7 @@ class Everything:
 
 # Text as files and people have it; TOML has no form for half a surrogate pair.
 texts = st.text(st.characters(exclude_categories=["Cs"]))
-numbers = st.floats(allow_nan=False)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
 everything = st.builds(
     Everything,
     text=texts,
@@ -104,6 +104,24 @@ def test_values_without_a_toml_form_are_a_mistake_of_the_program() -> None:
 def test_what_cannot_be_used_is_refused_by_name(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         build(Everything, values, "part")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**63, -(10**400)])
+def test_numbers_that_cannot_be_computed_with_are_refused(value: Any) -> None:
+    with pytest.raises(ConfigError, match="has to be a finite number|at most 64 bits"):
+        build(Everything, {"text": "", "number": value}, "section")
+
+
+@pytest.mark.parametrize("values", [None, 3, "text", ["text"]])
+def test_what_is_no_section_is_refused(values: Any) -> None:
+    with pytest.raises(ConfigError, match="it is a section"):
+        build(Everything, values, "section")
+
+
+def test_nothing_is_a_value_where_it_may_be() -> None:
+    assert build(Everything, {"text": "", "perhaps": None}, "section").perhaps is None
+    with pytest.raises(ConfigError, match="has to be of type int"):
+        build(Everything, {"text": "", "count": None}, "section")
 
 
 def test_whole_numbers_serve_as_floats() -> None:

@@ -15,8 +15,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Lowest first. A module may import from its own layer's package or from layers below.
 LAYERS = [
-    {"errors"},
-    {"rng", "images", "config", "display", "devices", "processes", "signals", "mirror", "caches"},
+    {"errors", "untrusted"},
+    {"rng", "images", "config", "display", "devices", "processes", "signals", "mirror", "caches", "logs", "outlines"},
     {"dividing"},
     {"model", "curves", "optimizers", "distributions", "leading"},
     {"nn", "data"},

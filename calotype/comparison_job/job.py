@@ -22,11 +22,11 @@ from calotype.config import build, read_toml
 from calotype.data import DataConfig
 from calotype.display import Display
 from calotype.errors import CalotypeError, ConfigError, RunError
-from calotype.evaluation.comparison import Entry
-from calotype.evaluation.report import Report
+from calotype.evaluation.comparison import Entry, entry_of
 from calotype.images import grid, write_atomic, write_png
 from calotype.plan import Budget
 from calotype.runs import family
+from calotype.untrusted import read_json
 
 CONFIG = "compare.toml"
 HELD_OUT = "held-out pictures"  # beside the samples on the page
@@ -144,6 +144,8 @@ def cannot_be_written(job: Job, error: OSError) -> RunError:
 
 
 def kept(path: Path) -> Entry:
-    """What was found."""
-    told = json.loads(path.read_text())
-    return Entry(**(told | {"report": Report.of(told["report"]) if told["report"] else None}))
+    """What was found. Raises RunError where the file is damaged."""
+    try:
+        return entry_of(read_json(path))
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise RunError(f"{path} is no entry of a comparison ({error!r}): remove it, to measure it again") from error

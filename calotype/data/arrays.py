@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.data.decode import array_facts
+from calotype.data.decode import MAX_PIXELS, array_facts
+from calotype.data.npy import DAMAGE, Header, read_header, read_member
 from calotype.data.records import Loaded, Record, Source, Split, check_class_count
 from calotype.errors import DataError
 
@@ -46,10 +46,12 @@ class _Part(NamedTuple):
 def npy(path: Path) -> Source:
     """The pictures of an .npy file, (N, H, W), (N, H, W, C) or (N, C, H, W)."""
     try:
+        with path.open("rb") as file:
+            header = read_header(file)
+        channels_first = _checked(header, path.name)
         images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise DataError(f"{path} cannot be read as an array ({error}): save it again with numpy.save") from None
-    channels_first = _channels_first(images.shape, path.name)
 
     def records() -> Iterator[Record]:
         facts = array_facts(_picture_shape(images.shape, channels_first), images.dtype)
@@ -65,7 +67,7 @@ def npz(path: Path, labels: bool = True) -> Source:
         with zipfile.ZipFile(path) as archive:
             keys = {name.removesuffix(".npy") for name in archive.namelist()}
         parts = _parts(path, keys, labels)
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise DataError(f"{path} cannot be read as arrays ({error}): save it again with numpy.savez") from None
     known = [part.labels for part in parts if part.labels is not None]
     class_names: tuple[str, ...] = ()
@@ -92,14 +94,15 @@ def _parts(path: Path, keys: set[str], wanted: bool) -> list[_Part]:
             f"{path} has the arrays {', '.join(sorted(keys))}, and none has a name that pictures have: "
             "name them images and labels, or x_train, y_train, x_test and y_test"
         )
-    with np.load(path, allow_pickle=False) as arrays:
-        return [_Part(images, _labels(arrays, key, path) if wanted else None, split) for images, key, split in chosen]
+    with zipfile.ZipFile(path) as archive:
+        return [
+            _Part(images, _labels(archive, key, path) if wanted and key in keys else None, split)
+            for images, key, split in chosen
+        ]
 
 
-def _labels(arrays: Any, key: str, path: Path) -> NDArray[np.int64] | None:
-    if key not in arrays:
-        return None
-    labels = np.asarray(arrays[key])
+def _labels(archive: zipfile.ZipFile, key: str, path: Path) -> NDArray[np.int64]:
+    labels = read_member(archive, key)
     if labels.ndim == 2 and labels.shape[1] > 1 and _is_one_hot(labels):
         return labels.argmax(axis=1).astype(np.int64)
     if labels.ndim == 0 or labels.size != len(labels) or labels.dtype.kind not in "iu":
@@ -118,8 +121,8 @@ def _is_one_hot(labels: NDArray[Any]) -> bool:
 
 def _part_records(path: Path, part: _Part) -> Iterator[Record]:
     with zipfile.ZipFile(path) as archive, archive.open(f"{part.images}.npy") as file:
-        shape, dtype = _read_array_header(file, f"{part.images} in {path}")
-        channels_first = _channels_first(shape, f"{part.images} in {path.name}")
+        shape, _, dtype = header = _member_header(file, f"{part.images} in {path}")
+        channels_first = _checked(header, f"{part.images} in {path.name}")
         if part.labels is not None and len(part.labels) != shape[0]:
             raise DataError(f"{path} has {shape[0]} pictures in {part.images}, but {len(part.labels)} labels for them")
         facts = array_facts(_picture_shape(shape, channels_first), dtype)
@@ -127,22 +130,33 @@ def _part_records(path: Path, part: _Part) -> Iterator[Record]:
         for i in range(shape[0]):
             try:
                 row = np.frombuffer(file.read(row_bytes), dtype).reshape(shape[1:])
-            except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+            except DAMAGE as error:
                 raise DataError(f"{part.images} in {path} is damaged at picture {i} ({error})") from None
             label = None if part.labels is None else int(part.labels[i])
             picture = np.moveaxis(row, 0, -1) if channels_first else row
             yield Record(f"{part.images}[{i}]", partial(Loaded, picture, label), part.split, facts)
 
 
-def _read_array_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype from the head of an .npy stream, which is left at the first value."""
-    stream: BinaryIO = file
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(stream)
+def _member_header(file: Any, name: str) -> Header:
+    try:
+        return read_header(file)
+    except DAMAGE as error:
+        raise DataError(f"{name} cannot be read as an array ({error}): save it again with numpy.savez") from None
+
+
+def _checked(header: Header, name: str) -> bool:
+    """Whether the channels of pictures come first. Raises DataError for what is no array of pictures."""
+    shape, fortran_order, dtype = header
     if fortran_order or dtype.hasobject:
         raise DataError(f"{name} is stored column by column or as objects: save numpy.ascontiguousarray of numbers")
-    return shape, dtype
+    channels_first = _channels_first(shape, name)
+    height, width, *_ = _picture_shape(shape, channels_first)
+    if not 0 < height * width <= MAX_PIXELS or not dtype.itemsize or not all(shape[1:]):
+        raise DataError(
+            f"{name} has shape {shape}, but a picture has 1 to {MAX_PIXELS:,} pixels: leave out what is none, and save "
+            "larger ones smaller"
+        )
+    return channels_first
 
 
 def _row(images: NDArray[Any], index: int, channels_first: bool) -> Loaded:

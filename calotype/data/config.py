@@ -11,7 +11,7 @@ from calotype.errors import ConfigError
 Fit = Literal["crop", "pad", "stretch"]
 
 FEWEST_TO_LEARN = 16  # pictures: with fewer there is not one to hold out that means anything
-_CHANNELS = (0, 1, 3, 4)
+CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
 
 
 class ValueRange(NamedTuple):
@@ -55,7 +55,7 @@ class DataConfig:
             raise ConfigError("stream is set, but the pictures are to be measured, which packs them: leave it out")
         if self.fit not in get_args(Fit):
             raise ConfigError(f"fit is {self.fit!r}, but pictures are fitted by crop, pad or stretch: choose one")
-        if self.channels not in _CHANNELS:
+        if self.channels not in (0, *CHANNELS):
             raise ConfigError(
                 f"channels is {self.channels}, but pictures have 1 (gray), 3 (RGB) or 4 (RGBA): choose one, "
                 "or 0 to let the files decide"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -11,16 +10,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from calotype.config import build
 from calotype.data.config import DataConfig
+from calotype.data.npy import DAMAGE, read_array
 from calotype.data.records import Skipped, Values
-from calotype.errors import CalotypeError, DataError
+from calotype.errors import CalotypeError, ConfigError, DataError
 from calotype.model import Batch, ImageSpec
+from calotype.untrusted import NotPlain, brief, check_regular, read_json
 
 if TYPE_CHECKING:
     from calotype.data.stream import Stream
 
 FORMAT = 1
 """Version of the files of a pack. Another one is packed again."""
+
+MOST_BYTES = 1 << 32
+"""Of the lists of a pack: the names of ten million pictures take 1 GB."""
+
+MOST_VALUES = 1 << 50  # of all pictures, a petabyte
 
 IMAGES, LABELS, SPLIT, DATASET, SURVEY = "images.u8", "labels.npy", "split.npy", "dataset.json", "survey.json"
 
@@ -52,35 +59,40 @@ class PackedDataset:
             DataError: there is none, or it is damaged or of another version.
         """
         try:
-            about = json.loads((path / DATASET).read_text())
+            about = read_json(path / DATASET, MOST_BYTES)
             if about["format"] != FORMAT:
-                raise DataError(f"{path} is a pack of format {about['format']}, not {FORMAT}: remove it to pack again")
+                found = brief(about["format"])
+                raise DataError(f"{path} is a pack of format {found}, not {FORMAT}: remove it to pack again")
             return cls._from_files(path, about)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (*DAMAGE, TypeError, AttributeError, ConfigError) as error:
             raise DataError(f"{path} is no whole pack ({error!r}): remove it to pack again") from None
 
     @classmethod
     def _from_files(cls, path: Path, about: dict[str, Any]) -> Self:
-        spec = ImageSpec(**about["spec"])
-        shape = (about["counts"]["pictures"], spec.height, spec.width, spec.channels)
-        if (path / IMAGES).stat().st_size != np.prod(shape, dtype=np.int64):
-            raise ValueError(f"{IMAGES} has not the size of {shape[0]} pictures")
-        split = np.load(path / SPLIT, allow_pickle=False)
+        config, spec = build(DataConfig, about["settings"], "settings"), build(ImageSpec, about["spec"], "spec")
+        names = build(_Named, {"class_names": about["class_names"]}, "pack").class_names
+        count = about["counts"]["pictures"]
+        if type(count) is not int or not 0 < count * spec.dims < MOST_VALUES or spec.num_classes != len(names):
+            raise NotPlain("its counts are not those of a pack")
+        check_regular(path / IMAGES)
+        if (path / IMAGES).stat().st_size != count * spec.dims:
+            raise NotPlain(f"{IMAGES} has not the size of {count} pictures")
+        split = _array(path / SPLIT, count, np.uint8, 2)
         values = about["values"]
         return cls(
             path=path,
             spec=spec,
-            class_names=tuple(about["class_names"]),
-            digest=about["digest"],
-            config=DataConfig(**about["settings"]),
-            images=np.memmap(path / IMAGES, np.uint8, "r", shape=shape),
-            labels=np.load(path / LABELS, allow_pickle=False) if about["class_names"] else None,
+            class_names=names,
+            digest=_text(about["digest"]),
+            config=config,
+            images=np.memmap(path / IMAGES, np.uint8, "r", shape=(count, spec.height, spec.width, spec.channels)),
+            labels=_array(path / LABELS, count, np.int64, len(names)) if names else None,
             train=np.flatnonzero(split == 0),
             held_out=np.flatnonzero(split == 1),
-            split_rule=about["split_rule"],
-            fingerprint=about["fingerprint"],
-            skipped=tuple(Skipped(*entry) for entry in about["skipped"]),
-            values=Values(*values) if values else None,
+            split_rule=_text(about["split_rule"]),
+            fingerprint=_text(about["fingerprint"]),
+            skipped=tuple(Skipped(_text(name), _text(reason)) for name, reason in about["skipped"]),
+            values=Values(float(values[0]), float(values[1]), bool(values[2])) if values else None,
         )
 
     @property
@@ -107,10 +119,57 @@ class PackedDataset:
     def survey(self) -> dict[str, Any]:
         """What the headers of the files told when they were packed, and the names of the packed pictures."""
         try:
-            found: dict[str, Any] = json.loads((self.path / SURVEY).read_text())
+            found = read_json(self.path / SURVEY, MOST_BYTES)
+            if not _is_survey(found, len(self), len(self) + len(self.skipped)):
+                raise NotPlain(f"{SURVEY} is not of its pictures")
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path} is no whole pack ({error}): remove it to pack again") from None
-        return found
+        told: dict[str, Any] = found
+        return told
+
+
+def _is_survey(found: Any, pictures: int, most: int) -> bool:
+    """Whether values are what a survey tells of a pack, of at most so many files."""
+    if not isinstance(found, dict):
+        return False
+    numbers = [found.get(name) for name in ("alpha_channels", "deep", "other_files")]
+    sizes, names = found.get("sizes"), found.get("names")
+    for table in (found.get("formats"), found.get("modes")):
+        if not isinstance(table, dict):
+            return False
+        numbers += table.values()
+    if not isinstance(sizes, list) or not all(isinstance(size, list) and len(size) == 3 for size in sizes):
+        return False
+    numbers += [number for size in sizes for number in size]
+    texts = [names, found.get("notes")]
+    return (
+        all(type(number) is int and number >= 0 for number in numbers)
+        and all(min(size) > 0 for size in sizes)
+        and 0 < sum(size[2] for size in sizes) <= most
+        and all(isinstance(told, list) and all(isinstance(text, str) for text in told) for told in texts)
+        and len(names or ()) == pictures
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    class_names: tuple[str, ...]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{brief(value)} is no text")
+    return value
+
+
+def _array(path: Path, count: int, dtype: type[np.generic], below: int) -> NDArray[Any]:
+    """Whole numbers from 0 to below a limit, one for each picture. Raises one of DAMAGE."""
+    found = read_array(path, most=1024 + 8 * count)
+    if found.shape != (count,) or found.dtype != dtype:
+        raise NotPlain(f"{path.name} has not a number for each picture")
+    if int(found.min()) < 0 or int(found.max()) >= below:
+        raise NotPlain(f"{path.name} has numbers that are not from 0 to {below - 1}")
+    return found
 
 
 def open_or_none(path: Path) -> PackedDataset | None:

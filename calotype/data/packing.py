@@ -18,7 +18,7 @@ from calotype.data.cache import new_pack, pack_path, slug, write_synced
 from calotype.data.config import DataConfig
 from calotype.data.decode import decode, quiet_pillow, suggest_range
 from calotype.data.fit import fit_picture
-from calotype.data.packed import DATASET, FORMAT, IMAGES, LABELS, SPLIT, SURVEY, PackedDataset, open_or_none
+from calotype.data.packed import DATASET, FORMAT, IMAGES, LABELS, MOST_BYTES, SPLIT, SURVEY, PackedDataset, open_or_none
 from calotype.data.parallel import ordered_map
 from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, Split, Values
 from calotype.data.sources import Location, locate, open_source
@@ -28,6 +28,7 @@ from calotype.data.stream import look
 from calotype.data.survey import Progress, Survey, resolve, strict_error, survey
 from calotype.errors import DataError
 from calotype.model import ImageSpec
+from calotype.untrusted import read_json
 
 VALUE_RULE = (
     "byte = round(255 (v - low) / (high - low)) for 16-bit gray, integer and float pictures, with value_range, or "
@@ -132,7 +133,7 @@ def _find_pack(root: Path, location: Location, config: DataConfig) -> PackedData
         pack = open_or_none(path)
         if pack is None or pack.config.source != location.address:
             continue
-        if _settings(config) not in (_settings(pack.config), _requested(path)):
+        if _settings(config) not in (_settings(pack.config), _requested(pack)):
             continue
         if pack.fingerprint == location.fingerprint:
             return pack
@@ -140,9 +141,12 @@ def _find_pack(root: Path, location: Location, config: DataConfig) -> PackedData
     return fallback if location.fingerprint is None else None
 
 
-def _requested(path: Path) -> dict[str, Any]:
-    requested: dict[str, Any] = json.loads((path / DATASET).read_text())["requested"]
-    return requested
+def _requested(pack: PackedDataset) -> Any:
+    """The settings that were asked for, before pictures filled in what they left open."""
+    try:
+        return read_json(pack.path / DATASET, MOST_BYTES).get("requested")
+    except (OSError, ValueError, AttributeError):  # replaced since it was opened
+        return None
 
 
 def _build(

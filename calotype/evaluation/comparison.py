@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from calotype.errors import RunError
+from calotype.config import build
+from calotype.errors import ConfigError, RunError
 from calotype.evaluation.evaluate import METRICS, metric_of
 from calotype.evaluation.report import Report, Value, comparable, number, shown
 from calotype.images import write_atomic
+from calotype.untrusted import brief, read_json
 
 FORMAT = 1
 STILL = 0.1  # a distance that fell by more than this share over the last third of training goes on falling
@@ -188,16 +190,41 @@ class Comparison:
     def open(cls, path: Path) -> Self:
         """Read it back. Raises RunError where it is none."""
         try:
-            told = json.loads(path.read_text())
+            told = read_json(path)
             if told["format"] != FORMAT:
                 raise RunError(f"{path} is a comparison of another version: compare again")
-            entries = [
-                Entry(**(entry | {"report": Report.of(entry["report"]) if entry["report"] else None}))
-                for entry in told["entries"]
-            ]
-            return cls(told["data"], entries, told["command"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is no comparison ({error!r})") from error
+            if not (isinstance(told["entries"], list) and isinstance(told["data"], dict)):
+                raise TypeError("its entries are no list, or its data no table")
+            return cls(told["data"], [entry_of(entry) for entry in told["entries"]], str(told["command"]))
+        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+            raise RunError(f"{path} is no comparison ({error!r}): restore it, or compare again") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """What a file keeps of an entry besides its report."""
+
+    name: str
+    kind: str
+    failure: str = ""
+    off: float | None = None
+    completes: bool = False
+
+
+def entry_of(plain: Mapping[str, Any]) -> Entry:
+    """An entry from what a file keeps of it. Raises KeyError, TypeError or ConfigError for anything else."""
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"{brief(plain)} is no entry")
+    report = plain["report"]
+    told = build(_Plain, {key: value for key, value in plain.items() if key != "report"}, "entry")
+    return Entry(
+        told.name,
+        told.kind,
+        Report.of(report) if report else None,
+        failure=told.failure,
+        off=told.off,
+        completes=told.completes,
+    )
 
 
 def kind_of(value: Value) -> str:

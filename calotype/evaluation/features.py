@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +26,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calotype.caches import cache_root
+from calotype.data.npy import DAMAGE, MOST_BYTES, read_array
 from calotype.errors import ConfigError
 from calotype.images import write_atomic
+from calotype.untrusted import NotPlain, brief, parse_json
 
+# Words in sizes of networks, where they depend on the number of images.
+FORMULA = set(
+    "Symbol Integer Rational Add Mul Pow Max Min Mod FloorDiv integer positive nonnegative True False".split()
+)
 AT_ONCE = 64  # images per call: what the caches of a CPU hold
 
 Report = Callable[[int, int], None]
@@ -129,7 +138,7 @@ def own_network(path: Path) -> FeatureNetwork:
         known = ", ".join([*NETWORKS, *(f"{name}:FILE" for name in WITH_WEIGHTS)])
         raise ConfigError(f"the feature network {path} is neither one of {known} nor a file saved by torch.export.save")
     try:
-        program = torch.export.load(path)
+        program = _program(path)
         assert program.example_inputs is not None
         side = int(program.example_inputs[0][0].shape[-1])
         module = program.module()
@@ -143,6 +152,44 @@ def own_network(path: Path) -> FeatureNetwork:
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != 3:
         raise ConfigError(f"{path} does not give (B, D) features of (B, 3, {side}, {side}) images")
     return FeatureNetwork(path.stem, _digest(path, "0..255", side), side, module)
+
+
+def _program(path: Path) -> torch.export.ExportedProgram:
+    """A saved network, where loading it runs nothing of the file: no compiled library and no pickled object."""
+    with zipfile.ZipFile(path) as archive:
+        compiled = [name for name in archive.namelist() if "aotinductor" in name]
+        if compiled:
+            raise NotPlain(f"it holds compiled code, {brief(compiled[0])}")
+        for name in archive.namelist():
+            if name.endswith(".json"):
+                _check_sizes(parse_json(archive.read(name).decode(), deepest=200))
+    with weights_only():
+        return torch.export.load(path)
+
+
+def _check_sizes(values: Any) -> None:
+    """Raise NotPlain for a size that is no plain formula: torch lets Python evaluate them."""
+    if isinstance(values, dict):
+        formula = str(values.get("expr_str", ""))
+        plain = re.sub(r"'[su]\d+'", "", formula)  # names of sizes that are open
+        words = set(re.findall(r"[^\W\d]\w*", plain))
+        if not re.fullmatch(r"[\w\s+\-*/%(),<>=]*", plain) or not words <= FORMULA:
+            raise NotPlain(f"it has the size {brief(formula)}")
+    for value in values.values() if isinstance(values, dict) else values if isinstance(values, list) else ():
+        _check_sizes(value)
+
+
+@contextlib.contextmanager
+def weights_only() -> Iterator[None]:
+    """Within this, torch unpickles tensors alone, where it would else fall back to objects of any kind."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        os.environ.update({} if before is None else {name: before})
 
 
 PUBLISHED = "6726825d"  # the SHA-256 of Inception's weights begins so
@@ -242,8 +289,8 @@ def cached(network: FeatureNetwork, key: str, images: Callable[[], Tensor], repo
     """
     path = cache_root(None) / "features" / f"{key}-{network.name}-{network.digest}.npy"
     try:
-        return torch.from_numpy(np.load(path)).double()
-    except (OSError, ValueError, EOFError):  # none yet, or a damaged one
+        return torch.from_numpy(read_array(path, MOST_BYTES)).double()
+    except DAMAGE:  # none yet, or a damaged one
         found = network.features(images(), report).float()
         with contextlib.suppress(OSError):  # a cache that is full or not writable costs time alone
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from calotype.config import build
 from calotype.errors import ConfigError, RunError
 from calotype.images import write_atomic
+from calotype.untrusted import brief, read_json
 
 FORMAT = 2
 
@@ -98,26 +100,31 @@ class Report:
     def open(cls, path: Path) -> Self:
         """Read it back. Raises RunError where it is no report."""
         try:
-            told = json.loads(path.read_text())
+            told = read_json(path)
             if told["format"] != FORMAT:
                 raise RunError(f"{path} is a report of another version: evaluate again")
             return cls.of(told)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is no report of an evaluation ({error!r})") from error
+        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+            raise RunError(
+                f"{path} is no report of an evaluation ({error!r}): restore it, or evaluate again"
+            ) from error
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Self:
-        """From what `as_dict` gives. Raises KeyError, TypeError or ValueError for anything else."""
-        told = {key: value for key, value in plain.items() if key not in ("format", "protocol_digest")}
-        protocol = told["protocol"] | {"seeds": tuple(told["protocol"]["seeds"])}
-        told |= {
-            "protocol": Protocol(**protocol),
-            "values": tuple(Value(**value) for value in told["values"]),
-            "per_class": tuple(Value(**value) for value in told["per_class"]),
-            "over_training": tuple(Value(**value) for value in told["over_training"]),
-            "copying": Copying(**told["copying"]) if told["copying"] else None,
-        }
-        return cls(**told)
+        """From what `as_dict` gives. Raises KeyError, TypeError or ConfigError for anything else."""
+        copying = plain["copying"]
+        return cls(
+            subject=_table(plain["subject"]),
+            data=_table(plain["data"]),
+            protocol=build(Protocol, plain["protocol"], "protocol"),
+            values=_values(plain, "values"),
+            copying=_copying(copying) if copying else None,
+            cost=_table(plain["cost"]),
+            warnings=_typed(plain["warnings"], str),
+            command=_typed([plain["command"]], str)[0],
+            per_class=_values(plain, "per_class"),
+            over_training=_values(plain, "over_training"),
+        )
 
     def text(self) -> str:
         """For the terminal: one line per metric, the samples beside the controls."""
@@ -137,6 +144,36 @@ class Report:
         if self.copying:
             lines += ["", self.copying.verdict]
         return "\n".join([*lines, *(f"note: {warning}" for warning in self.warnings)])
+
+
+def _values(plain: Mapping[str, Any], name: str) -> tuple[Value, ...]:
+    told = _typed(plain[name], dict)
+    for value in told:
+        build(Value, value, name)  # whole numbers stay what they are, and are not taken from there
+    return tuple(Value(**value) for value in told)
+
+
+def _copying(plain: Mapping[str, Any]) -> Copying:
+    suspects = _typed(_table(plain)["suspects"], dict)
+    for suspect in suspects:
+        _typed([suspect["sample"], suspect["train"]], int)
+        _typed([suspect["distance"]], (int, float))
+    flagged, verdict = _typed([plain["flagged"]], bool)[0], _typed([plain["verdict"]], str)[0]
+    return Copying(flagged, verdict, suspects)
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return _typed([value], dict)[0]
+
+
+def _typed(values: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
+    """Values of a list as a tuple. Raises TypeError where they are no list, or of another type."""
+    if not isinstance(values, list):
+        raise TypeError(f"{brief(values)} is no list")
+    for value in values:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{brief(value)} is of type {type(value).__name__}")
+    return tuple(values)
 
 
 def label(of: str) -> str:

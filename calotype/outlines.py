@@ -1,0 +1,53 @@
+"""The outline of a network, which is measured before there is memory for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+
+from calotype.errors import ConfigError
+
+MOST_PARTS = 100_000  # modules, parameters and buffers: a network of 1,000 layers has some thousands
+BYTES_EACH = 4  # of a parameter: float32
+
+
+def memory() -> int:
+    """Bytes of memory in this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Refuse a network that is built in this block as soon as it is too large. For one on the device "meta".
+
+    Raises:
+        ConfigError: its parameters do not fit in the memory of this machine, or its parts are too many to be meant.
+    """
+    parts, values, room = 0, 0, memory()
+
+    def count(_: nn.Module, name: str, part: object) -> None:
+        nonlocal parts, values
+        parts += 1
+        values += part.numel() if isinstance(part, Tensor) else 0
+        if parts > MOST_PARTS:
+            raise ConfigError(f"the network has more than {MOST_PARTS:,} parts: give fewer blocks or levels in [model]")
+        if values * BYTES_EACH > room:
+            raise ConfigError(
+                f"the network has more than {values:,} parameters, which take {values * BYTES_EACH / 1e9:,.0f} GB, but "
+                f"this machine has {room / 1e9:,.0f} GB: give smaller widths or fewer blocks in [model]"
+            )
+
+    hooks = [
+        registration.register_module_module_registration_hook(count),
+        registration.register_module_parameter_registration_hook(count),
+        registration.register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

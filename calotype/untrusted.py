@@ -1,0 +1,99 @@
+"""Files that anybody may have written: read as far as they are plain, and no further.
+
+People exchange runs, packs, recipes and reports. What such a file claims is checked before it is believed: that it is
+a file, and no pipe or device, which would never end; that it is not larger than its kind can be; and that its values
+are nested, and large, within reason.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 1 << 26
+"""Of a file of settings or facts, unless said otherwise: the names of 10,000 classes are some MB."""
+
+DEEPEST = 32  # lists and tables within each other; calotype writes six
+LARGEST = 2**63  # whole numbers are below this, as torch and numpy hold them
+LONGEST_SHOWN = 200  # characters of a value in a message
+
+
+class NotPlain(ValueError):
+    """A file that is not what such a file can be."""
+
+
+def check_regular(path: Path, most: int | None = None) -> None:
+    """Raise NotPlain where a path is no regular file or has more than `most` bytes, and OSError where it is none."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise NotPlain("it is no regular file")
+    if most is not None and status.st_size > most:
+        raise NotPlain(f"it has {status.st_size:,} bytes, and such a file has at most {most:,}")
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """The text of a file. Raises OSError, or ValueError where it is not UTF-8 or no such file."""
+    check_regular(path, most)
+    return path.read_text(encoding="utf-8")
+
+
+def read_json(path: Path, most: int = MOST_BYTES) -> Any:
+    """The values of a JSON file. Raises OSError, or ValueError where they are not plain."""
+    return parse_json(read_text(path, most))
+
+
+def parse_json(text: str, deepest: int = DEEPEST) -> Any:
+    """The values of a JSON text. Raises ValueError where they are not plain."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise NotPlain("its values are nested too deeply") from None
+    check_plain(found, deepest)
+    return found
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The values of a TOML text. Raises ValueError where they are not plain."""
+    try:
+        found = tomllib.loads(text)
+    except RecursionError:
+        raise NotPlain("its values are nested too deeply") from None
+    check_plain(found)
+    return found
+
+
+def check_plain(values: Any, deepest: int = DEEPEST) -> None:
+    """Raise NotPlain for what is nested too deeply, whole numbers that are too large, and text that is not Unicode."""
+    level, depth = [values], 0
+    while level:
+        if depth > deepest:
+            raise NotPlain("its values are nested too deeply")
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, Mapping):
+                below.extend(value)
+                below.extend(value.values())
+            elif isinstance(value, list):
+                below.extend(value)
+            elif isinstance(value, int) and not -LARGEST <= value < LARGEST:
+                raise NotPlain("a whole number in it is too large")
+            elif isinstance(value, str) and not value.isascii():
+                _check_text(value)
+        level, depth = below, depth + 1
+
+
+def _check_text(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise NotPlain("a text in it is not Unicode") from None
+
+
+def brief(value: object) -> str:
+    """A value for a message: all of it where it is short."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."

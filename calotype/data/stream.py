@@ -57,15 +57,20 @@ class Stream:
     """The pictures that a model learns from, by number, and the order in which it sees them.
 
     Numbers go through the parts of all shards, one after the other.
+
+    Args:
+        shards: the source.
+        held_out: which parts are not learned from, bool (parts,); parts without pictures are none.
+        fingerprint: of the shards as they were looked at.
     """
 
-    def __init__(self, shards: Shards, splits: NDArray[np.bool_], fingerprint: str) -> None:
+    def __init__(self, shards: Shards, held_out: NDArray[np.bool_], fingerprint: str) -> None:
         self.shards, self.fingerprint = shards, fingerprint
         pairs = [(k, part, count) for k, shard in enumerate(shards.shards) for part, count in enumerate(shard.counts)]
         places = np.array([pair for pair in pairs if pair[2]], np.int64).reshape(-1, 3)
         self._shard, self._part, self.counts = places.T
         self.firsts = np.cumsum(self.counts) - self.counts
-        self.learned = ~splits
+        self.learned = ~held_out
         self.config: DataConfig | None = None
         self.spec: ImageSpec | None = None
         self.replaced = 0

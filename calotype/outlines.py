@@ -11,7 +11,7 @@ from torch.nn.modules import module as registration
 
 from calotype.errors import ConfigError
 
-MOST_PARTS = 100_000  # modules, parameters and buffers: a network of 1,000 layers has some thousands
+MOST_PARTS = 20_000  # modules, parameters and buffers; the largest preset has not a tenth of it
 BYTES_EACH = 4  # of a parameter: float32
 
 
@@ -25,7 +25,8 @@ def bounded() -> Iterator[None]:
     """Refuse a network that is built in this block as soon as it is too large. For one on the device "meta".
 
     Raises:
-        ConfigError: its parameters do not fit in the memory of this machine, or its parts are too many to be meant.
+        ConfigError: its parameters do not fit in the memory of this machine, its parts are too many to be meant, or its
+            numbers too large for torch.
     """
     parts, values, room = 0, 0, memory()
 
@@ -48,6 +49,9 @@ def bounded() -> Iterator[None]:
     ]
     try:
         yield
+    except (RuntimeError, TypeError, MemoryError, OverflowError) as error:  # all are said of too large numbers
+        first = str(error).partition("\n")[0]
+        raise ConfigError(f"the network of [model] cannot be built ({first}): give smaller numbers") from error
     finally:
         for hook in hooks:
             hook.remove()

@@ -28,8 +28,7 @@ from torch import Tensor
 from calotype import __version__, checkpoints, devices, processes, sampling
 from calotype.config import build, nearest, plain, read_toml, write_toml
 from calotype.data import DataConfig, PackedDataset
-from calotype.data.config import CHANNELS
-from calotype.data.decode import MAX_PIXELS
+from calotype.data.config import CHANNELS, MAX_PIXELS
 from calotype.data.records import check_class_count
 from calotype.errors import ConfigError, DataError, RunError
 from calotype.families import FAMILIES

@@ -33,6 +33,7 @@ from calotype.untrusted import brief
 # steps those of 21 M parameters were slower by a third, those of 56 M faster by a quarter.
 BF16_PARAMETERS = 40_000_000
 ON_COLLAPSE = ("say", "rollback")
+MOST = {"images": 10**15, "batch_size": 1_000_000, "threads": 4_096}  # more is a slip of the finger
 COUNTERS = ("step", "shift", "returns", "bad_turns", "micro_batch")  # what a checkpoint keeps of them
 NONFINITE_LIMIT = 3  # one bad batch is bad luck; three in a row are a state of the weights
 
@@ -73,6 +74,9 @@ class TrainConfig:
         for name in ("micro_batch", "threads", "checkpoint_every", "preview_every", "weight_decay", "skip_norm"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}: give 0 or more")
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise ConfigError(f"training.{name} is {getattr(self, name):,}: give at most {most:,}")
         check_choice("training.on_collapse", self.on_collapse, ON_COLLAPSE)
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"training.optimizer is {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")

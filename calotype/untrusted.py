@@ -19,6 +19,8 @@ MOST_BYTES = 1 << 26
 
 DEEPEST = 32  # lists and tables within each other; calotype writes six
 LARGEST = 2**63  # whole numbers are below this, as torch and numpy hold them
+LONGEST_TEXT = 10_000  # characters of a text in JSON: a sentence, or the name of a picture
+LONGEST_SETTING = 4_096  # characters of a text in TOML: no path is longer
 LONGEST_SHOWN = 200  # characters of a value in a message
 
 
@@ -46,13 +48,13 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     return parse_json(read_text(path, most))
 
 
-def parse_json(text: str, deepest: int = DEEPEST) -> Any:
+def parse_json(text: str, deepest: int = DEEPEST, longest: int = LONGEST_TEXT) -> Any:
     """The values of a JSON text. Raises ValueError where they are not plain."""
     try:
         found = json.loads(text)
     except RecursionError:
         raise NotPlain("its values are nested too deeply") from None
-    check_plain(found, deepest)
+    check_plain(found, deepest, longest)
     return found
 
 
@@ -62,12 +64,12 @@ def parse_toml(text: str) -> dict[str, Any]:
         found = tomllib.loads(text)
     except RecursionError:
         raise NotPlain("its values are nested too deeply") from None
-    check_plain(found)
+    check_plain(found, longest=LONGEST_SETTING)
     return found
 
 
-def check_plain(values: Any, deepest: int = DEEPEST) -> None:
-    """Raise NotPlain for what is nested too deeply, whole numbers that are too large, and text that is not Unicode."""
+def check_plain(values: Any, deepest: int = DEEPEST, longest: int = LONGEST_TEXT) -> None:
+    """Raise NotPlain for what is nested too deeply, numbers that are too large, and text that is none or too long."""
     level, depth = [values], 0
     while level:
         if depth > deepest:
@@ -81,16 +83,19 @@ def check_plain(values: Any, deepest: int = DEEPEST) -> None:
                 below.extend(value)
             elif isinstance(value, int) and not -LARGEST <= value < LARGEST:
                 raise NotPlain("a whole number in it is too large")
-            elif isinstance(value, str) and not value.isascii():
-                _check_text(value)
+            elif isinstance(value, str):
+                _check_text(value, longest)
         level, depth = below, depth + 1
 
 
-def _check_text(value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise NotPlain("a text in it is not Unicode") from None
+def _check_text(value: str, longest: int) -> None:
+    if len(value) > longest:
+        raise NotPlain(f"a text in it has more than {longest:,} characters")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise NotPlain("a text in it is not Unicode") from None
 
 
 def brief(value: object) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from calotype.data.batches import Batches
 from calotype.model import Batch
+from tests.faults import FAULTS, Measured, in_the_suite, write_table
 
 collect_ignore = [] if torch.cuda.is_available() else ["test_cuda.py"]
 
@@ -64,3 +66,48 @@ def picture_folder(tmp_path: Path) -> Path:
 def environment(**values: str) -> dict[str, str]:
     """The environment for a child process of a test."""
     return {**os.environ, "OMP_NUM_THREADS": "1", **values}
+
+
+# -- faults that are survived, see tests/faults.py
+
+MEASURED = pytest.StashKey[dict[str, Measured]]()
+Survived = Callable[[int], None]
+"""Told how often a test has broken something."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault(kind, outcome): the test breaks something, and says what happens then")
+    config.stash[MEASURED] = {}
+
+
+@pytest.fixture
+def survived(request: pytest.FixtureRequest) -> Survived:
+    """Say how often a test with the mark `fault` has broken something; once, where nothing is said."""
+    counted = request.config.stash[MEASURED]
+    name = f"{request.path.stem}.{request.function.__name__}"
+
+    def tell(times: int) -> None:
+        known = counted.get(name, Measured(0, 0.0))
+        counted[name] = known._replace(times=known.times + times)
+
+    return tell
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Measure the tests of faults that pass."""
+    if item.get_closest_marker("fault") is None:
+        return (yield)
+    counted, name = item.config.stash[MEASURED], f"{item.path.stem}.{item.function.__name__}"
+    before, started = counted.get(name, Measured(0, 0.0)), time.monotonic()
+    result = yield
+    told = counted.get(name, before)
+    counted[name] = Measured(max(told.times, before.times + 1), before.seconds + time.monotonic() - started)
+    return result
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write the table, where all faults have been tried and survived."""
+    measured, faults = session.config.stash[MEASURED], in_the_suite()
+    if FAULTS and exitstatus == pytest.ExitCode.OK and {fault.test for fault in faults} <= measured.keys():
+        write_table(measured, faults)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.data.decode import MAX_PIXELS, array_facts
+from calotype.data.config import MAX_PIXELS
+from calotype.data.decode import array_facts
 from calotype.data.npy import DAMAGE, Header, read_header, read_member
 from calotype.data.records import Loaded, Record, Source, Split, check_class_count
 from calotype.errors import DataError

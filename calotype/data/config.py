@@ -11,6 +11,9 @@ from calotype.errors import ConfigError
 Fit = Literal["crop", "pad", "stretch"]
 
 FEWEST_TO_LEARN = 16  # pictures: with fewer there is not one to hold out that means anything
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused from the header: a file of 1 kB may claim more pixels than there is memory."""
+
 CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
 
 
@@ -53,6 +56,11 @@ class DataConfig:
             )
         if self.stream and not self.to_learn:
             raise ConfigError("stream is set, but the pictures are to be measured, which packs them: leave it out")
+        if self.width * self.height > MAX_PIXELS:
+            raise ConfigError(
+                f"width {self.width} and height {self.height} are more than {MAX_PIXELS:,} pixels, which no picture "
+                "that is read has: give a smaller size"
+            )
         if self.fit not in get_args(Fit):
             raise ConfigError(f"fit is {self.fit!r}, but pictures are fitted by crop, pad or stretch: choose one")
         if self.channels not in (0, *CHANNELS):

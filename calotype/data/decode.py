@@ -28,11 +28,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from calotype.data import jpeg
-from calotype.data.config import ValueRange
+from calotype.data.config import MAX_PIXELS, ValueRange
 from calotype.data.records import MAX_FILE_BYTES, BadPicture, Facts, Loaded, Values
-
-MAX_PIXELS = 100_000_000
-"""Larger pictures are refused from the header: a file of 1 kB may claim more pixels than there is memory."""
 
 # Pillow's readers of raster images (that of JPEG reads MPO, too). The rest either run other programs (EPS) or hold no
 # pictures of this kind.

@@ -66,6 +66,7 @@ _MIN_FILL = 0.68  # of the largest size that fits between the margins
 _MASK_MARGIN = 2  # empty pixels around a mask, so that interpolation at its edge finds no ink beyond it
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601: how bright a colour looks
 _MULTIPLIERS = (1, 3, 5, 7, 9, 11, 15, 17, 19, 21, 23, 25)  # invertible modulo 26
+MOST = 10_000_000  # images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +82,8 @@ class GlyphsConfig:
             raise ConfigError(f"glyphs mode is {self.mode!r}, but letters are gray, rgb or rgba: choose one of these")
         if self.count < 1:
             raise ConfigError(f"glyphs count is {self.count}, but a data set has at least 1 image: give a larger count")
+        if self.count > MOST:
+            raise ConfigError(f"glyphs count is {self.count:,}, but a data set is packed whole: give at most {MOST:,}")
         if self.seed < 0:
             raise ConfigError(f"glyphs seed is {self.seed}, but a seed is 0 or more: give one without the minus sign")
 

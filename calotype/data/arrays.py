@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,8 +122,8 @@ def _is_one_hot(labels: NDArray[Any]) -> bool:
 
 
 def _part_records(path: Path, part: _Part) -> Iterator[Record]:
-    with zipfile.ZipFile(path) as archive, archive.open(f"{part.images}.npy") as file:
-        shape, _, dtype = header = _member_header(file, f"{part.images} in {path}")
+    with _array_of(path, part.images) as (file, header):
+        shape, _, dtype = header
         channels_first = _checked(header, f"{part.images} in {path.name}")
         if part.labels is not None and len(part.labels) != shape[0]:
             raise DataError(f"{path} has {shape[0]} pictures in {part.images}, but {len(part.labels)} labels for them")
@@ -138,11 +139,19 @@ def _part_records(path: Path, part: _Part) -> Iterator[Record]:
             yield Record(f"{part.images}[{i}]", partial(Loaded, picture, label), part.split, facts)
 
 
-def _member_header(file: Any, name: str) -> Header:
-    try:
-        return read_header(file)
-    except DAMAGE as error:
-        raise DataError(f"{name} cannot be read as an array ({error}): save it again with numpy.savez") from None
+@contextmanager
+def _array_of(path: Path, name: str) -> Iterator[tuple[Any, Header]]:
+    """An array of an .npz file as a stream of its values, and what it claims to be."""
+    with ExitStack() as opened:
+        try:
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            file = opened.enter_context(archive.open(f"{name}.npy"))
+            header = read_header(file)
+        except DAMAGE as error:
+            raise DataError(
+                f"{name} in {path} cannot be read as an array ({error}): save it again with numpy.savez"
+            ) from None
+        yield file, header
 
 
 def _checked(header: Header, name: str) -> bool:

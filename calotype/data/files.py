@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-import tarfile
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterator
@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from calotype.data.bombs import TAR_ERRORS, check_entries, members, open_tar
 from calotype.data.layout import SNIFF_BYTES, Layout, arrange, claims_picture, is_clutter, starts_like_picture
 from calotype.data.records import MAX_FILE_BYTES, BadPicture, Loaded, Record, Skipped, Source
 from calotype.errors import DataError
 
 # A zip member that cannot be read: a wrong checksum, a password, a compression that Python lacks.
 _MEMBER_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError)
-_TAR_ERRORS = (tarfile.TarError, zlib.error, EOFError, OSError)
 
 
 class Found(NamedTuple):
@@ -99,10 +99,11 @@ def picture(path: Path) -> Source:
 def zip_archive(path: Path) -> Source:
     """The pictures of a zip file, read without unpacking it."""
     try:
+        check_entries(path)
         with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir() and _visible(member.filename)]
-            listing = _list([(member.filename, partial(_zip_head, archive, member)) for member in members])
-    except (zipfile.BadZipFile, OSError) as error:
+            listed = [member for member in archive.infolist() if not member.is_dir() and _visible(member.filename)]
+            listing = _list([(member.filename, partial(_zip_head, archive, member)) for member in listed])
+    except (*_MEMBER_ERRORS, ValueError, struct.error) as error:  # ValueError: a name that is not UTF-8
         raise DataError(f"{path} cannot be read as a zip file ({error}): make or download it again") from None
     layout = arrange(listing.pictures)
 
@@ -110,7 +111,7 @@ def zip_archive(path: Path) -> Source:
         with zipfile.ZipFile(path) as archive:
             for name in layout.places:
                 member = archive.getinfo(name)
-                yield _member(name, member.file_size, partial(archive.read, member), layout)
+                yield _member(name, member.file_size, partial(_zip_content, archive, member), layout)
 
     return _source(records, layout, listing)
 
@@ -167,9 +168,9 @@ def _member(name: str, size: int, read: Callable[[], bytes], layout: Layout) -> 
         return Record(name, partial(_fail, f"too large: more than {MAX_FILE_BYTES >> 20} MiB in one file"), place.split)
     try:
         content = read()
-    except _MEMBER_ERRORS as error:
+    except (*_MEMBER_ERRORS, ValueError) as error:
         return Record(name, partial(_fail, f"damaged: {error}"), place.split)
-    return Record(name, partial(_in_memory, content, place.label), place.split)
+    return Record(name, partial(_in_memory, content, place.label), place.split, held=len(content))
 
 
 def _in_memory(content: bytes, label: int | None) -> Loaded:
@@ -180,11 +181,16 @@ def _fail(reason: str) -> Loaded:
     raise BadPicture(reason)
 
 
+def _zip_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    with archive.open(member) as file:
+        return file.read(member.file_size)  # not all that is there, which may be more than it says
+
+
 def _zip_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     try:
         with archive.open(member) as file:
             return file.read(SNIFF_BYTES)
-    except _MEMBER_ERRORS:
+    except (*_MEMBER_ERRORS, ValueError):
         return b""
 
 
@@ -196,12 +202,12 @@ def _tar_members(path: Path, limit: int, wanted: Container[str] | None = None) -
     """
     seen: set[str] = set()
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
+        with open_tar(path) as archive:
+            for member in members(archive, path):
                 name = member.name.removeprefix("./")
                 if member.isfile() and _visible(name) and name not in seen and (wanted is None or name in wanted):
                     seen.add(name)
-                    file = archive.extractfile(member)
-                    yield name, member.size, file.read(limit) if file else b""
-    except _TAR_ERRORS as error:
+                    file = archive.extractfile(member) if member.size <= MAX_FILE_BYTES else None
+                    yield name, member.size, file.read(min(limit, member.size)) if file else b""
+    except TAR_ERRORS as error:
         raise DataError(f"{path} is damaged or cut off ({error}): make or download it again") from None

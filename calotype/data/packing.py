@@ -20,7 +20,7 @@ from calotype.data.decode import decode, quiet_pillow, suggest_range
 from calotype.data.fit import fit_picture
 from calotype.data.packed import DATASET, FORMAT, IMAGES, LABELS, MOST_BYTES, SPLIT, SURVEY, PackedDataset, open_or_none
 from calotype.data.parallel import ordered_map
-from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, Split, Values
+from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, Split, Values, in_memory
 from calotype.data.sources import Location, locate, open_source
 from calotype.data.split import SplitResult, nothing_held_out, split_pictures
 from calotype.data.stream import digest as stream_digest
@@ -203,7 +203,7 @@ def _write_images(
         return _fit(record, config)
 
     with quiet_pillow(), path.open("wb") as file:
-        for done, result in enumerate(ordered_map(fit, usable), 1):
+        for done, result in enumerate(ordered_map(fit, usable, in_memory), 1):
             if isinstance(result, _Failed):
                 if config.strict:
                     raise strict_error(result.skipped)

@@ -13,6 +13,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CHUNK = 4  # items to a task: hides what a task costs, and bounds the memory of those that wait
+_MOST_HELD = 1 << 28  # bytes of items drawn; one more may come on top
 _MAX_WORKERS = 16  # beyond this the threads wait for the interpreter's lock, and memory grows
 
 
@@ -21,8 +22,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], held: Callable[[Item], int] = lambda _: 0
+) -> Generator[Result, None, None]:
     """Yield function(item) in the order of the items; items are drawn by the calling thread, shortly before use.
+
+    Args:
+        held: bytes of memory that an item takes until it is done; few large ones are drawn at a time.
 
     For functions that release the interpreter's lock, as decoders of pictures do. Closing the iterator, or an
     exception, drops what has not begun.
@@ -33,14 +39,20 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Ge
     def run(chunk: list[Item]) -> list[Result]:
         return [function(item) for item in chunk]
 
-    pending: deque[Future[list[Result]]] = deque()
+    def draw() -> list[Item]:
+        chunk: list[Item] = []
+        while len(chunk) < _CHUNK and sum(map(held, chunk)) < _MOST_HELD and (more := list(islice(source, 1))):
+            chunk += more
+        return chunk
+
+    pending: deque[tuple[int, Future[list[Result]]]] = deque()
     executor = ThreadPoolExecutor(workers, thread_name_prefix="calotype-data")
     try:
         while True:
-            while len(pending) < 2 * workers and (chunk := list(islice(source, _CHUNK))):
-                pending.append(executor.submit(run, chunk))
+            while len(pending) < 2 * workers and sum(size for size, _ in pending) < _MOST_HELD and (chunk := draw()):
+                pending.append((sum(map(held, chunk)), executor.submit(run, chunk)))
             if not pending:
                 return
-            yield from pending.popleft().result()
+            yield from pending.popleft()[1].result()
     finally:
         executor.shutdown(cancel_futures=True)

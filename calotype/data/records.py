@@ -90,6 +90,12 @@ class Record:
     load: Callable[[], Loaded]
     split: Split | None = None  # None: the source does not say
     facts: Facts | None = None  # where the source knows them without loading
+    held: int = 0  # bytes of it that are in memory already
+
+
+def in_memory(record: Record) -> int:
+    """Bytes of a record that are in memory already."""
+    return record.held
 
 
 @dataclass(frozen=True, slots=True)

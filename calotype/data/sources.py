@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from calotype.data.arrays import npy, npz
+from calotype.data.bombs import check_entries, is_tar
 from calotype.data.config import DataConfig
 from calotype.data.files import folder, picture, tar_archive, walk, zip_archive
 from calotype.data.glyphs import CHANNELS, CLASS_NAMES, GlyphsConfig, render
@@ -106,17 +106,18 @@ def _opener(path: Path, config: DataConfig) -> Callable[[Path], Source]:
             return lambda path: parquet([path], labels)
         if zipfile.is_zipfile(path):
             return _zip_opener(path, labels)
-        if not starts_like_picture(head) and tarfile.is_tarfile(path):
+        if not starts_like_picture(head) and is_tar(path):
             return tar_archive
         if starts_like_picture(head) and not config.to_learn:
             return picture
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last two of zips
         raise DataError(f"{path} cannot be read ({error}): check its permissions, or make it again") from None
     what = "is one picture" if starts_like_picture(head) else "is no archive, Parquet or NumPy file"
     raise DataError(f"{path} {what}: give a folder of pictures, a zip or tar of one, .parquet, .npz or .npy")
 
 
 def _zip_opener(path: Path, labels: bool) -> Callable[[Path], Source]:
+    check_entries(path)
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     return partial(npz, labels=labels) if names and all(name.endswith(".npy") for name in names) else zip_archive

@@ -13,7 +13,7 @@ import numpy as np
 from calotype.data.config import DataConfig
 from calotype.data.decode import array_facts, decode, has_transparency, quiet_pillow, read_facts
 from calotype.data.parallel import ordered_map
-from calotype.data.records import BadPicture, Facts, Record, Skipped, Source
+from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, in_memory
 from calotype.errors import DataError
 
 RECOMMENDED_SIDES = (16, 24, 32, 48, 64)
@@ -77,7 +77,7 @@ def survey(source: Source, *, strict: bool, progress: Progress | None = None) ->
         raise strict_error(source.skipped[0])
     outcomes: list[Facts | Skipped] = []
     with quiet_pillow():
-        for outcome in ordered_map(_look, source.records()):
+        for outcome in ordered_map(_look, source.records(), in_memory):
             if strict and isinstance(outcome, Skipped):
                 raise strict_error(outcome)
             outcomes.append(outcome)
@@ -149,7 +149,7 @@ def _mostly_transparent(source: Source, found: Survey) -> bool:
     undecided = sum(fact.alpha is None for fact in facts)
     pairs = zip(source.records(), found.outcomes, strict=True)
     candidates = (record for record, fact in pairs if isinstance(fact, Facts) and fact.alpha is None)
-    with quiet_pillow(), closing(ordered_map(_is_transparent, candidates)) as results:
+    with quiet_pillow(), closing(ordered_map(_is_transparent, candidates, in_memory)) as results:
         while 2 * transparent <= len(facts) < 2 * (transparent + undecided):
             transparent += next(results)
             undecided -= 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -11,13 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calotype.data.layout import split_named
-from calotype.data.records import BadPicture, Loaded, Record, Source, Split, check_class_count
+from calotype.data.records import (
+    MAX_FILE_BYTES,
+    BadPicture,
+    Loaded,
+    Record,
+    Source,
+    Split,
+    check_class_count,
+)
 from calotype.errors import DataError
+from calotype.untrusted import brief, parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS = 64  # rows read at a time: few enough to bound memory, many enough to hide the cost of a call
+_BATCH_BYTES = 1 << 28  # of rows read at a time, where pictures are large
 _LABEL_COLUMNS = ("label", "labels")
 INSTALL = "pip install datasets (it brings pyarrow along)"
 
@@ -52,7 +61,7 @@ def parquet(files: list[Path], labels: bool = True) -> Source:
         class_names = table.class_names or names_of_values(
             [value for file in files for value in _column(pq, file, table.label)]
         )
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise DataError(f"a Parquet file in {files[0].parent} cannot be read ({error}): download it again") from None
     splits = _splits(files)
 
@@ -63,7 +72,7 @@ def parquet(files: list[Path], labels: bool = True) -> Source:
                     yield from _rows(
                         _batches(rows, table), table.image, table.label, class_names, file.name, splits[file]
                     )
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
                 raise DataError(f"{file} is damaged ({error}): download it again") from None
 
     return Source(records, class_names)
@@ -99,7 +108,8 @@ def hub(name: str, labels: bool = True) -> Source:
     def records() -> Iterator[Record]:
         for split, part in parts.items():
             batches = part.iter(batch_size=_ROWS)
-            yield from _rows(batches, table.image, table.label, class_names, split, None if whole else splits[split])
+            own = None if whole else splits[split]
+            yield from _rows(batches, table.image, table.label, class_names, split, own, by_path=True)
 
     return Source(records, class_names)
 
@@ -117,15 +127,19 @@ def table_of(schema: pa.Schema, file: Path, labels: bool) -> Table:
             f"{file} has the columns {', '.join(schema.names)}, and none is a struct of bytes and path: "
             "write it with Hugging Face datasets and an Image column"
         )
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = metadata.get("info", {}).get("features", {})
-    named = {name: tuple(f["names"]) for name, f in features.items() if _is_class_label(f)}
+    metadata = parse_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())
+    info = metadata.get("info") if isinstance(metadata, dict) else None
+    features = info.get("features") if isinstance(info, dict) else None
+    named = {name: tuple(f["names"]) for name, f in (features or {}).items() if _is_class_label(f)}
     label = _label_column(list(named), schema.names) if labels else None
     return Table(image, label, named.get(label or "", ()))
 
 
 def _is_class_label(feature: Any) -> bool:
-    return isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    if not (isinstance(feature, dict) and feature.get("_type") == "ClassLabel"):
+        return False
+    names = feature.get("names")
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def _label_column(classes: list[str], columns: list[str]) -> str | None:
@@ -158,8 +172,21 @@ def _column(pq: Any, file: Path, column: str | None) -> list[Any]:
 
 def _batches(rows: Any, table: Table) -> Iterator[dict[str, list[Any]]]:
     columns = [table.image] + ([table.label] if table.label else [])
-    for batch in rows.iter_batches(batch_size=_ROWS, columns=columns):
+    for batch in rows.iter_batches(batch_size=_rows_at_once(rows, table.image), columns=columns):
         yield batch.to_pydict()
+
+
+def _rows_at_once(rows: Any, image: str) -> int:
+    """As many as bound memory: fewer where the file says that pictures are large."""
+    most, metadata = 1, rows.metadata
+    for group in range(metadata.num_row_groups):
+        part = metadata.row_group(group)
+        chunks = [part.column(i) for i in range(part.num_columns)]
+        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] == image)
+        if size > MAX_FILE_BYTES * max(1, part.num_rows):
+            raise ValueError(f"it claims {size:,} bytes for {part.num_rows:,} pictures")
+        most = max(most, size // max(1, part.num_rows))
+    return max(1, min(_ROWS, _BATCH_BYTES // most))
 
 
 def _rows(
@@ -169,21 +196,26 @@ def _rows(
     class_names: tuple[str, ...],
     origin: str,
     split: Split | None,
+    by_path: bool = False,
 ) -> Iterator[Record]:
+    """Records of rows; `by_path`: pictures may be files of this machine, as in the cache of `datasets`."""
     numbers = {name: i for i, name in enumerate(class_names)}
     row = 0
     for batch in batches:
         labels = batch[label] if label and class_names else [None] * len(batch[image])
         for cell, value in zip(batch[image], labels, strict=True):
             number = numbers.get(value) if isinstance(value, str) else value
-            yield Record(f"{origin}[{row}]", partial(_cell, cell, number), split)
+            if number is not None and not isinstance(number, int):
+                raise DataError(f"{origin}[{row}] has the label {brief(number)}, but a class is one integer or text")
+            held = len(cell["bytes"] or b"") if cell else 0
+            yield Record(f"{origin}[{row}]", partial(_cell, cell, number, by_path), split, held=held)
             row += 1
 
 
-def _cell(cell: dict[str, Any] | None, label: int | None) -> Loaded:
+def _cell(cell: dict[str, Any] | None, label: int | None, by_path: bool) -> Loaded:
     if cell and cell["bytes"]:
         return Loaded(io.BytesIO(cell["bytes"]), label)
-    if cell and cell["path"] and Path(cell["path"]).is_absolute():  # in the cache of `datasets`
+    if by_path and cell and cell["path"] and Path(cell["path"]).is_absolute():
         return Loaded(Path(cell["path"]).open("rb"), label)
     raise BadPicture("no picture in this row" + (f": only the path {cell['path']!r}" if cell and cell["path"] else ""))
 

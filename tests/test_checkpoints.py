@@ -168,7 +168,7 @@ first = checkpoints.write(parent, 1, state, {})
 for free in (4096, 8192, 20480, 49152):
     leave(free)
     try:
-        checkpoints.write(parent, 2, state, {"note": "x" * 50_000})
+        checkpoints.write(parent, 2, state, {"note": ["x" * 1_000] * 50})
     except RunError as error:
         print(error)
     else:
@@ -176,8 +176,8 @@ for free in (4096, 8192, 20480, 49152):
     assert list(parent.iterdir()) == [first], list(parent.iterdir())
     assert torch.equal(checkpoints.read(first)["ema"]["w"], torch.ones(3000))
     release()
-second = checkpoints.write(parent, 2, state, {"note": "x" * 50_000})
-assert checkpoints.facts(second)["note"] == "x" * 50_000
+second = checkpoints.write(parent, 2, state, {"note": ["x" * 1_000] * 50})
+assert checkpoints.facts(second)["note"] == ["x" * 1_000] * 50
 """
 
 

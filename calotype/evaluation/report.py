@@ -168,7 +168,7 @@ def _table(value: Any) -> Mapping[str, Any]:
 
 def _typed(values: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
     """Values of a list as a tuple. Raises TypeError where they are no list, or of another type."""
-    if not isinstance(values, list):
+    if not isinstance(values, (list, tuple)):
         raise TypeError(f"{brief(values)} is no list")
     for value in values:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):

@@ -12,7 +12,7 @@ help:
 	@echo 'make demo    install into $(VENV), and compare models of built-in pictures of letters'
 	@echo 'make test    install for development, and run all tests; ARGS="-k glyphs" chooses some'
 	@echo 'make check   lint, formatting and types'
-	@echo 'make faults  kill commands 50 times at moments nobody chose, and see that nothing is lost'
+	@echo 'make faults  break all that tests break, ten times as often, and write the table of docs/reliability.md'
 	@echo 'make bench   run the short benchmarks, one JSON line per figure; benchmarks/README.md has the others'
 	@echo 'make clean   remove caches and build outputs, and install anew next time; runs/ stays'
 	@echo 'PYTHON=python3.12 chooses the Python that $(VENV) is made with (3.11 or newer).'
@@ -29,7 +29,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 faults: $(VENV)/.installed-dev
-	FAULTS=50 $(BIN)/python -m pytest -s tests/test_faults.py tests/test_processes.py
+	FAULTS=50 $(BIN)/python -m pytest -m fault
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/data.py

@@ -19,10 +19,11 @@ import torch
 
 from calotype import devices
 from calotype.data.batches import Batches
+from calotype.errors import is_out_of_memory
 from calotype.families.diffusion import Diffusion
 from calotype.model import Batch, ImageSpec
 from calotype.rng import seeded
-from calotype.trainer import TrainConfig, Trainer, is_out_of_memory
+from calotype.trainer import TrainConfig, Trainer
 
 WAYS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},

@@ -21,7 +21,9 @@ import torch
 import calotype
 from calotype.config import override
 from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.evaluation.report import Report
 from calotype.request import sections
+from calotype.runs import Run
 
 CLASSES = ("automobile", "horse", "ship")
 EACH = 200
@@ -53,16 +55,21 @@ def store(packed: PackedDataset, indices: np.ndarray, place: Path) -> None:
     np.savez(place, images=images, labels=labels)
 
 
+def others(run: Path, rest: Path, count: int) -> Report:
+    """What samples of a run are beside pictures that it has not seen, of the same classes in the same proportions."""
+    model = calotype.load(run, checkpoint="best")
+    drawn = run.parent / f"{run.name}.npz"
+    images = torch.cat([model.sample(min(500, count - k), seed=0, first=k) for k in range(0, count, 500)])
+    np.savez(drawn, images=images.permute(0, 2, 3, 1).numpy())
+    return calotype.evaluate(drawn, data=str(rest), n=count)
+
+
 def measured(run: Path, rest: Path, row: str, options: argparse.Namespace) -> dict[str, object]:
     """The figures of a run."""
     own = calotype.evaluate(run, checkpoint="best", n=500)
-    model = calotype.load(run, checkpoint="best")
-    drawn = run.parent / f"{run.name}.npz"
-    images = torch.cat([model.sample(min(500, SAMPLES - k), seed=0, first=k) for k in range(0, SAMPLES, 500)])
-    np.savez(drawn, images=images.permute(0, 2, 3, 1).numpy())
-    others = calotype.evaluate(drawn, data=str(rest), n=SAMPLES)
-    values = {value.name: value for value in others.values if value.of == "samples"}
-    floor = {value.name: value for value in others.values if value.of == "held_out"}
+    found = others(run, rest, SAMPLES)
+    values = {value.name: value for value in found.values if value.of == "samples"}
+    floor = {value.name: value for value in found.values if value.of == "held_out"}
     assert own.copying is not None
     return {
         "benchmark": f"few/{row}",
@@ -74,8 +81,7 @@ def measured(run: Path, rest: Path, row: str, options: argparse.Namespace) -> di
         "coverage": round(values["coverage"].value or 0.0, 3),
         "copies": own.copying.verdict,
         "flagged": own.copying.flagged,
-        "checkpoint": model.checkpoint.name,
-        "images": max(record.get("images_seen", 0) for record in model.run.read_log()),
+        "images": max(record.get("images_seen", 0) for record in Run.open(run).read_log()),
         "threads": options.threads,
     }
 

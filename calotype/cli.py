@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
-from calotype.errors import CalotypeError, ConfigError, StoppedElsewhere
+from calotype.errors import CalotypeError, ConfigError, StoppedElsewhere, is_out_of_memory
 
 # What the help shows for options without a default of their own.
 Words = Annotated[str, arg(metavar="TEXT", help_behavior_hint="")]
@@ -864,6 +864,15 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("calotype: stopped", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f"calotype: memory ran out ({error!r}): close other programs, raise the limit of this one, or give smaller "
+            "pictures or fewer at a time",
+            file=sys.stderr,
+        )
+        return CalotypeError.exit_status
 
 
 if __name__ == "__main__":

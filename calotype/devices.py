@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 
 import torch
@@ -47,10 +48,30 @@ def keep_memory() -> None:
     """Let this process keep the memory that it frees, for what it asks for next; on Linux with glibc.
 
     Else every large array is given back to the system and comes from it again, page by page, filled with zeros. On two
-    CPU cores training gained up to a third by this, without a larger peak (benchmarks/memory.py).
+    CPU cores training gained up to a third by this, without a larger peak (benchmarks/memory.py). Where the process has
+    a limit of its own, as by `ulimit -v`, every large array is given back: what is kept is not there for anything else.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
+    if _is_limited():
+        mallopt(_MMAP_THRESHOLD, 2**17)  # and stay there, as it does not by itself
+        return
     mallopt(_TRIM_THRESHOLD, -1)  # never
     mallopt(_MMAP_THRESHOLD, 2**30)  # larger blocks alone have mappings of their own
+
+
+def _is_limited() -> bool:
+    import resource  # of POSIX, as glibc is
+
+    limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    return any(limit != resource.RLIM_INFINITY for limit in limits)
+
+
+def give_back_memory() -> None:
+    """Give what this process has freed, and kept, back to the system and to the device, where memory ran out."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Self
+
+# What torch and oneDNN say on a CPU; the latter also where it finds no room for the code that it makes.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "could not create a memory object",
+    "could not create a primitive",
+    "could not execute a primitive",
+    "std::bad_alloc",
+)
 
 
 class CalotypeError(Exception):
@@ -51,3 +61,13 @@ class LostProcesses(CalotypeError):
 
 class TrainingDiverged(CalotypeError):
     """Training kept producing non-finite gradients; the last good checkpoint is intact."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, the system, torch or oneDNN says that memory ran out; imports none of them."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        known = any(text in str(error) for text in _OUT_OF_MEMORY)
+        return known or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError)

@@ -17,10 +17,10 @@ import torch
 from calotype import processes, sampling
 from calotype.config import build, nearest, plain
 from calotype.data.batches import Batches
-from calotype.errors import ConfigError
+from calotype.errors import ConfigError, is_out_of_memory
 from calotype.model import GenerativeModel, ImageSpec, Preset
 from calotype.rng import seeded
-from calotype.trainer import TrainConfig, Trainer, is_out_of_memory
+from calotype.trainer import TrainConfig, Trainer
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 IMAGES = {"img": 1, "kimg": 1_000, "Mimg": 1_000_000}
@@ -128,7 +128,7 @@ def plan(
             limit = min(LONGEST_PROBE, PROBE_SHARE * budget.seconds)
             try:
                 speed = _probe(family, spec, candidate, make_batches(candidate.training), device, limit, shard)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if chosen is None:

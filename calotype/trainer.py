@@ -20,10 +20,10 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, final
 import torch
 from torch import Tensor, nn
 
-from calotype import dividing, processes
+from calotype import devices, dividing, processes
 from calotype.config import check_choice
 from calotype.data.batches import Batches
-from calotype.errors import ConfigError, RunError
+from calotype.errors import ConfigError, RunError, is_out_of_memory
 from calotype.model import Batch, Loss, Trainable, Turn
 from calotype.optimizers import MOMENTS, OPTIMIZERS
 from calotype.rng import Noise, fold
@@ -142,11 +142,6 @@ def gains_from_bf16(device: torch.device, parameters: int) -> bool:
 
 def _cpu_capabilities() -> set[str]:
     return {name for name, present in torch.cpu.get_capabilities().items() if present is True}
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory ran out; on the CPU it does so by a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _fit(entry: Mapping[str, Tensor], param: nn.Parameter, owner: torch.optim.Optimizer | None) -> bool:
@@ -308,16 +303,20 @@ class Trainer(Generic[Model]):
             batch.images.to(self.device, memory_format=torch.channels_last),
             None if batch.labels is None else batch.labels.to(self.device),
         )
+        before = [buffer.clone() for buffer in self.model.buffers()]
         while True:
             try:
                 loss = self._accumulate(turn, batch, draw, params)
                 break
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 # Of divided weights all processes would have to go back together.
                 if not is_out_of_memory(error) or self.micro_batch == 1 or self.division is not None:
                     raise
             for p in params:
                 p.grad = None
+            for buffer, value in zip(self.model.buffers(), before, strict=True):
+                buffer.data.copy_(value)  # running statistics are to see no image twice
+            devices.give_back_memory()
             self.micro_batch = -(-self.micro_batch // 2)
         return self._over_processes(loss, [] if self.division is not None else params)
 

@@ -21,7 +21,7 @@ from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
 from calotype.data.stream import Stream
 from calotype.display import Display, for_process, packing_on
-from calotype.errors import ConfigError, RunError
+from calotype.errors import ConfigError, RunError, is_out_of_memory
 from calotype.images import grid, write_png
 from calotype.judging import Judge
 from calotype.latents import Latents
@@ -33,7 +33,7 @@ from calotype.request import Request, family_of, request
 from calotype.rng import fold, permutation
 from calotype.runs import DatasetFacts, Run, RunConfig, TrainedModel, family, refuse_existing
 from calotype.signals import stop_requests
-from calotype.trainer import TrainConfig, Trainer, is_out_of_memory
+from calotype.trainer import TrainConfig, Trainer
 
 SAMPLES = "samples.png"  # in the run directory; the last thing that training writes, after the curves
 HELD_OUT_BATCH = 64  # images at a time
@@ -435,17 +435,19 @@ def _train_run(
         try:
             until_done(context)
             processes.by_first(lambda: _finish(context))
-        except OSError as error:
-            raise RunError(
-                f"{run.path} cannot be written ({error}); its checkpoints are intact. Make room, then continue with: "
-                f"calotype train --resume {quote(str(run.path))}"
-            ) from error
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
+        except (OSError, RuntimeError, MemoryError) as error:
+            again = f"continue with: calotype train --resume {quote(str(run.path))}"
+            if is_out_of_memory(error):
+                raise RunError(
+                    f"memory ran out ({device.type}, {trainer.micro_batch} image(s) at a time: "
+                    f"{str(error).splitlines()[0] if str(error) else 'MemoryError'}); {run.path} is kept as of its "
+                    f"last checkpoint. Make memory free, then {again}; or start a new run with a smaller --size or "
+                    "--preset"
+                ) from error
+            if not isinstance(error, OSError):
                 raise
             raise RunError(
-                f"memory ran out even for one image at a time ({device.type}); the run is kept as of its last "
-                "checkpoint. Start a new one with a smaller --size or --preset"
+                f"{run.path} cannot be written ({error}); its checkpoints are intact. Make room, then {again}"
             ) from error
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,6 +69,13 @@ def picture_folder(tmp_path: Path) -> Path:
 def environment(**values: str) -> dict[str, str]:
     """The environment for a child process of a test."""
     return {**os.environ, "OMP_NUM_THREADS": "1", **values}
+
+
+@functools.cache
+def mounts_allowed() -> bool:
+    """Whether a test may have disks of its own."""
+    command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
 # -- faults that are survived, see tests/faults.py

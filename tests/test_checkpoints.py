@@ -19,7 +19,7 @@ from calotype.families.diffusion import DiffusionConfig
 from calotype.optimizers import OPTIMIZERS
 from calotype.runs import DatasetFacts, Run, RunConfig
 from calotype.trainer import TrainConfig, Trainer
-from tests.conftest import Stripes, environment
+from tests.conftest import Stripes, Survived, environment, mounts_allowed
 
 FILES = ["model.safetensors", "ema.safetensors", "optimizers.safetensors", "state.json"]
 
@@ -83,13 +83,15 @@ def test_the_same_position_again_replaces(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.fault("a bit flipped in a checkpoint", "it is found when the checkpoint is read")
 @pytest.mark.parametrize("name", FILES)
-def test_a_flipped_bit_is_found(tmp_path: Path, name: str) -> None:
+def test_a_flipped_bit_is_found(tmp_path: Path, survived: Survived, name: str) -> None:
     path = checkpoints.write(tmp_path, 5, small_state(), {"held_out": 1.5})
     file = path / name
     content = file.read_bytes()
     assert len(content) > 200
-    for position in [0, 1, 8, 9, *range(50, len(content), len(content) // 20), len(content) - 1]:
+    positions = [0, 1, 8, 9, *range(50, len(content), len(content) // 20), len(content) - 1]
+    for position in positions:
         for bit in (0, 7):
             damaged = bytearray(content)
             damaged[position] ^= 1 << bit
@@ -98,8 +100,10 @@ def test_a_flipped_bit_is_found(tmp_path: Path, name: str) -> None:
                 checkpoints.read(path)
     file.write_bytes(content)
     assert same(checkpoints.read(path), small_state())
+    survived(2 * len(positions))
 
 
+@pytest.mark.fault("a file of a checkpoint cut off, or gone", "it is found when the checkpoint is read")
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_cut_off_or_missing_is_found(tmp_path: Path, name: str) -> None:
     path = checkpoints.write(tmp_path, 5, small_state(), {})
@@ -113,6 +117,7 @@ def test_a_file_that_is_cut_off_or_missing_is_found(tmp_path: Path, name: str) -
         checkpoints.read(path)
 
 
+@pytest.mark.fault("a file of another checkpoint in the place of its own", "it is found when the checkpoint is read")
 def test_files_of_another_checkpoint_are_found(tmp_path: Path) -> None:
     first, second = (checkpoints.write(tmp_path, k, small_state(float(k)), {}) for k in (1, 2))
     shutil.copy(first / "ema.safetensors", second / "ema.safetensors")
@@ -120,6 +125,7 @@ def test_files_of_another_checkpoint_are_found(tmp_path: Path) -> None:
         checkpoints.read(second)
 
 
+@pytest.mark.fault("half a checkpoint of a killed process", "it is not taken for one, and is swept away")
 def test_what_killed_writers_leave_is_no_checkpoint_and_goes(tmp_path: Path) -> None:
     kept = checkpoints.write(tmp_path, 5, small_state(), {})
     for name in (".000000000010.123.tmp", ".000000000001.old.tmp"):
@@ -133,13 +139,8 @@ def test_what_killed_writers_leave_is_no_checkpoint_and_goes(tmp_path: Path) -> 
 # -- a full disk
 
 
-def _mounts_allowed() -> bool:
-    command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
-    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
-
-
 # A limit on the size of files stands for a full disk everywhere; where a tmpfs can be mounted, there is a real one too.
-DISKS = ["limit", *(["tmpfs"] if _mounts_allowed() else [])]
+DISKS = ["limit", *(["tmpfs"] if mounts_allowed() else [])]
 
 # The files of the second checkpoint are of growing size, so that in turn each of the four does not fit.
 FULL_DISK = """
@@ -181,6 +182,10 @@ assert checkpoints.facts(second)["note"] == ["x" * 1_000] * 50
 """
 
 
+@pytest.mark.fault(
+    "a disk that is full at each file of a checkpoint",
+    "it says so, earlier checkpoints are intact, nothing half-written stays",
+)
 @pytest.mark.parametrize("disk", DISKS)
 def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_half_written(tmp_path: Path, disk: str) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path), disk]
@@ -287,6 +292,10 @@ def saved_at(run: Run, *steps: int) -> Trainer:
     return trainer
 
 
+@pytest.mark.fault(
+    "a damaged newest checkpoint, at resuming",
+    "it is put aside under another name, and the one before is used",
+)
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_newest_checkpoint_is_put_aside_and_the_one_before_used(run: Run, name: str) -> None:
     saved_at(run, 1, 2)
@@ -356,6 +365,7 @@ def test_an_unknown_checkpoint_names_those_there_are(run: Run) -> None:
         run.model("9")
 
 
+@pytest.mark.fault("a log whose last line was cut off", "that line is passed over, and the log goes on")
 def test_the_log_goes_on_after_a_line_that_was_cut_off(run: Run) -> None:
     run.log("one", value=1.5)
     with (run.path / "log.jsonl").open("a") as file:

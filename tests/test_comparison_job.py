@@ -138,6 +138,7 @@ def test_two_comparisons_of_one_seed_have_the_same_models_and_the_same_table(
     assert measures(again) == measures(Comparison.open(whole / "comparison.json"))
 
 
+@pytest.mark.fault("a comparison that is stopped", "it goes on where it was, and repeats nothing")
 def test_one_that_was_stopped_goes_on_and_repeats_nothing(
     patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +166,7 @@ def test_one_that_was_stopped_goes_on_and_repeats_nothing(
     assert json.dumps(again.as_dict()) == json.dumps(found.as_dict())
 
 
+@pytest.mark.fault("a family of a comparison that fails", "the page says why, and the others go on")
 def test_a_family_that_fails_is_reported_and_the_others_go_on(
     patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +245,7 @@ def test_resume_takes_no_settings(capsys: pytest.CaptureFixture[str], whole: Pat
     assert "leave out budget" in capsys.readouterr().err
 
 
+@pytest.mark.fault("a disk that is full while comparing", "it says so, and how to go on")
 def test_a_full_disk_is_said_with_the_way_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -83,6 +83,10 @@ def hostile(tmp_path):
     return root
 
 
+@pytest.mark.fault(
+    "pictures that are cut off, empty, or none, in a folder",
+    "the others are packed, each bad one is listed with its reason",
+)
 def test_a_hostile_folder_gives_its_good_pictures_and_reasons_for_the_rest(hostile, cache):
     data = prepare(config(hostile), cache=cache)
     assert len(data) == 12 + 11
@@ -266,6 +270,7 @@ class TestReuse:
         with pytest.raises(DataError, match="does not exist"):
             prepare(config(photos, width=5, height=5), cache=cache)
 
+    @pytest.mark.fault("a damaged pack", "it is made again from the pictures")
     def test_a_damaged_pack_is_made_again(self, photos, cache):
         first = prepare(config(photos), cache=cache)
         for name in ("images.u8", "dataset.json", "split.npy"):
@@ -287,6 +292,7 @@ class TestReuse:
 
 
 class TestFailures:
+    @pytest.mark.fault("an interrupt while packing", "nothing is left in the cache")
     def test_an_interrupt_leaves_nothing(self, photos, cache):
         def interrupt(done, total):
             raise KeyboardInterrupt
@@ -296,6 +302,7 @@ class TestFailures:
         assert packs(cache) == []
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("calotype-data")]
 
+    @pytest.mark.fault("half a pack of a killed process", "it is not taken for one, and is swept away")
     def test_what_a_killed_process_left_is_removed(self, photos, cache):
         dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
         host = os.uname().nodename
@@ -327,6 +334,7 @@ class TestFailures:
         assert "no room for the packed pictures" in found.stdout
         assert packs(cache) == []
 
+    @pytest.mark.fault("a disk that is full while packing", "it says so, and nothing half-written stays")
     def test_a_full_disk_is_told_and_left_clean(self, photos, cache, monkeypatch):
         cache.mkdir()
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", cache], capture_output=True)

@@ -247,6 +247,7 @@ def broken(bad: set[int]) -> Callable[[int], bytes | None]:
     return lambda k: (None if k % 2 else b"no picture") if k in bad else encoded(k)
 
 
+@pytest.mark.fault("a picture in a shard that cannot be read", "another is shown in its place, and it is told")
 def test_a_picture_that_cannot_be_used_is_replaced_and_told(tmp_path: Path) -> None:
     parquet(tmp_path / "in" / "a.parquet", range(60), contents=broken({3, 4, 19}))
     parquet(tmp_path / "in" / "b.parquet", range(60, 120))
@@ -274,6 +275,7 @@ def test_too_many_in_a_row_are_an_error(tmp_path: Path) -> None:
         stream.read(np.array([0]))
 
 
+@pytest.mark.fault("a shard that changes, or goes, under a running job", "the run stops, and names it")
 @pytest.mark.parametrize("change", ["gone", "other"])
 def test_a_shard_that_is_not_what_it_was_is_named(change: str, tmp_path: Path) -> None:
     for k in range(10):

@@ -175,6 +175,7 @@ def test_any_number_of_processes_goes_on_from_slices(
             assert_same(found[case], by_one[case], case)
 
 
+@pytest.mark.fault("damage to slices of weights that processes have divided", "it is found when the checkpoint is read")
 def test_damage_to_slices_is_found(by_two: tuple[Path, dict[str, dict[str, Tensor]]], tmp_path: Path) -> None:
     (kept,) = (by_two[0] / "vae").glob("*")
     for k, name in enumerate(sorted(str(p.relative_to(kept)) for p in kept.rglob("*.safetensors"))):
@@ -190,6 +191,7 @@ def test_damage_to_slices_is_found(by_two: tuple[Path, dict[str, dict[str, Tenso
         checkpoints.read(damaged)
 
 
+@pytest.mark.fault("kill -9 of a job with divided weights", "one process goes on from its slices")
 def test_a_run_with_divided_weights_goes_on_after_a_kill_and_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.fault("sampling that is interrupted", "the same command draws what is missing, the same images")
 def test_an_interrupted_job_continues(tmp_path: Path) -> None:
     job = make_job()
 

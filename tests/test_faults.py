@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,13 +15,15 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from calotype.checkpoints import found
 from calotype.rng import fold
 from calotype.runs import Run
-from tests.conftest import environment
+from tests.conftest import Survived, environment, mounts_allowed
+from tests.faults import FAULTS
 
-KILLS = int(os.environ.get("FAULTS", "6"))
+KILLS = FAULTS or 6
 EVERY = 64  # images between checkpoints
 TRAIN = ["train", "vae", "photos", "--size", "12", "--budget", "960img", "--out", "run"]
 TRAIN += ["--set", f"training.checkpoint_every={EVERY}", "--set", "training.threads=1"]
@@ -100,7 +101,11 @@ def finish(folder: Path) -> list[str]:
     return said
 
 
-def test_killed_at_any_moment_nothing_is_lost(tmp_path: Path) -> None:
+@pytest.mark.fault(
+    "kill -9, at any moment of packing, training, checkpoints, evaluation",
+    "the next command goes on; the result is the same bit for bit, and no file is left over",
+)
+def test_killed_at_any_moment_nothing_is_lost(tmp_path: Path, survived: Survived) -> None:
     whole = photos(tmp_path / "whole")
     started = time.monotonic()
     finish(whole)
@@ -130,8 +135,10 @@ def test_killed_at_any_moment_nothing_is_lost(tmp_path: Path) -> None:
         assert names(folder) == files
         rounds += 1
     print(f"{sum(kills.values())} kills in {rounds} runs: {dict(kills)}")
+    survived(sum(kills.values()))
 
 
+@pytest.mark.fault("SIGTERM, as before a node is taken away", "it stops within 10 s, saved at the step it was at")
 def test_a_stop_is_quick_and_loses_nothing(tmp_path: Path) -> None:
     """SIGTERM, as a scheduler sends it some seconds before SIGKILL."""
     folder = photos(tmp_path / "stopped")
@@ -149,6 +156,7 @@ def test_a_stop_is_quick_and_loses_nothing(tmp_path: Path) -> None:
     assert int(found(folder / "run" / "checkpoints")[-1].name) >= max(seen)
 
 
+@pytest.mark.fault("pictures deleted while they are learned", "the run goes on from its pack, to the same weights")
 def test_the_pictures_vanish_under_a_running_job(tmp_path: Path) -> None:
     """What is packed is what is learned: the pictures themselves are needed no more."""
     whole, folder = photos(tmp_path / "whole"), photos(tmp_path / "robbed")
@@ -165,3 +173,103 @@ def test_the_pictures_vanish_under_a_running_job(tmp_path: Path) -> None:
     newest = [found(path / "run" / "checkpoints")[-1] / "ema.safetensors" for path in (whole, folder)]
     assert newest[0].read_bytes() == newest[1].read_bytes()
     undisturbed.communicate()
+
+
+# A disk of its own for a run, in a place of its own that goes with the process: full, then larger; then read-only.
+DISK = """
+import pathlib, subprocess, sys
+
+def mount(options):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", "disk"], check=True)
+
+def calotype(*words):
+    done = subprocess.run([sys.executable, "-m", "calotype.cli", *words], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stderr
+
+mount(f"size={sys.argv[1]}")
+full = calotype(*sys.argv[2:])
+mount("remount,size=1g")
+assert not list(pathlib.Path("disk/run/checkpoints").glob(".*"))
+mount("remount,ro")
+closed = calotype("train", "--resume", "disk/run")
+mount("remount,rw")
+assert calotype("train", "--resume", "disk/run") == (0, "")
+for file in max(pathlib.Path("disk/run/checkpoints").glob("0*")).glob("*.safetensors"):
+    pathlib.Path(file.name).write_bytes(file.read_bytes())
+print(full, closed)
+"""
+
+
+@pytest.mark.skipif(not mounts_allowed(), reason="a disk of its own cannot be mounted here")
+@pytest.mark.fault(
+    "a disk that is full, then read-only, under a run", "it says so; with room the run goes on, the same"
+)
+def test_a_disk_that_is_full_and_then_read_only(tmp_path: Path, survived: Survived) -> None:
+    folder, whole = photos(tmp_path / "short"), photos(tmp_path / "whole")
+    (folder / "disk").mkdir()
+    undisturbed = command(TRAIN, whole)
+    assert undisturbed.wait() == 0, undisturbed.communicate()[0]
+    undisturbed.communicate()
+    taken = sum(file.stat().st_size for file in (whole / "run").rglob("*") if file.is_file())
+    words = ["disk/run" if word == "run" else word for word in TRAIN]
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", DISK, str(taken // 2), *words],
+        cwd=folder,
+        env=environment(CALOTYPE_CACHE=str(folder / "cache")),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "could not be written" in done.stdout
+    assert "Earlier checkpoints are intact: make room" in done.stdout
+    assert "Read-only file system" in done.stdout
+    for file in found(whole / "run" / "checkpoints")[-1].glob("*.safetensors"):
+        assert (folder / file.name).read_bytes() == file.read_bytes()
+    survived(2)
+
+
+# The system's clock, but each look at it is up to a year away from the one before, forwards or back.
+CLOCK = """
+import random, sys, time
+jumps, told = random.Random(0), time.time
+time.time = lambda: told() + jumps.uniform(-3.2e7, 3.2e7)
+from calotype.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.fault("a clock that jumps by months", "the result is the same, and so are the times that are told")
+def test_a_clock_that_jumps(tmp_path: Path, survived: Survived) -> None:
+    whole, jumping = photos(tmp_path / "whole"), photos(tmp_path / "jumping")
+    finish(whole)
+    for words in (TRAIN, EVALUATE):
+        done = subprocess.run(
+            [sys.executable, "-c", CLOCK, *words],
+            cwd=jumping,
+            env=environment(CALOTYPE_CACHE=str(jumping / "cache")),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert outcome(jumping) == outcome(whole)
+    cost = json.loads((jumping / "run" / "evaluation.json").read_text())["cost"]
+    assert 0 <= cost["seconds of training"] < 600
+    survived(len(Run.open(jumping / "run").read_log()))
+
+
+@pytest.mark.fault("two commands that train one run", "the second is refused at once, and the first is not disturbed")
+def test_two_commands_for_one_run(tmp_path: Path, survived: Survived) -> None:
+    folder = photos(tmp_path / "shared")
+    first = command(TRAIN, folder)
+    while not found(folder / "run" / "checkpoints"):
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.02)
+    second = command(["train", "--resume", "run"], folder)
+    printed, _ = second.communicate()
+    assert second.returncode == 2
+    assert "being trained by another process" in printed
+    assert "Traceback" not in printed
+    assert first.wait() == 0, first.communicate()[0]
+    first.communicate()
+    survived(1)

@@ -169,6 +169,10 @@ def assert_went_on(run: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     assert all(torch.equal(found[name], value) for name, value in undisturbed.items())
 
 
+@pytest.mark.fault(
+    "kill -9 of the processes of one of two machines",
+    "the job goes on by itself, to the weights of an undisturbed one",
+)
 def test_workers_of_a_host_that_are_killed_are_started_again(
     hosts: tuple[Host, Host], undisturbed: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -179,6 +183,10 @@ def test_workers_of_a_host_that_are_killed_are_started_again(
     assert_went_on(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.fault(
+    "one of two machines lost, and started again",
+    "the job goes on, to the weights of an undisturbed one",
+)
 def test_a_host_that_is_lost_and_comes_again_goes_on(
     hosts: tuple[Host, Host], undisturbed: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:

@@ -309,6 +309,10 @@ def worker(run: Path, rank: int) -> int:
 LONGER = [word.replace("96img", "1600img") for word in COMMAND]
 
 
+@pytest.mark.fault(
+    "kill -9 of a process of a job under torchrun --max-restarts",
+    "the job goes on by itself within a minute, to the weights of an undisturbed one",
+)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_is_killed_is_started_again(rank: int, tmp_path: Path) -> None:
     undisturbed = launched(["-m", "calotype", *LONGER, "--out", str(tmp_path / "whole")], 2)
@@ -323,6 +327,7 @@ def test_a_process_that_is_killed_is_started_again(rank: int, tmp_path: Path) ->
         process.communicate()
 
 
+@pytest.mark.fault("a process of a job that hangs", "the others stop when their patience is over, and name it")
 def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
     words = ["-m", "calotype", *LONGER, "--out", str(tmp_path / "run")]
     process = launched(words, 3, CALOTYPE_PATIENCE="3")

@@ -85,6 +85,10 @@ def wait_for(run: Path, count: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.fault(
+    "kill -9 in each quarter of training",
+    "resumed, every byte of the last checkpoint is that of an undisturbed run",
+)
 def test_killed_anywhere_and_resumed_is_bit_exact(picture_folder: Path, tmp_path: Path) -> None:
     straight = start(picture_folder, tmp_path / "straight")
     shutil.copytree(straight.path, tmp_path / "killed")
@@ -158,6 +162,7 @@ def test_killed_before_the_last_grid_it_is_still_made(picture_folder: Path, tmp_
     assert (run.path / "samples.png").read_bytes() == expected
 
 
+@pytest.mark.fault("pictures that change before a run is resumed", "it is refused, with what has changed")
 def test_changed_pictures_are_noticed(picture_folder: Path, tmp_path: Path) -> None:
     run = start(picture_folder, tmp_path / "run")
     next(picture_folder.rglob("*.png")).unlink()
@@ -209,6 +214,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: range, twice: bool = False) -> 
     return calls
 
 
+@pytest.mark.fault("an update that is not finite", "it is not applied, and training goes on")
 def test_one_bad_update_is_passed_over(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, range(33, 35))
     run = start(picture_folder, tmp_path / "run")
@@ -218,6 +224,10 @@ def test_one_bad_update_is_passed_over(picture_folder: Path, tmp_path: Path, mon
     assert final_state(run)
 
 
+@pytest.mark.fault(
+    "three updates in a row that are not finite",
+    "the run goes back to its last checkpoint, and on with other pictures",
+)
 def test_three_in_a_row_go_back_to_the_checkpoint_and_on_with_other_data(
     picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +244,10 @@ def test_three_in_a_row_go_back_to_the_checkpoint_and_on_with_other_data(
     assert all(bool(torch.isfinite(v).all()) for v in state["model"].values())
 
 
+@pytest.mark.fault(
+    "updates that are never finite again",
+    "the run stops, names a lower rate, and keeps its last good checkpoint",
+)
 def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(
     picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,112 @@
+"""What each size of network makes of a budget: the tables of docs/presets.md. One JSON line per run.
+
+    python benchmarks/presets.py --data ../shared/data/mnist --budgets 2m 8m --out runs/presets/mnist
+    python benchmarks/presets.py --data ../shared/data/cifar10 --budgets 8m --out runs/presets/cifar10
+    python benchmarks/presets.py --data ../shared/data/cifar10 --few --budgets 8m --out runs/presets/few
+
+Each line is a run of `calotype train FAMILY DATA --preset P --budget B`, measured by `calotype evaluate`. With `--few`
+the pictures are the 600 of `few.py`, and samples are compared with all others of their classes, which no run has seen.
+What is there already is not done again; `--families`, `--presets` choose some, so that each core may do its part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from few import chosen, others, store
+
+import calotype
+from calotype.data import DataConfig, prepare
+from calotype.evaluation.report import Report
+from calotype.runs import Run, family
+
+FAMILIES = ("autoregressive", "diffusion", "gan", "vae")
+PRESETS = ("tiny", "small")
+NAMES = ("FD-Classifier", "FD-EffLite0", "as asked", "recall", "coverage")
+
+
+def figures(report: Report, of: str = "samples") -> dict[str, Any]:
+    """Those of the table, each with its interval."""
+    rounded: dict[str, Any] = {}
+    for value in report.values:
+        name = value.name.partition("@")[0]  # without the digest of a classifier
+        likelihood = name.startswith("bits/dim")
+        if value.value is not None and (likelihood or (value.of == of and name in NAMES)):
+            numbers = [value.value, value.low, value.high]
+            rounded[name] = [None if number is None else float(f"{number:.4g}") for number in numbers]
+    return rounded
+
+
+def measured(run: Run, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a run; its report is kept beside it."""
+    kept = run.path / "presets.json"
+    if kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return found
+    own = calotype.evaluate(run, checkpoint="best", n=500 if options.few else options.n)
+    found = figures(own)
+    if options.few:
+        elsewhere = others(run.path, options.out / "rest.npz", options.n)
+        found |= figures(elsewhere) | {"real pictures": figures(elsewhere, "held_out")}
+    assert own.copying is not None
+    found |= {"copies": own.copying.verdict, "samples per second": own.cost.get("samples per second")}
+    kept.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+def line(run: Run, found: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """What is printed of a run."""
+    name = next(name for name in NAMES[options.few :] if name in found)
+    value, low, high = found[name]
+    return {
+        "benchmark": f"presets/{run.path.name}",
+        "value": value,
+        "unit": name,
+        "low": low,
+        "high": high,
+        "images": max(record.get("images_seen", 0) for record in run.read_log()),
+        "parameters": sum(
+            p.numel() for p in family(run.config.family)(run.config.dataset.spec, run.config.model).parameters()
+        ),
+        "threads": options.threads,
+    } | found
+
+
+def main() -> None:
+    """Train and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data/mnist")
+    parser.add_argument("--few", action="store_true", help="the 600 pictures of few.py alone")
+    parser.add_argument("--budgets", nargs="*", default=["2m", "8m"])
+    parser.add_argument("--families", nargs="*", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--presets", nargs="*", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("-n", type=int, default=2_000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/presets/mnist"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    data = options.data
+    if options.few:
+        packed = prepare(DataConfig(source=options.data))
+        for indices, place in zip(chosen(packed), ("few.npz", "rest.npz"), strict=True):
+            if not (options.out / place).exists():
+                store(packed, indices, options.out / place)
+        data = str(options.out / "few.npz")
+    settings = {"training": {"threads": options.threads}}
+    for budget in options.budgets:
+        for name in options.families:
+            for preset in options.presets:
+                place = options.out / f"{name}-{preset}-{budget}"
+                if not (place / "samples.png").exists():
+                    calotype.train(name, data, budget=budget, preset=preset, out=place, settings=settings, go_on=True)
+                run = Run.open(place)
+                print(json.dumps(line(run, measured(run, options), options)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -292,14 +292,18 @@ def test_other_commands_are_for_one_process(
     assert "complete runs in one process: start it without torchrun" in capsys.readouterr().err
 
 
-def worker(run: Path, rank: int) -> int:
-    """The process of a rank that trains a run, as soon as a checkpoint of what it has learned is there."""
+def worker(run: Path, rank: int, out: Path | None = None) -> int:
+    """The process of a rank that trains a run, as soon as a checkpoint of what it has learned is there.
+
+    Args:
+        out: what its command names, where that is not the run.
+    """
     for _ in range(600):
         time.sleep(0.1)
         if len(checkpoints.found(run / "checkpoints")) > 1:
             for place in Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):
-                    if str(run).encode() in (place / "cmdline").read_bytes():
+                    if str(out or run).encode() in (place / "cmdline").read_bytes():
                         told = (place / "environ").read_bytes().split(b"\0")
                         if f"RANK={rank}".encode() in told:
                             return int(place.name)
@@ -327,6 +331,27 @@ def test_a_process_that_is_killed_is_started_again(rank: int, tmp_path: Path) ->
         process.communicate()
 
 
+@pytest.mark.fault(
+    "kill -9 of a process that compares, under torchrun --max-restarts", "the comparison goes on by itself, the same"
+)
+def test_a_comparison_whose_process_is_killed_goes_on(tmp_path: Path) -> None:
+    words = ["-m", "calotype", "compare", "glyphs:gray:60", "--size", "8", "--families", "vae", "--budget", "1600img"]
+    words += ["-n", "8", "--no-baselines", "--out"]
+    undisturbed = launched([*words, str(tmp_path / "whole")], 2)
+    killed = launched([*words, str(tmp_path / "killed")], 2, ["--max-restarts=1"])
+    os.kill(worker(tmp_path / "killed" / "vae", 1, tmp_path / "killed"), signal.SIGKILL)
+    assert killed.wait() == undisturbed.wait() == 0, (killed.communicate()[1], undisturbed.communicate()[1])
+    found, whole = (
+        json.loads((tmp_path / name / "entries" / "vae.json").read_text())["report"]["values"]
+        for name in ("killed", "whole")
+    )
+    assert found == whole
+    events = [record["event"] for record in Run.open(tmp_path / "killed" / "vae").read_log()]
+    assert events.count("resumed") == 1
+    for process in (killed, undisturbed):
+        process.communicate()
+
+
 @pytest.mark.fault("a process of a job that hangs", "the others stop when their patience is over, and name it")
 def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
     words = ["-m", "calotype", *LONGER, "--out", str(tmp_path / "run")]
@@ -349,8 +374,9 @@ def test_a_job_that_is_started_again_needs_a_place(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    assert cli.main(["train", "vae", "glyphs"]) == 2
-    assert "give its place, --out" in capsys.readouterr().err
+    for words in (["train", "vae", "glyphs"], ["compare", "glyphs"]):
+        assert cli.main(words) == 2
+        assert "give its place, --out" in capsys.readouterr().err
 
 
 def test_several_machines_that_start_again_need_a_store_for_each_attempt(

@@ -77,7 +77,14 @@ def compare(
     Raises:
         CalotypeError: for anything the user can mend.
     """
+    if processes.may_be_restarted() and out is None:
+        raise ConfigError(
+            "torchrun is to start processes again, and they have to find the comparison: give its place, --out"
+        )
     with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
+        # One that was started again tells the others: what is on another machine may be there for the first time.
+        if processes.any_of(int(processes.is_restarted())) and out is not None and _is_comparison(Path(out)):
+            return _go_on(Path(out), device, shown)
         config, chosen = processes.agreed(
             lambda: _asked(data, budget, families, size, settings or {}, n, seed, features, baselines, threads, recipe)
         )
@@ -151,8 +158,17 @@ def _make(job: Job) -> None:
 def resume(path: str | Path, *, device: str = "auto", display: Display | None = None) -> Comparison:
     """Go on with a comparison; what is finished is not done again. Raises CalotypeError."""
     with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
-        config, data = processes.agreed(lambda: read(Path(path)))
-        return _all(Job(Path(path), config, data, device, shown))
+        return _go_on(Path(path), device, shown)
+
+
+def _is_comparison(path: Path) -> bool:
+    """Whether a comparison is there, as the first process sees it."""
+    return processes.by_first(lambda: (path / CONFIG).exists())
+
+
+def _go_on(path: Path, device: str, shown: Display) -> Comparison:
+    config, data = processes.agreed(lambda: read(path))
+    return _all(Job(path, config, data, device, shown))
 
 
 def _all(job: Job) -> Comparison:

@@ -21,7 +21,7 @@ from calotype.baselines import BASELINES
 from calotype.config import build, read_toml
 from calotype.data import DataConfig
 from calotype.display import Display
-from calotype.errors import CalotypeError, ConfigError, RunError
+from calotype.errors import CalotypeError, ConfigError, RunError, is_out_of_memory
 from calotype.evaluation.comparison import Entry, entry_of
 from calotype.images import grid, write_atomic, write_png
 from calotype.plan import Budget
@@ -113,10 +113,13 @@ def going_on(job: Job, name: str, kind: str = "model") -> Iterator[None]:
     """
     try:
         yield
-    except CalotypeError as error:
-        if error.exit_status != CalotypeError.exit_status:
+    except (CalotypeError, RuntimeError, MemoryError) as error:
+        if isinstance(error, CalotypeError):
+            if error.exit_status != CalotypeError.exit_status:
+                raise
+        elif not is_out_of_memory(error):
             raise
-        failed = Entry(name, kind, None, failure=str(error))
+        failed = Entry(name, kind, None, failure=str(error) or "memory ran out")
         processes.by_first(lambda: keep(job, failed))
         job.shown.message(f"{name} failed: {error}\nthe others go on")
 

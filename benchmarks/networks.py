@@ -40,7 +40,7 @@ from calotype.rng import seeded
 from calotype.trainer import TrainConfig, Trainer
 
 SAMPLES = 2_000
-OPTIONS = DiffusionOptions()  # what users get
+OPTIONS = DiffusionOptions(guidance=1)  # of the networks alone
 GEMM = 1024
 ROUNDS = 7
 

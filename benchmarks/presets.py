@@ -6,14 +6,16 @@
 
 Each line is a run of `calotype train FAMILY DATA --preset P --budget B`, measured by `calotype evaluate`. With `--few`
 the pictures are the 600 of `few.py`, and samples are compared with all others of their classes, which no run has seen.
-What is there already is not done again; `--families`, `--presets` choose some, so that each core may do its part.
+What is there already is not done again; `--families`, `--presets` choose some, so that each core may do its part, and
+`--table` writes what there is as a table, with the number of pictures from which on the larger network is the better.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,44 @@ def line(run: Run, found: Mapping[str, Any], options: argparse.Namespace) -> dic
     } | found
 
 
+def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The table of docs/presets.md."""
+    named = [name for name in NAMES if any(name in one for one in lines)]
+    table = "| | Budget | Network | Pictures seen | " + " | ".join(named) + " | Bits/dim | Images/s drawn |\n"
+    table += "|---" * (len(named) + 6) + "|\n"
+    for one in lines:
+        name, preset, budget = one["benchmark"].partition("/")[2].split("-")
+        cells = [name, budget, f"`{preset}`", f"{one['images']:,}"]
+        for figure in named:
+            value, low, high = one.get(figure, (None, None, None))
+            if figure.startswith("FD"):
+                cells.append(f"{value:.3g} ({low:.3g} to {high:.3g})" if value is not None else "")
+            else:
+                cells.append("" if value is None else f"{value:.1%}" if figure == "as asked" else f"{value:.2f}")
+        bits = next((f"{one[k][0]:.3g}, {k[10:-1].partition(',')[0]}" for k in one if k.startswith("bits/dim")), "")
+        table += "| " + " | ".join([*cells, bits, f"{one['samples per second']:,.0f}"]) + " |\n"
+    return table
+
+
+def crossings(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """For each family where the larger network becomes the better, in pictures that it has then seen.
+
+    Interpolated between two budgets, or extrapolated beyond them: the logarithm of the ratio of both distances is taken
+    as linear in the logarithm of the pictures seen.
+    """
+    told = {}
+    for name in dict.fromkeys(one["benchmark"].partition("/")[2].split("-")[0] for one in lines):
+        rows = [[one for one in lines if f"/{name}-{preset}-" in one["benchmark"]] for preset in PRESETS]
+        if any(len(row) < 2 for row in rows):
+            continue
+        seen = [math.log(one["images"]) for one in rows[1]]
+        ratios = [math.log(b["value"] / a["value"]) for a, b in zip(*rows, strict=True)]
+        slope = (ratios[-1] - ratios[0]) / (seen[-1] - seen[0])
+        at = math.exp(seen[-1] - ratios[-1] / slope) if slope < 0 else math.inf
+        told[name] = f"{at:,.0f}"
+    return told
+
+
 def main() -> None:
     """Train and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,6 +125,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="*", default=["2m", "8m"])
     parser.add_argument("--families", nargs="*", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--presets", nargs="*", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--table", action="store_true", help="and write them as in docs/presets.md")
     parser.add_argument("-n", type=int, default=2_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/presets/mnist"))
@@ -97,7 +138,7 @@ def main() -> None:
             if not (options.out / place).exists():
                 store(packed, indices, options.out / place)
         data = str(options.out / "few.npz")
-    settings = {"training": {"threads": options.threads}}
+    settings, lines = {"training": {"threads": options.threads}}, []
     for budget in options.budgets:
         for name in options.families:
             for preset in options.presets:
@@ -105,7 +146,11 @@ def main() -> None:
                 if not (place / "samples.png").exists():
                     calotype.train(name, data, budget=budget, preset=preset, out=place, settings=settings, go_on=True)
                 run = Run.open(place)
-                print(json.dumps(line(run, measured(run, options), options)), flush=True)
+                lines.append(line(run, measured(run, options), options))
+                print(json.dumps(lines[-1]), flush=True)
+    if options.table:
+        print(as_markdown(sorted(lines, key=lambda one: str(one["benchmark"]))))
+        print("the larger network becomes the better after", json.dumps(crossings(lines)))
 
 
 if __name__ == "__main__":

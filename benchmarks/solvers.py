@@ -73,10 +73,12 @@ def main() -> None:
         for solver in SOLVERS:
             steps = (calls + 1) // 2 if solver == "heun" else calls
             for k, levels in enumerate(LEVELS):
-                judge(f"{solver}/{k}", DiffusionOptions(solver=solver, steps=steps, **levels), options.samples)
+                judge(
+                    f"{solver}/{k}", DiffusionOptions(solver=solver, steps=steps, guidance=1, **levels), options.samples
+                )
     if options.ancestral:
-        judge("default", DiffusionOptions(), options.ancestral)
-        judge("ancestral", DiffusionOptions(solver="ddpm", steps=1000), options.ancestral)
+        judge("default", DiffusionOptions(guidance=1), options.ancestral)
+        judge("ancestral", DiffusionOptions(solver="ddpm", steps=1000, guidance=1), options.ancestral)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from calotype import sampling
 from calotype.errors import ConfigError
 from calotype.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
+from calotype.families.diffusion.config import GUIDANCE
 from calotype.families.diffusion.predictions import PREDICTIONS
 from calotype.families.diffusion.schedules import FARTHEST, SCHEDULES, Discrete
 from calotype.families.diffusion.solvers import SOLVERS
@@ -124,7 +125,7 @@ def test_too_many_levels_are_refused_with_the_number_that_fits() -> None:
         ({"steps": 0}, "steps is 0"),
         ({"solver": "dpm2"}, "did you mean dpm2m"),
         ({"sigma_min": 90.0, "sigma_max": 80.0}, "sigma_min must be the lower"),
-        ({"guidance": -1.0}, "guidance is -1"),
+        ({"guidance": -2.0}, "guidance is -2"),
         ({"guidance_interval": (5.0, 0.2)}, "the lower first"),
         ({"guidance_interval": (5.0,)}, "two noise levels"),
         ({"stochasticity": 0.5, "solver": "unipc"}, "no meaning for unipc"),
@@ -255,6 +256,20 @@ def test_guidance_mixes_the_class_with_no_class() -> None:
         torch.testing.assert_close(mixed, none + weight * (of_class - none), rtol=1e-4, atol=1e-5)
     outside = DiffusionOptions(guidance=3.0, guidance_interval=(2.0, 5.0))
     torch.testing.assert_close(model.denoiser(labels, outside)(x, sigma), of_class)
+
+
+@pytest.mark.parametrize(
+    ("classes", "dropout", "weight"),
+    [(3, 0.1, GUIDANCE), (3, 0.0, 1.0), (0, 0.1, 1.0)],
+)
+def test_models_that_can_be_guided_are_unless_it_is_said_otherwise(classes: int, dropout: float, weight: float) -> None:
+    model = disturbed(make(ImageSpec(1, 8, 8, classes), label_dropout=dropout)).to_eval()
+    x, labels = torch.ones(2, 1, 8, 8), torch.tensor([0, 2]) if classes else None
+    found, asked = (model.denoiser(labels, DiffusionOptions(**told)) for told in ({}, {"guidance": weight}))
+    assert torch.equal(found(x, 1.0), asked(x, 1.0))
+    assert torch.equal(found(x, 10.0), model.denoise(x, 10.0, labels))  # the class alone
+    if classes:
+        assert torch.equal(model.denoiser(None, DiffusionOptions())(x, 1.0), model.denoise(x, 1.0, None))
 
 
 def test_the_noise_levels_of_sampling() -> None:

@@ -314,7 +314,7 @@ LONGER = [word.replace("96img", "1600img") for word in COMMAND]
 
 
 @pytest.mark.fault(
-    "kill -9 of a process of a job under torchrun --max-restarts",
+    "kill -9 of a process of a job that torchrun starts again",
     "the job goes on by itself within a minute, to the weights of an undisturbed one",
 )
 @pytest.mark.parametrize("rank", [0, 1])
@@ -332,7 +332,7 @@ def test_a_process_that_is_killed_is_started_again(rank: int, tmp_path: Path) ->
 
 
 @pytest.mark.fault(
-    "kill -9 of a process that compares, under torchrun --max-restarts", "the comparison goes on by itself, the same"
+    "kill -9 of a process that compares, where torchrun starts it again", "the comparison goes on by itself, the same"
 )
 def test_a_comparison_whose_process_is_killed_goes_on(tmp_path: Path) -> None:
     words = ["-m", "calotype", "compare", "glyphs:gray:60", "--size", "8", "--families", "vae", "--budget", "1600img"]

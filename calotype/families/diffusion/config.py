@@ -12,6 +12,11 @@ from calotype.families.diffusion.schedules import SCHEDULES
 from calotype.families.diffusion.solvers import SOLVERS
 from calotype.nn.unet import DESIGNS
 
+AUTO = -1.0
+ANY_LEVEL = (0.0, 1e9)
+# Of models that can be guided, where nothing is said. After minutes of training samples are then nearer to real
+# pictures, at a tenth more time: where noise hides all, and where nothing is left to decide, it does not act.
+GUIDANCE, GUIDED = 2.0, (0.3, 5.0)
 SPACINGS = ("auto", "karras", "time", "logsnr")
 
 
@@ -69,8 +74,8 @@ class DiffusionOptions:
 
     steps: int = 16  # network calls: 2 * steps - 1 with heun, steps with the other solvers
     solver: str = "dpm2m"  # ddpm, ddim, euler, heun, dpm2m, unipc
-    guidance: float = 1.0  # 1: none; more: pictures more typical of their class and less varied; 0: of no class
-    guidance_interval: tuple[float, ...] = (0.0, 1e9)  # noise levels between which guidance acts
+    guidance: float = AUTO  # 1: none; more: more typical of the class, less varied; 0: no class; -1: see GUIDANCE
+    guidance_interval: tuple[float, ...] = ANY_LEVEL  # noise levels between which guidance acts
     stochasticity: float = 0.0  # eta of ddim, 0 to 1; of ddpm, 1 for the larger variance; churn of euler and heun
     clip: bool = False  # every estimate of the clean image to the range of images, as DDPM does
     spacing: str = "auto"  # of the noise levels: karras, time (the schedule's own), logsnr; auto: as suits the schedule
@@ -82,8 +87,11 @@ class DiffusionOptions:
         if self.steps < 1:
             raise ConfigError(f"steps is {self.steps}: give at least 1")
         check_choice("solver", self.solver, SOLVERS)
-        if not (isfinite(self.guidance) and self.guidance >= 0):
-            raise ConfigError(f"guidance is {self.guidance}: give 0 (no class), 1 (as trained) or more, such as 2")
+        if not (isfinite(self.guidance) and (self.guidance >= 0 or self.guidance == AUTO)):
+            raise ConfigError(
+                f"guidance is {self.guidance}: give 0 (no class), 1 (as trained) or more, such as 2; or {AUTO:g} for "
+                f"{GUIDANCE:g} between noise levels {GUIDED[0]:g} and {GUIDED[1]:g} where the model can be guided"
+            )
         if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
             raise ConfigError(
                 f"guidance_interval is {list(self.guidance_interval)}: give two noise levels, the lower first, such as "

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from calotype.errors import ConfigError
 from calotype.families.diffusion.bound import variational_bits
-from calotype.families.diffusion.config import DiffusionConfig, DiffusionOptions
+from calotype.families.diffusion.config import ANY_LEVEL, AUTO, GUIDANCE, GUIDED, DiffusionConfig, DiffusionOptions
 from calotype.families.diffusion.density import log_density
 from calotype.families.diffusion.guidance import guided
 from calotype.families.diffusion.predictions import PREDICTIONS
@@ -152,9 +152,14 @@ class Diffusion(GenerativeModel, HasLikelihood):
         """The noise level that sampling starts from, unless something else is asked for."""
         return min(self.schedule.largest, FARTHEST)
 
+    @property
+    def can_be_guided(self) -> bool:
+        """Whether it knows pictures with their class and without."""
+        return self.spec.num_classes > 0 and self.config.label_dropout > 0
+
     def check_options(self, options: DiffusionOptions) -> None:
         self.levels(options)
-        if options.guidance != 1 and (self.spec.num_classes == 0 or self.config.label_dropout == 0):
+        if options.guidance not in (1, AUTO) and not self.can_be_guided:
             why = "was trained with model.label_dropout 0" if self.spec.num_classes else "has no classes"
             raise ConfigError(f"guidance is {options.guidance}, but the model {why}: leave guidance out")
 
@@ -170,9 +175,13 @@ class Diffusion(GenerativeModel, HasLikelihood):
             out = self.denoise(torch.cat([x, x]), sigma, torch.cat([none, labels]))
             return out[: len(x)], out[len(x) :]
 
+        weight, interval = options.guidance, options.guidance_interval
+        if weight == AUTO:
+            weight = GUIDANCE if self.can_be_guided and labels is not None else 1.0
+            interval = GUIDED if interval == ANY_LEVEL else interval
         chosen: Denoise = conditional
-        if options.guidance != 1:
-            chosen = guided(both, conditional, options.guidance, options.guidance_interval)
+        if weight != 1:
+            chosen = guided(both, conditional, weight, interval)
         return (lambda x, sigma: chosen(x, sigma).clamp(-1, 1)) if options.clip else chosen
 
     @torch.no_grad()

@@ -129,7 +129,7 @@ def _claim(job: Job, folder: Path) -> None:
     manifest = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in [*folder.glob(f".{MANIFEST}.*.tmp"), *folder.glob(".[0-9]*.png.*.tmp")]:
+        for left in [*folder.glob(f".{MANIFEST}*.tmp"), *folder.glob(".[0-9]*.png*.tmp")]:
             left.unlink()  # half-written when a job was killed
         if manifest.exists():
             if read_json(manifest) != json.loads(json.dumps(job.identity())):

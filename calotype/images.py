@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
+import secrets
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -44,20 +46,41 @@ def to_pil(image: Tensor) -> Image.Image:
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file through a temporary neighbour, so that `path` is either whole or as it was.
 
+    What a killed process has left of one is taken over by the next that writes the same file.
+
     Args:
         path: where the file goes.
         write: called with the open binary file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
+    temporary, opened = _neighbour(path)
+    with opened as file:  # closed last, since from then on another may take the neighbour over
+        try:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _neighbour(path: Path) -> tuple[Path, BinaryIO]:
+    """An empty file beside `path` that no other process writes to."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    while True:
+        file = os.fdopen(os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666), "wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_ino == temporary.stat().st_ino:
+                file.truncate()
+                return temporary, file
+        except FileNotFoundError:  # another process has just finished it
+            pass
+        except OSError:  # another is at it, or there are no locks here
+            file.close()
+            own = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+            return own, own.open("wb")
+        file.close()
 
 
 def write_png(path: Path, image: Tensor) -> None:

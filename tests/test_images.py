@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +18,7 @@ from torch import Tensor
 
 from calotype.errors import DataError
 from calotype.images import cells, grid, to_bytes, to_unit, write_atomic, write_png
+from tests.conftest import environment
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -135,6 +140,27 @@ def test_the_target_is_whole_while_it_is_written(tmp_path: Path) -> None:
 
     write_atomic(path, write)
     assert path.read_bytes() == b"new"
+
+
+def test_what_a_killed_writer_left_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    program = "import os, pathlib; from calotype.images import write_atomic as write\n"
+    program += (
+        f"write(pathlib.Path({str(path)!r}), lambda f: (f.write(b'a long half'), f.flush(), os.kill(os.getpid(), 9)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], env=environment()).returncode == -signal.SIGKILL
+    assert [entry.name for entry in tmp_path.iterdir()] != []
+    write_atomic(path, lambda file: file.write(b"whole"))
+    assert path.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_many_writers_of_one_file_leave_one_whole_file(tmp_path: Path) -> None:
+    path, contents = tmp_path / "file", [bytes([65 + k]) * (1000 + 100_000 * k) for k in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: write_atomic(path, lambda file: file.write(content)), contents * 20))
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_images_of_a_grid_come_back() -> None:

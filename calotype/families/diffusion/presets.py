@@ -74,7 +74,7 @@ SIZES: Mapping[str, Size] = {
         blocks=2,
         batch_size=64,
         learning_rate=3e-3,
-        images_wanted=300_000,
+        images_wanted=150_000,
         noise_mean=-0.6,
         noise_std=1.4,
     ),

@@ -41,7 +41,7 @@ def _levels(spec: ImageSpec, coarsest: int) -> int:
 # as fast; at half the rate 9.8, and with a tenth of the penalties besides 30.
 SIZES: Mapping[str, Size] = {
     "tiny": Size(widths=(32, 64, 128, 256), batch_size=64, learning_rate=1e-3, images_wanted=0),
-    "small": Size(widths=(64, 128, 256, 512), batch_size=64, learning_rate=1e-3, images_wanted=3_000_000),
+    "small": Size(widths=(64, 128, 256, 512), batch_size=64, learning_rate=1e-3, images_wanted=1_100_000),
 }
 
 

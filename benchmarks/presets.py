@@ -51,7 +51,7 @@ def measured(run: Run, options: argparse.Namespace) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return found
     own = calotype.evaluate(run, checkpoint="best", n=500 if options.few else options.n)
-    found = figures(own)
+    found = figures(own) | {"real pictures": figures(own, "held_out")}
     if options.few:
         elsewhere = others(run.path, options.out / "rest.npz", options.n)
         found |= figures(elsewhere) | {"real pictures": figures(elsewhere, "held_out")}
@@ -92,7 +92,13 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
             if figure.startswith("FD"):
                 cells.append(f"{value:.3g} ({low:.3g} to {high:.3g})" if value is not None else "")
             else:
-                cells.append("" if value is None else f"{value:.1%}" if figure == "as asked" else f"{value:.2f}")
+                cells.append(
+                    ""
+                    if value is None
+                    else f"{value:.1%}".replace("%", " %")
+                    if figure == "as asked"
+                    else f"{value:.2f}"
+                )
         bits = next((f"{one[k][0]:.3g}, {k[10:-1].partition(',')[0]}" for k in one if k.startswith("bits/dim")), "")
         table += "| " + " | ".join([*cells, bits, f"{one['samples per second']:,.0f}"]) + " |\n"
     return table
@@ -149,7 +155,7 @@ def main() -> None:
                 lines.append(line(run, measured(run, options), options))
                 print(json.dumps(lines[-1]), flush=True)
     if options.table:
-        print(as_markdown(sorted(lines, key=lambda one: str(one["benchmark"]))))
+        print(as_markdown(sorted(lines, key=lambda one: str(one["benchmark"]).replace("-tiny-", "--"))))
         print("the larger network becomes the better after", json.dumps(crossings(lines)))
 
 

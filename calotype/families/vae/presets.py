@@ -33,7 +33,7 @@ class Size:
 
 SIZES: Mapping[str, Size] = {
     "tiny": Size(widths=(32, 64), finest=0, latents=2, batch_size=32, learning_rate=2e-3, images_wanted=0),
-    "small": Size(widths=(32, 64), finest=0, latents=4, batch_size=32, learning_rate=2e-3, images_wanted=1_000_000),
+    "small": Size(widths=(32, 64), finest=0, latents=4, batch_size=32, learning_rate=2e-3, images_wanted=600_000),
 }
 
 FINEST = 32  # positions of the finest level, at most of the shorter side: larger images are taken in patches

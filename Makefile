@@ -12,7 +12,7 @@ help:
 	@echo 'make demo    install into $(VENV), and compare models of built-in pictures of letters'
 	@echo 'make test    install for development, and run all tests; ARGS="-k glyphs" chooses some'
 	@echo 'make check   lint, formatting and types'
-	@echo 'make faults  break all that tests break, ten times as often, and write the table of docs/reliability.md'
+	@echo 'make faults  break all that tests break, more often, and write the table of docs/reliability.md'
 	@echo 'make bench   run the short benchmarks, one JSON line per figure; benchmarks/README.md has the others'
 	@echo 'make clean   remove caches and build outputs, and install anew next time; runs/ stays'
 	@echo 'PYTHON=python3.12 chooses the Python that $(VENV) is made with (3.11 or newer).'

@@ -21,7 +21,7 @@ from calotype.checkpoints import found
 from calotype.rng import fold
 from calotype.runs import Run
 from tests.conftest import Survived, environment, mounts_allowed
-from tests.faults import FAULTS
+from tests.faults import FAULTS, in_the_suite, in_the_table
 
 KILLS = FAULTS or 6
 EVERY = 64  # images between checkpoints
@@ -273,3 +273,7 @@ def test_two_commands_for_one_run(tmp_path: Path, survived: Survived) -> None:
     assert first.wait() == 0, first.communicate()[0]
     first.communicate()
     survived(1)
+
+
+def test_the_page_lists_what_the_tests_break() -> None:
+    assert sorted(in_the_table()) == sorted(in_the_suite())

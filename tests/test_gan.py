@@ -279,6 +279,25 @@ def test_with_few_pictures_the_discriminator_sees_them_changed() -> None:
         GANConfig(overfit=-0.5)
 
 
+def test_with_few_pictures_penalties_fall_slowly() -> None:
+    def fall(count: int, **changes: float) -> tuple[float, float]:
+        config = GAN.measured(replace(GANConfig(), **changes), torch.zeros(count, 1, 4, 4, dtype=torch.uint8))
+        return config.penalty_end, config.penalty_time
+
+    assert fall(600) == (0.1, 1.0)
+    assert fall(5_000) == (0.05, 0.4)
+    assert fall(600, penalty_end=0.0, penalty_time=0.5) == (0.0, 0.5)
+    chosen, open_ = (
+        model_of(ImageSpec(1, 8, 8), penalty_end=end, penalty_time=time) for end, time in ((0.05, 0.4), (-1, -1))
+    )
+    for progress in (0.0, 0.1, 0.4, 1.0):
+        chosen.progress = open_.progress = progress
+        assert chosen._penalty_weight() == open_._penalty_weight()
+    for bad in ({"penalty_end": -0.5}, {"penalty_time": 0.0}):
+        with pytest.raises(ConfigError, match="or -1 to have it chosen"):
+            GANConfig(**bad)
+
+
 # -- changes of images
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 
 from calotype.config import check_choice, check_widths
 from calotype.errors import ConfigError
@@ -27,8 +27,8 @@ class GANConfig:
     loss: str = "relativistic"  # or non-saturating, minimax, least-squares, hinge, wasserstein
     r1: float = 1.0  # weight of half the squared gradient of the discriminator at real images
     r2: float = 1.0  # and at generated ones
-    penalty_end: float = 0.05  # both in the end, as a share; the way there is a cosine
-    penalty_time: float = 0.4  # share of training that the way takes; see docs/gan.md for what too long a one does
+    penalty_end: float = -1.0  # both in the end, as a share; the way there is a cosine; -1: 0.05, of few pictures 0.1
+    penalty_time: float = -1.0  # share of training that the way takes, see docs/gan.md; -1: 0.4, of few pictures 1
     gradient_penalty: float = 0.0  # weight of the squared distance from 1 of the gradient's norm between both
     critic_steps: int = 1  # of the discriminator for one of the generator
     spectral: bool = False  # the largest singular value of each of the discriminator's weights is 1
@@ -52,9 +52,14 @@ class GANConfig:
         for name in ("expansion", "group", "patch", "latents", "critic_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give at least 1")
-        if not 0 < self.penalty_time <= 1:
-            raise ConfigError(f"model.penalty_time is {self.penalty_time}: give a share of training, above 0, up to 1")
-        for name in ("r1", "r2", "penalty_end", "gradient_penalty"):
+        if not (0 < self.penalty_time <= 1 or self.penalty_time == -1):
+            raise ConfigError(
+                f"model.penalty_time is {self.penalty_time}: give a share of training, above 0, up to 1, or -1 to have "
+                "it chosen"
+            )
+        if not (0 <= self.penalty_end < inf or self.penalty_end == -1):
+            raise ConfigError(f"model.penalty_end is {self.penalty_end}: give 0 or more, or -1 to have it chosen")
+        for name in ("r1", "r2", "gradient_penalty"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more")
         if not 0 < self.critic_share <= 4:

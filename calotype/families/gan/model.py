@@ -34,6 +34,7 @@ UNSURE, FAINT = 0.65, 0.1  # its accuracy, and the difference of its logits, whe
 FAR = 0.1  # kernel distance of samples from pictures, at which there still is one
 OVERFIT = 0.6  # of the way from training pictures to generated ones, that held-out pictures are for it
 FEW, SUITS_FEW = 2_000, 0.6  # images to learn from, and `overfit` with fewer: of 600 it reduced FD by a third
+FALL, FALL_OF_FEW = (0.05, 0.4), (0.1, 1.0)  # penalty_end and penalty_time: of 600 images the slow one was the better
 ADAPTED = 100_000  # images over which an adaptive probability can rise from 0 to 1
 SEED, STARTS = 0, 16  # of the latents at which the search for those of an image begins
 SEARCH, SEARCH_RATE = 200, 0.1  # steps of it, and their rate at first
@@ -61,11 +62,15 @@ class GAN(GenerativeModel, Encodable):
 
     @classmethod
     def measured(cls, config: GANConfig, images: Tensor) -> GANConfig:
-        """Choose whether what the discriminator sees is changed, by how many images there are."""
-        if config.overfit >= 0:
-            return config
-        few = len(images) < FEW and config.augment == 0
-        return replace(config, overfit=SUITS_FEW if few else 0.0)
+        """Choose by how many images there are: whether those that are judged are changed, and how penalties fall."""
+        few = len(images) < FEW
+        end, time = FALL_OF_FEW if few else FALL
+        return replace(
+            config,
+            penalty_end=end if config.penalty_end == -1 else config.penalty_end,
+            penalty_time=time if config.penalty_time == -1 else config.penalty_time,
+            overfit=(SUITS_FEW if few and config.augment == 0 else 0.0) if config.overfit == -1 else config.overfit,
+        )
 
     def players(self) -> Mapping[str, nn.Module]:
         return {"discriminator": self.discriminator, "generator": self.generator}
@@ -178,7 +183,9 @@ class GAN(GenerativeModel, Encodable):
 
     def _penalty_weight(self) -> float:
         """From 1 to penalty_end, by a cosine over the first part of training."""
-        end, done = self.config.penalty_end, min(1.0, self.progress / self.config.penalty_time)
+        end = FALL[0] if self.config.penalty_end == -1 else self.config.penalty_end
+        time = FALL[1] if self.config.penalty_time == -1 else self.config.penalty_time
+        done = min(1.0, self.progress / time)
         return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
 
     def _augment(self) -> Tensor | float:

@@ -84,10 +84,10 @@ def speeds(options: argparse.Namespace, folder: Path) -> None:
         with seeded(0):
             trainers[name] = Trainer(family(packed.spec, model), batches, training)
         list(trainers[name].run(3))
-    for round in range(1, options.rounds + 1):
+    for turn in range(1, options.rounds + 1):
         for name, trainer in trainers.items():
             started = time.perf_counter()
-            list(trainer.run(3 + STEPS * round))
+            list(trainer.run(3 + STEPS * turn))
             seconds[name].append((time.perf_counter() - started) / STEPS)
     ratios = sorted(a / b for a, b in zip(seconds["packed"], seconds["streamed"], strict=True))
     for name in sides:

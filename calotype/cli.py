@@ -190,7 +190,7 @@ def sample(
         labels: classes by name or number, separated by commas, taken in turn; by default all classes.
         steps: of the solver; more is slower and finer.
         solver: of diffusion: ddpm, ddim, euler, heun, dpm2m or unipc.
-        guidance: of a diffusion model with classes; above 1, such as 2, images more typical of their class.
+        guidance: of models with classes, diffusion and autoregressive; above 1, such as 2, more typical of their class.
         set: KEY=VALUE for any other option of the family, such as spacing=time; may be given several times.
         checkpoint: last, best, or images seen.
         weights: averaged, or as of the last step.

@@ -52,6 +52,7 @@ class Distribution(ABC):
     """Of a pixel's `channels` bytes, given `parameters` numbers."""
 
     proper: bool = True  # whether the probabilities of all images sum to 1; else what it gives is an estimate
+    logits: bool = False  # whether its numbers are logits, so that sums of those of several are those of another
     channelwise: bool  # whether each channel has parameters of its own, and so can be drawn on its own
     draws: int  # uniform values that one pixel takes
     parameters: int
@@ -84,6 +85,7 @@ class Distribution(ABC):
 class Categorical(Distribution):
     """256 logits for each channel."""
 
+    logits = True
     channelwise = True
 
     def __init__(self, channels: int) -> None:
@@ -126,6 +128,7 @@ class _LogSoftmaxAt(torch.autograd.Function):
 class Bernoulli(Distribution):
     """A logit for each channel, of the byte 255; the other is 0."""
 
+    logits = True
     channelwise = True
 
     def __init__(self, channels: int) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 from calotype.distributions import AS_LEARNED, Taste
 from calotype.errors import ConfigError
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig, AutoregressiveOptions
-from calotype.families.autoregressive.drawing import draw, draw_naively
+from calotype.families.autoregressive.config import GUIDANCE
+from calotype.families.autoregressive.drawing import Guide, draw, draw_naively
 from calotype.families.autoregressive.networks import NETWORKS
 from calotype.model import Batch, ImageSpec
 from calotype.nn.native import loop
@@ -231,6 +232,109 @@ def test_the_compiled_loop_draws_the_same(network: str, spec: ImageSpec, n: int)
             assert torch.equal(alone, compiled[few])
 
 
+GUIDED = ImageSpec(1, 6, 5, 3)
+WITH_CHANNELS = ImageSpec(3, 4, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("network", "spec"),
+    [*((name, GUIDED) for name in NETWORKS), ("gated-pixelcnn", WITH_CHANNELS), ("diagonal-bilstm", WITH_CHANNELS)],
+    ids=str,
+)
+def test_guided_samples_follow_the_logits_of_the_class_and_of_none(network: str, spec: ImageSpec) -> None:
+    """In order, and as probable as log softmax(none + 3 (class - none)) of whole images says, channel by channel."""
+    n, weight = 5, 3.0
+    model = model_of(network, spec)
+    uniforms = Noise.per_image(3, range(n), "cpu").uniform(spec.height, spec.width, model.distribution.draws).double()
+    given, labels, known = pictures(spec, n), labels_of(spec, n), spec.width + 1
+    asked = (given, known, uniforms, labels, AS_LEARNED, Guide(weight, spec.num_classes))
+    with torch.no_grad():
+        cached = draw(model.network, model.distribution, *asked, probable=True)
+        naive = draw_naively(model.network, model.distribution, *asked, probable=True)
+    assert cached.images.shape == given.shape
+    assert torch.equal(cached.images, naive.images)
+    pixels = cached.images.permute(0, 2, 3, 1)
+    with torch.no_grad():
+        of_class, none = (
+            model.network(pixels, told).unflatten(-1, (spec.channels, 256)).log_softmax(-1)
+            for told in (labels, torch.full((n,), spec.num_classes))
+        )
+    guided = (none + weight * (of_class - none)).log_softmax(-1).gather(-1, pixels[..., None].long())
+    expected = guided.flatten(1, 2).flatten(2)[:, known:].sum((1, 2))
+    torch.testing.assert_close(cached.log_prob, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_guidance_of_one_is_none_and_of_nought_is_no_class() -> None:
+    model = model_of("causal-unet", GUIDED)
+    labels, none = labels_of(GUIDED, 4), torch.full((4,), GUIDED.num_classes)
+
+    def sampled(labels: Tensor | None, **told: Any) -> Tensor:
+        return model.sample(Noise.per_image(1, range(4), "cpu"), labels, AutoregressiveOptions(**told))
+
+    uniforms = (
+        Noise.per_image(1, range(4), "cpu").uniform(GUIDED.height, GUIDED.width, model.distribution.draws).double()
+    )
+    blank = torch.zeros(4, *GUIDED.shape, dtype=torch.uint8)
+    by_one = draw(model.network, model.distribution, blank, 0, uniforms, labels, AS_LEARNED, Guide(1.0, 3)).images
+    assert torch.equal(by_one, sampled(labels, guidance=1.0))
+    assert torch.equal(sampled(labels, guidance=0.0), sampled(none, guidance=1.0))
+    assert torch.equal(sampled(labels), sampled(labels, guidance=GUIDANCE))
+    assert not torch.equal(sampled(labels), sampled(labels, guidance=1.0))
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+@pytest.mark.parametrize("network", [name for name in NETWORKS if "lstm" not in name])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+@pytest.mark.parametrize("n", [1, 3, 19])
+def test_the_compiled_loop_guides_alike(network: str, likelihood: str, n: int) -> None:
+    spec = WITH_CHANNELS if NETWORKS[network].ordered else GUIDED
+    model = model_of(network, spec, likelihood).float()
+    uniforms = Noise.per_image(3, range(n), "cpu").uniform(spec.height, spec.width, model.distribution.draws)
+    asked = pictures(spec, n), 4, uniforms, labels_of(spec, n), Taste(temperature=0.9), Guide(2.0, spec.num_classes)
+    with torch.no_grad():
+        compiled, stepped = (
+            draw(model.network, model.distribution, *asked, compiled=way).images for way in (True, False)
+        )
+    assert torch.equal(compiled, stepped)
+
+
+def test_a_share_of_images_is_shown_without_its_class_in_training_only() -> None:
+    n = 400
+    model = model_of("pixelcnn", ImageSpec(1, 2, 2, 3), label_dropout=0.25)
+    batch = Batch(pictures(model.spec, n), labels_of(model.spec, n))
+    seen: list[Tensor] = []
+    model.network.register_forward_pre_hook(lambda module, given: seen.append(given[1]))
+    assert batch.labels is not None
+    for training in (True, False):
+        model.train(training)
+        model.loss(batch, Noise.per_image(0, range(n), "cpu"))
+        changed = seen[-1] != batch.labels
+        assert (seen[-1][changed] == 3).all()
+        # five standard deviations of a binomial share
+        assert abs(changed.double().mean() - 0.25 * training) <= 5 * math.sqrt(0.25 * 0.75 / n) * training
+
+
+def test_models_that_cannot_be_guided() -> None:
+    plain = ImageSpec(1, 4, 4)
+    for model, message in (
+        (model_of("pixelcnn", plain), "has no classes"),
+        (model_of("pixelcnn", GUIDED, label_dropout=0.0), "label_dropout 0"),
+        (model_of("pixelcnn", GUIDED, "logistics"), "likelihood logistics"),
+    ):
+        assert not model.can_be_guided
+        with pytest.raises(ConfigError, match=message):
+            model.check_options(AutoregressiveOptions(guidance=2.0))
+        model.check_options(AutoregressiveOptions(guidance=1.0))
+        model.check_options(AutoregressiveOptions())
+        usual, alone = (
+            model.sample(Noise.per_image(0, range(2), "cpu"), labels_of(model.spec, 2), options)
+            for options in (None, AutoregressiveOptions(guidance=1.0))
+        )
+        assert torch.equal(usual, alone)
+    with_class = model_of("pixelcnn", plain).network, model_of("pixelcnn", GUIDED, label_dropout=0.0).network
+    assert [sum(b.embed.num_embeddings for b in net.blocks if b.embed) for net in with_class] == [0, 2 * 3]
+
+
 REACHING = {
     "pixelcnn": {"blocks": (3,)},
     "gated-pixelcnn": {"blocks": (2,)},
@@ -367,6 +471,7 @@ def test_the_likelihood_is_chosen_by_the_data() -> None:
         ({"attention": (3,)}, "levels are 0 to 2"),
         ({"mixtures": 0}, "mixtures"),
         ({"dropout": 1.0}, "dropout"),
+        ({"label_dropout": -0.1}, "label_dropout"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -374,7 +479,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
         AutoregressiveConfig(**settings)
 
 
-@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_k": 300}, {"top_p": 0.0}])
+@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_k": 300}, {"top_p": 0.0}, {"guidance": -2.0}])
 def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         AutoregressiveOptions(**options)

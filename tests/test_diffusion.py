@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from calotype import sampling
 from calotype.errors import ConfigError
@@ -236,14 +238,17 @@ def test_an_image_of_a_stochastic_solver_is_its_own_too(solver: str) -> None:
 
 def test_a_share_of_the_labels_is_hidden_in_training_only() -> None:
     model = make(ImageSpec(1, 8, 8, 3), label_dropout=0.25)
-    n = 4000
-    labels = torch.arange(n) % 3
-    hidden = model.train()._hidden(labels, Noise.shared(0, n, "cpu"))
-    assert hidden is not None
-    share = float((hidden == 3).double().mean())
-    assert share == pytest.approx(0.25, abs=5 * (0.25 * 0.75 / n) ** 0.5)
-    assert torch.equal(hidden[hidden != 3], labels[hidden != 3])
-    assert model.eval()._hidden(labels, Noise.shared(0, n, "cpu")) is labels
+    n = 400
+    batch = Batch(torch.zeros(n, 1, 8, 8, dtype=torch.uint8), torch.arange(n) % 3)
+    assert batch.labels is not None
+    seen: list[Tensor] = []
+    model.network.register_forward_pre_hook(lambda module, given: seen.append(given[2]))
+    for training in (True, False):
+        model.train(training).loss(batch, Noise.per_image(0, range(n), "cpu"))
+        changed = seen[-1] != batch.labels
+        assert (seen[-1][changed] == 3).all()
+        # five standard deviations of a binomial share
+        assert abs(changed.double().mean() - 0.25 * training) <= 5 * math.sqrt(0.25 * 0.75 / n) * training
 
 
 def test_guidance_mixes_the_class_with_no_class() -> None:

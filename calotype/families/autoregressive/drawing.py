@@ -16,6 +16,13 @@ Evaluate = Callable[[Tensor, int, int], Tensor]
 """(canvas, row, column) -> the network's numbers (B, outputs) for that pixel."""
 
 
+class Guide(NamedTuple):
+    """Towards more of what the class adds: logits = logits_none + weight (logits_class - logits_none)."""
+
+    weight: float
+    none: int  # the label of no class
+
+
 class Drawn(NamedTuple):
     """Images, and how probable the model says that they are."""
 
@@ -31,6 +38,7 @@ def draw(
     uniforms: Tensor,
     labels: Tensor | None,
     taste: Taste = AS_LEARNED,
+    guide: Guide | None = None,
     probable: bool = False,
     compiled: bool = True,
     wave: bool | None = None,
@@ -40,17 +48,21 @@ def draw(
     Args:
         images: uint8 (B, C, H, W); what is in them from there on is not looked at.
         uniforms: (B, H, W, distribution.draws) in [0, 1).
+        guide: of what is drawn; it doubles the time. For distributions of logits, and with labels.
         probable: whether to say how probable what is drawn is, which takes time.
         compiled: whether to use the compiled loop where it can be had, which is the faster and agrees to rounding.
         wave: whether the compiled loop draws all rows together, each so far behind the one above that what its pixels
-            see is there; None: where that is the faster.
+            see is there; None: where that is the faster. Not with a guide.
 
     A pixel costs the same in any row and column, but for attention, and nothing is computed twice.
     """
+    if guide is not None:
+        images, uniforms, labels = _pairs(images, uniforms, labels, guide)
     if compiled and not probable and loop.usable(network, distribution, uniforms, taste):
         pixels = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
-        loop.draw(network, distribution, pixels, known, uniforms, labels, taste, wave)
-        return Drawn(pixels.permute(0, 3, 1, 2).contiguous(), torch.full((len(images),), torch.nan))
+        loop.draw(network, distribution, pixels, known, uniforms, labels, taste, wave, guide.weight if guide else None)
+        found = Drawn(pixels.permute(0, 3, 1, 2).contiguous(), torch.full((len(images),), torch.nan))
+        return found if guide is None else _first(found)
     memory: dict[nn.Module, Any] = {}
     width = images.shape[3]
     above: Any = None
@@ -62,7 +74,8 @@ def draw(
             above, entered = network.above(canvas, labels, Place(memory, width, row), None), row
         return network.beside(canvas, above, labels, Place(memory, width, row, column), None)[:, 0, 0]
 
-    return _draw(evaluate, network, distribution, images, known, uniforms, taste, probable)
+    found = _draw(evaluate, network, distribution, images, known, uniforms, taste, guide, probable)
+    return found if guide is None else _first(found)
 
 
 def draw_naively(
@@ -73,15 +86,32 @@ def draw_naively(
     uniforms: Tensor,
     labels: Tensor | None,
     taste: Taste = AS_LEARNED,
+    guide: Guide | None = None,
     probable: bool = False,
 ) -> Drawn:
     """What `draw` gives, by computing all pixels anew for each: what it is checked against, and slow."""
+
+    if guide is not None:
+        images, uniforms, labels = _pairs(images, uniforms, labels, guide)
 
     def evaluate(canvas: Tensor, row: int, column: int) -> Tensor:
         seen = canvas[:, network.margin :, network.margin : -network.margin, :-1]
         return network.numbers(seen, labels)[:, row, column]
 
-    return _draw(evaluate, network, distribution, images, known, uniforms, taste, probable)
+    found = _draw(evaluate, network, distribution, images, known, uniforms, taste, guide, probable)
+    return found if guide is None else _first(found)
+
+
+def _pairs(images: Tensor, uniforms: Tensor, labels: Tensor | None, guide: Guide) -> tuple[Tensor, Tensor, Tensor]:
+    """Each image twice, one after the other: of its class, and of none."""
+    assert labels is not None
+    both = torch.stack([labels, torch.full_like(labels, guide.none)], 1).flatten()
+    return images.repeat_interleave(2, 0), uniforms.repeat_interleave(2, 0), both
+
+
+def _first(pairs: Drawn) -> Drawn:
+    """The first image of each pair; the second is the same."""
+    return Drawn(*(x[::2].contiguous() for x in pairs))
 
 
 def _draw(
@@ -92,6 +122,7 @@ def _draw(
     known: int,
     uniforms: Tensor,
     taste: Taste,
+    guide: Guide | None,
     probable: bool,
 ) -> Drawn:
     b, channels, high, wide = images.shape
@@ -109,6 +140,9 @@ def _draw(
                 numbers = evaluate(canvas, row, column)
                 if not drawing:
                     break
+                if guide is not None:
+                    of_class, none = numbers[::2], numbers[1::2]
+                    numbers = (none + guide.weight * (of_class - none)).repeat_interleave(2, 0)
                 if network.ordered:
                     numbers = distribution.channel(numbers, c)
                 part = slice(c, c + 1) if network.ordered else slice(None)

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from calotype.distributions import Distribution, distribution, is_binary
 from calotype.errors import ConfigError
-from calotype.families.autoregressive.config import AutoregressiveConfig, AutoregressiveOptions
-from calotype.families.autoregressive.drawing import draw
+from calotype.families.autoregressive.config import GUIDANCE, AutoregressiveConfig, AutoregressiveOptions
+from calotype.families.autoregressive.drawing import Guide, draw
 from calotype.families.autoregressive.networks import NETWORKS
 from calotype.families.autoregressive.presets import presets
+from calotype.guidance import AUTO, check_can_be_guided, hidden
 from calotype.model import Batch, Bits, Completable, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
 from calotype.rng import Noise
 
@@ -38,7 +39,8 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
         super().__init__(spec, config)
         self.distribution = _distribution(spec, config)
         ordered = spec.channels > 1 and self.distribution.channelwise
-        self.network = NETWORKS[config.network].make(spec, config, self.distribution.parameters, ordered)
+        known = replace(spec, num_classes=spec.num_classes + 1) if self.can_be_guided else spec
+        self.network = NETWORKS[config.network].make(known, config, self.distribution.parameters, ordered)
 
     @classmethod
     def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
@@ -60,7 +62,9 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
         """Bits per dimension."""
         images = self.distribution.prepared(batch.images, noise)
         dropping = noise.fork("dropout") if self.config.dropout and self.training else None
-        return Loss(self._bits(images, batch.labels, dropping).mean(), {})
+        share = self.config.label_dropout if self.training and self.can_be_guided else 0.0
+        labels = hidden(batch.labels, share, self.spec.num_classes, noise)
+        return Loss(self._bits(images, labels, dropping).mean(), {})
 
     def _bits(self, images: Tensor, labels: Tensor | None, noise: Noise | None) -> Tensor:
         """Bits per dimension of each image: (B,)."""
@@ -93,15 +97,30 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
         labels: Tensor | None = None,
         options: AutoregressiveOptions | None = None,
     ) -> Tensor:
-        taste = (options or AutoregressiveOptions()).taste
+        options = options or AutoregressiveOptions()
+        weight = options.guidance
+        if weight == AUTO:
+            weight = GUIDANCE if self.can_be_guided and labels is not None else 1.0
+        guide = Guide(weight, self.spec.num_classes) if weight != 1 else None
         uniforms = noise.uniform(self.spec.height, self.spec.width, self.distribution.draws).to(self.dtype)
-        return draw(self.network, self.distribution, images, known, uniforms, labels, taste).images
+        return draw(self.network, self.distribution, images, known, uniforms, labels, options.taste, guide).images
+
+    @property
+    def can_be_guided(self) -> bool:
+        """Whether it knows images with their class and without, and gives logits, which can be added."""
+        return self.spec.num_classes > 0 and self.config.label_dropout > 0 and self.distribution.logits
 
     def network_calls(self, options: AutoregressiveOptions | None) -> int:
         """One for each pixel, or for each of its channels where they are in order; each for that pixel alone."""
         return self.spec.height * self.spec.width * (self.spec.channels if self.network.ordered else 1)
 
     def check_options(self, options: AutoregressiveOptions) -> None:
+        check_can_be_guided(options.guidance, self.spec.num_classes, self.config.label_dropout)
+        if options.guidance not in (1, AUTO) and not self.distribution.logits:
+            raise ConfigError(
+                f"guidance is {options.guidance}, but models of likelihood {self.config.likelihood} cannot be guided: "
+                "leave guidance out, or train with model.likelihood=categorical where the network can"
+            )
         if self.config.likelihood != "categorical" and (options.top_k or options.top_p < 1):
             raise ConfigError(
                 f"top_k and top_p choose among the 256 values of categorical models, but this one has likelihood "

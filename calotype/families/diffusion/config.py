@@ -10,9 +10,9 @@ from calotype.errors import ConfigError
 from calotype.families.diffusion.predictions import PREDICTIONS
 from calotype.families.diffusion.schedules import SCHEDULES
 from calotype.families.diffusion.solvers import SOLVERS
+from calotype.guidance import AUTO, check_weight
 from calotype.nn.unet import DESIGNS
 
-AUTO = -1.0
 ANY_LEVEL = (0.0, 1e9)
 # Of models that can be guided, where nothing is said. After minutes of training samples are then nearer to real
 # pictures, at a tenth more time: where noise hides all, and where nothing is left to decide, it does not act.
@@ -87,11 +87,7 @@ class DiffusionOptions:
         if self.steps < 1:
             raise ConfigError(f"steps is {self.steps}: give at least 1")
         check_choice("solver", self.solver, SOLVERS)
-        if not (isfinite(self.guidance) and (self.guidance >= 0 or self.guidance == AUTO)):
-            raise ConfigError(
-                f"guidance is {self.guidance}: give 0 (no class), 1 (as trained) or more, such as 2; or {AUTO:g} for "
-                f"{GUIDANCE:g} between noise levels {GUIDED[0]:g} and {GUIDED[1]:g} where the model can be guided"
-            )
+        check_weight(self.guidance, f"{GUIDANCE:g} between noise levels {GUIDED[0]:g} and {GUIDED[1]:g}")
         if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
             raise ConfigError(
                 f"guidance_interval is {list(self.guidance_interval)}: give two noise levels, the lower first, such as "

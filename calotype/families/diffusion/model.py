@@ -26,13 +26,14 @@ from torch import Tensor
 
 from calotype.errors import ConfigError
 from calotype.families.diffusion.bound import variational_bits
-from calotype.families.diffusion.config import ANY_LEVEL, AUTO, GUIDANCE, GUIDED, DiffusionConfig, DiffusionOptions
+from calotype.families.diffusion.config import ANY_LEVEL, GUIDANCE, GUIDED, DiffusionConfig, DiffusionOptions
 from calotype.families.diffusion.density import log_density
 from calotype.families.diffusion.guidance import guided
 from calotype.families.diffusion.predictions import PREDICTIONS
 from calotype.families.diffusion.presets import presets
 from calotype.families.diffusion.schedules import FARTHEST, SCHEDULES
 from calotype.families.diffusion.solvers import SOLVERS, Denoise, karras
+from calotype.guidance import AUTO, check_can_be_guided, hidden
 from calotype.images import to_bytes, to_unit
 from calotype.model import Batch, Bits, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
 from calotype.nn.unet import UNet
@@ -108,16 +109,11 @@ class Diffusion(GenerativeModel, HasLikelihood):
         level = sigma.reshape(-1, 1, 1, 1)
         x = y + level * noise.normal(*y.shape[1:]).to(y)
         dropping = noise.fork("dropout") if config.dropout and self.training else None
-        error = self.denoise(x, sigma, self._hidden(batch.labels, noise), dropping) - y
+        share = config.label_dropout if self.training else 0.0
+        labels = hidden(batch.labels, share, self.spec.num_classes, noise)
+        error = self.denoise(x, sigma, labels, dropping) - y
         space = PREDICTIONS[config.loss] if config.loss else self.prediction
         return Loss((error / space(level, config.sigma_data).out).square().mean(), {})
-
-    def _hidden(self, labels: Tensor | None, noise: Noise) -> Tensor | None:
-        """The labels, a share of them replaced by that of no class."""
-        if labels is None or self.config.label_dropout == 0 or not self.training:
-            return labels
-        dropped = noise.fork("labels").uniform() < self.config.label_dropout
-        return torch.where(dropped, self.spec.num_classes, labels)
 
     @torch.no_grad()
     def sample(self, noise: Noise, labels: Tensor | None = None, options: DiffusionOptions | None = None) -> Tensor:
@@ -159,9 +155,7 @@ class Diffusion(GenerativeModel, HasLikelihood):
 
     def check_options(self, options: DiffusionOptions) -> None:
         self.levels(options)
-        if options.guidance not in (1, AUTO) and not self.can_be_guided:
-            why = "was trained with model.label_dropout 0" if self.spec.num_classes else "has no classes"
-            raise ConfigError(f"guidance is {options.guidance}, but the model {why}: leave guidance out")
+        check_can_be_guided(options.guidance, self.spec.num_classes, self.config.label_dropout)
 
     def denoiser(self, labels: Tensor | None, options: DiffusionOptions) -> Denoise:
         """The denoiser of sampling: of the labels, guided and clipped as the options say."""

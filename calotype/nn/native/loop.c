@@ -30,14 +30,14 @@ typedef struct {
     int64_t width, channels, passes, known;
     int64_t arena;                 /* floats per image */
     int64_t canvas_image, canvas_row, features, margin;
-    int64_t draws, kind, mixtures;
+    int64_t draws, kind, mixtures, numbers;
     float *canvas;
     uint8_t *pixels;               /* (images, height, width, channels) */
     int64_t pixels_image;
     const float *uniforms;         /* (images, height, width, draws) */
     int64_t uniforms_image;
     const float *table;            /* (channels, 256, features): what a value adds to the canvas */
-    float temperature, unused;
+    float temperature, guidance;   /* a weight other than 1: of pairs of images, of a class and of none */
     Operand result;
 } Setup;
 
@@ -249,6 +249,15 @@ static void run(const Instruction *program, int count, const Setup *s, const Pix
     }
 }
 
+/* Of pairs of images, a class and none, both get the same numbers: more of what the class adds. */
+static void guide(const Setup *s, const Pixel *at, int pixels, float *arena) {
+    for (int i = 0; i + 1 < pixels; i += 2) {
+        float *own = place(&s->result, arena, s->arena, i, at[i]);
+        float *none = place(&s->result, arena, s->arena, i + 1, at[i + 1]);
+        for (int j = 0; j < s->numbers; j++) own[j] = none[j] = none[j] + s->guidance * (own[j] - none[j]);
+    }
+}
+
 /* Draw the pixels whose numbers are there, in one of their channels, and put them on the canvas; known ones stay. */
 static void put(const Setup *s, const Pixel *at, int pixels, int pass, float *arena, float *scratch) {
     for (int i = 0; i < pixels; i++) {
@@ -278,6 +287,7 @@ void draw_row(const Instruction *program, int count, const Setup *s, int64_t fir
             int passes = row * s->width + column < s->known ? 1 : (int)s->passes;
             for (int pass = 0; pass < passes; pass++) {
                 run(program, count, s, at, images, arena);
+                if (s->guidance != 1.0f) guide(s, at, images, arena);
                 put(s, at, images, pass, arena, scratch);
             }
         }

@@ -35,9 +35,9 @@ KINDS: tuple[type[Distribution], ...] = (Categorical, Bernoulli, Logistics)  # a
 SETUP = np.dtype(
     [(name, "i8") for name in ("width", "channels", "passes", "known", "arena")]
     + [(name, "i8") for name in ("canvas_image", "canvas_row", "features", "margin")]
-    + [(name, "i8") for name in ("draws", "kind", "mixtures")]
+    + [(name, "i8") for name in ("draws", "kind", "mixtures", "numbers")]
     + [("canvas", "u8"), ("pixels", "u8"), ("pixels_image", "i8"), ("uniforms", "u8"), ("uniforms_image", "i8")]
-    + [("table", "u8"), ("temperature", "f4"), ("unused", "f4"), ("result", OPERAND)]
+    + [("table", "u8"), ("temperature", "f4"), ("guidance", "f4"), ("result", OPERAND)]
 )
 
 
@@ -109,6 +109,7 @@ class _Asked(NamedTuple):
     uniforms: Tensor
     labels: Tensor | None
     taste: Taste
+    guidance: float | None  # of pairs of images, one after the other: of a class and of none
 
 
 def draw(
@@ -120,19 +121,21 @@ def draw(
     labels: Tensor | None,
     taste: Taste,
     wave: bool | None = None,
+    guidance: float | None = None,
 ) -> None:
     """Fill in the pixels (B, H, W, C) from the `known`-th on. Arguments as in the family's `drawing.draw`.
 
     Args:
         wave: whether all rows are drawn together, each so far behind the one above it that what it sees is there; for
             networks that have a reach. None: where it is the faster. The images are the same to rounding.
+        guidance: the weight, where images are pairs that are to come out the same, of a class and of none: drawn from
+            logits_none + guidance (logits_class - logits_none), row by row.
     """
-    lag = wave_lag(network)
+    lag = wave_lag(network) if guidance is None else None
     if wave is None:
         wave = lag is not None and gains_from_wave(len(pixels), pixels.shape[2], lag)
-    asked = _Asked(network, distribution, pixels, known, uniforms.contiguous(), labels, taste)
-    if wave:
-        assert lag is not None
+    asked = _Asked(network, distribution, pixels, known, uniforms.contiguous(), labels, taste, guidance)
+    if wave and lag is not None:
         _draw_wave(asked, lag)
     else:
         _draw_rows(asked)
@@ -285,6 +288,7 @@ def _setup(asked: _Asked, canvas: Tensor, table: Tensor, floats: int, result: Ve
         "draws": uniforms.shape[3],
         "kind": KINDS.index(type(distribution)),
         "mixtures": getattr(distribution, "mixtures", 0),
+        "numbers": distribution.parameters,
         "canvas": canvas.data_ptr(),
         "pixels": pixels.data_ptr(),
         "pixels_image": pixels.stride(0),
@@ -292,6 +296,7 @@ def _setup(asked: _Asked, canvas: Tensor, table: Tensor, floats: int, result: Ve
         "uniforms_image": uniforms.stride(0),
         "table": table.data_ptr(),
         "temperature": asked.taste.temperature,
+        "guidance": 1.0 if asked.guidance is None else asked.guidance,
         "result": result.operand,
     }.items():
         setup[name] = value

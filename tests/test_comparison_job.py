@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import calotype
@@ -128,6 +130,37 @@ def test_the_page_stands_alone(whole: Path) -> None:
         assert f'href="{name}/evaluation.html"' in text
         assert (whole / name / "evaluation.html").exists()
     assert text.count("<svg") == 2
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def seen(text: str, place: Path) -> tuple[np.ndarray, list[str]]:
+    """What a browser shows of a page, and what it says on its console."""
+    assert BROWSER is not None
+    place.mkdir()
+    (place / "page.html").write_text(text)
+    shown = place / "page.png"
+    flags = "headless no-sandbox disable-gpu no-first-run enable-logging=stderr window-size=1300,6000".split()
+    asked = [*flags, f"user-data-dir={place / 'profile'}", f"screenshot={shown}"]
+    command = [BROWSER, *(f"--{flag}" for flag in asked), (place / "page.html").as_uri()]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stderr
+    with Image.open(shown) as image:
+        return np.asarray(image.convert("RGB")), [line for line in told.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(not BROWSER, reason="there is no Chromium")
+def test_a_browser_shows_the_page_and_has_nothing_to_say_of_it(whole: Path, tmp_path: Path) -> None:
+    text = (whole / "comparison.html").read_text()
+    page, console = seen(text, tmp_path / "whole")
+    assert console == []  # where requests would be told as well, none of which the page allows itself
+    without = re.sub(r"(<svg[^>]*>).*?</svg>", r"\1</svg>", text, flags=re.DOTALL)
+    assert (seen(without, tmp_path / "plots")[0] != page).any(-1).sum() > 2_000  # pixels that the plots painted
+    without = re.sub(r'src="data:[^"]*"', 'src="data:,"', text)
+    assert (seen(without, tmp_path / "samples")[0] != page).any(-1).sum() > 100_000
+    asking = text.replace("</body>", '<img src="http://127.0.0.1:9/x.png"></body>')
+    (line,) = seen(asking, tmp_path / "asking")[1]
+    assert "Content Security Policy" in line
 
 
 def test_two_comparisons_of_one_seed_have_the_same_models_and_the_same_table(

@@ -2,6 +2,7 @@
 
     python benchmarks/presets.py --data ../shared/data/mnist --budgets 2m 8m --out runs/presets/mnist
     python benchmarks/presets.py --data ../shared/data/cifar10 --budgets 8m --out runs/presets/cifar10
+    python benchmarks/presets.py --data glyphs --size 16 --budgets 150s 300s -n 800 --out runs/presets/letters
     python benchmarks/presets.py --data ../shared/data/cifar10 --few --budgets 8m --out runs/presets/few
 
 Each line is a run of `calotype train FAMILY DATA --preset P --budget B`, measured by `calotype evaluate`. With `--few`
@@ -127,6 +128,7 @@ def main() -> None:
     """Train and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/mnist")
+    parser.add_argument("--size", help="as for calotype train")
     parser.add_argument("--few", action="store_true", help="the 600 pictures of few.py alone")
     parser.add_argument("--budgets", nargs="*", default=["2m", "8m"])
     parser.add_argument("--families", nargs="*", choices=FAMILIES, default=list(FAMILIES))
@@ -150,7 +152,16 @@ def main() -> None:
             for preset in options.presets:
                 place = options.out / f"{name}-{preset}-{budget}"
                 if not (place / "samples.png").exists():
-                    calotype.train(name, data, budget=budget, preset=preset, out=place, settings=settings, go_on=True)
+                    calotype.train(
+                        name,
+                        data,
+                        size=options.size,
+                        budget=budget,
+                        preset=preset,
+                        out=place,
+                        settings=settings,
+                        go_on=True,
+                    )
                 run = Run.open(place)
                 lines.append(line(run, measured(run, options), options))
                 print(json.dumps(lines[-1]), flush=True)

@@ -694,7 +694,7 @@ def launch(
     return 0
 
 
-def demo(budget: str = "5m", out: MaybePath = None) -> int:
+def demo(budget: str = "6m", out: MaybePath = None) -> int:
     """Train every family on built-in pictures of letters, measure them, and say where the page is, in ten minutes.
 
     Args:

@@ -61,8 +61,8 @@ def draw(
     if compiled and not probable and loop.usable(network, distribution, uniforms, taste):
         pixels = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
         loop.draw(network, distribution, pixels, known, uniforms, labels, taste, wave, guide.weight if guide else None)
-        found = Drawn(pixels.permute(0, 3, 1, 2).contiguous(), torch.full((len(images),), torch.nan))
-        return found if guide is None else _first(found)
+        found = pixels.permute(0, 3, 1, 2).contiguous()
+        return _once(Drawn(found, torch.full((len(images),), torch.nan)), guide)
     memory: dict[nn.Module, Any] = {}
     width = images.shape[3]
     above: Any = None
@@ -74,8 +74,8 @@ def draw(
             above, entered = network.above(canvas, labels, Place(memory, width, row), None), row
         return network.beside(canvas, above, labels, Place(memory, width, row, column), None)[:, 0, 0]
 
-    found = _draw(evaluate, network, distribution, images, known, uniforms, taste, guide, probable)
-    return found if guide is None else _first(found)
+    drawn = _draw(evaluate, network, distribution, images, known, uniforms, taste, guide, probable)
+    return _once(drawn, guide)
 
 
 def draw_naively(
@@ -98,8 +98,8 @@ def draw_naively(
         seen = canvas[:, network.margin :, network.margin : -network.margin, :-1]
         return network.numbers(seen, labels)[:, row, column]
 
-    found = _draw(evaluate, network, distribution, images, known, uniforms, taste, guide, probable)
-    return found if guide is None else _first(found)
+    drawn = _draw(evaluate, network, distribution, images, known, uniforms, taste, guide, probable)
+    return _once(drawn, guide)
 
 
 def _pairs(images: Tensor, uniforms: Tensor, labels: Tensor | None, guide: Guide) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,9 +109,9 @@ def _pairs(images: Tensor, uniforms: Tensor, labels: Tensor | None, guide: Guide
     return images.repeat_interleave(2, 0), uniforms.repeat_interleave(2, 0), both
 
 
-def _first(pairs: Drawn) -> Drawn:
-    """The first image of each pair; the second is the same."""
-    return Drawn(*(x[::2].contiguous() for x in pairs))
+def _once(drawn: Drawn, guide: Guide | None) -> Drawn:
+    """Of pairs the first image; the second is the same."""
+    return drawn if guide is None else Drawn(*(x[::2].contiguous() for x in drawn))
 
 
 def _draw(

@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors", "untrusted"},
     {"rng", "images", "config", "display", "devices", "processes", "signals", "mirror", "caches", "logs", "outlines"},
-    {"dividing"},
+    {"dividing", "guidance"},
     {"model", "curves", "optimizers", "distributions", "leading"},
     {"nn", "data"},
     {"families"},

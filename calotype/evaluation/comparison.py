@@ -102,9 +102,13 @@ class Comparison:
 
     @property
     def distance(self) -> str:
-        """The name of the distance that is ranked by: of the classifier of the data set, where there is one."""
-        names = dict.fromkeys(v.name for e in self.entries for v in e.values if metric_of(v.name) == "FD")
-        own = [name for name in names if "-Classifier@" in name]
+        """The name of the distance that is ranked by: of the classifier of the data set, where there is one.
+
+        The kernel distance where images are too few for the Fréchet distance.
+        """
+        known = dict.fromkeys(v.name for e in self.entries for v in e.values if v.value is not None)
+        names = [name for metric in ("FD", "KID") for name in known if metric_of(name) == metric]
+        own = [name for name in names if metric_of(name) == "FD" and "-Classifier@" in name]
         return [*own, *names, "FD"][0]
 
     def columns(self) -> list[Column]:

@@ -1,9 +1,9 @@
 """What each size of network makes of a budget: the tables of docs/presets.md. One JSON line per run.
 
     python benchmarks/presets.py --data ../shared/data/mnist --budgets 2m 8m --out runs/presets/mnist
-    python benchmarks/presets.py --data ../shared/data/cifar10 --budgets 8m --out runs/presets/cifar10
+    python benchmarks/presets.py --data ../shared/data/cifar10 --presets tiny --budgets 4m --out runs/presets/cifar10
     python benchmarks/presets.py --data glyphs --size 16 --budgets 150s 300s -n 800 --out runs/presets/letters
-    python benchmarks/presets.py --data ../shared/data/cifar10 --few --budgets 8m --out runs/presets/few
+    python benchmarks/presets.py --data ../shared/data/cifar10 --few --presets tiny --budgets 4m --out runs/presets/few
 
 Each line is a run of `calotype train FAMILY DATA --preset P --budget B`, measured by `calotype evaluate`. With `--few`
 the pictures are the 600 of `few.py`, and samples are compared with all others of their classes, which no run has seen.
@@ -93,13 +93,8 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
             if figure.startswith("FD"):
                 cells.append(f"{value:.3g} ({low:.3g} to {high:.3g})" if value is not None else "")
             else:
-                cells.append(
-                    ""
-                    if value is None
-                    else f"{value:.1%}".replace("%", " %")
-                    if figure == "as asked"
-                    else f"{value:.2f}"
-                )
+                form = "{:.1f} %" if figure == "as asked" else "{:.2f}"
+                cells.append("" if value is None else form.format(100 * value if figure == "as asked" else value))
         bits = next((f"{one[k][0]:.3g}, {k[10:-1].partition(',')[0]}" for k in one if k.startswith("bits/dim")), "")
         table += "| " + " | ".join([*cells, bits, f"{one['samples per second']:,.0f}"]) + " |\n"
     return table

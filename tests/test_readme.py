@@ -183,12 +183,21 @@ def options_of(command: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", help_of(command)))
 
 
+BENCHMARK = r"python benchmarks/(\w+\.py)([^`\n]*)"  # a command, with its arguments
+
+
 def test_every_option_exists() -> None:
     known = {command: options_of(command) for command in cli.COMMANDS}
     anywhere = set().union(*known.values())
     for page in PAGES:
-        theirs = r"torchrun( --[\w-]+ \d+)+(.*?-m calotype)?|#SBATCH .*|srun --[\w-]+"  # options of others
-        ours = re.sub(theirs, "", re.sub(r"\\\n", " ", page.read_text(encoding="utf-8")))
+        text = re.sub(r"\\\n", " ", page.read_text(encoding="utf-8"))
+        for name, asked in re.findall(BENCHMARK, text):
+            source = (ROOT / "benchmarks" / name).read_text(encoding="utf-8")
+            for option in re.findall(r"(?<![\w-])--?[a-z][\w-]*", asked):
+                assert f'add_argument("{option}"' in source, f"{page.name}: {name} {option}"
+        # and the options of others
+        theirs = rf"{BENCHMARK}|torchrun( --[\w-]+ \d+)+(.*?-m calotype)?|#SBATCH .*|srun --[\w-]+"
+        ours = re.sub(theirs, "", text)
         named = re.findall(r"(?<![\w-])--[a-z][\w-]*", ours)
         assert set(named) <= anywhere, page.name
         for line in (line for block in blocks(page) if block.kind == "console" for line in commands(block)):

@@ -92,15 +92,16 @@ def test_the_verdict_names_what_is_best_for_each_purpose() -> None:
 
 
 def test_of_few_images_the_kernel_distance_tells_which_is_nearest() -> None:
-    def few(x: float) -> Report:
-        values = Value("FD-EffLite0", "samples", None, None, None, 40), value("KID-EffLite0", x)
-        return replace(report(0.0), values=values)
+    def few(x: float, *more: Value) -> Report:
+        values = [Value("FD-EffLite0", "samples", None, None, None, 40), value("KID-EffLite0", x)]
+        return replace(report(0.0), values=(*values, *more))
 
     compared = comparison(gan=few(5.0), vae=few(9.0))
     assert compared.distance == "KID-EffLite0"
     answer, names = said(compared, "Nearest to your pictures")
     assert names == ["gan"]
     assert "KID-EffLite0 5 " in answer
+    assert comparison(gan=few(5.0, value("KID-Classifier@f", 1.0))).distance == "KID-Classifier@f"
     assert comparison(gan=report(5.0), vae=report(9.0)).distance == "FD-EffLite0"
 
 

@@ -107,9 +107,11 @@ class Comparison:
         The kernel distance where images are too few for the Fréchet distance.
         """
         known = dict.fromkeys(v.name for e in self.entries for v in e.values if v.value is not None)
-        names = [name for metric in ("FD", "KID") for name in known if metric_of(name) == metric]
-        own = [name for name in names if metric_of(name) == "FD" and "-Classifier@" in name]
-        return [*own, *names, "FD"][0]
+        for metric in ("FD", "KID"):
+            names = [name for name in known if metric_of(name) == metric]
+            if names:
+                return next((name for name in names if "-Classifier@" in name), names[0])
+        return "FD"
 
     def columns(self) -> list[Column]:
         """The columns that some entry has a value for."""

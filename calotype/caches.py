@@ -1,15 +1,186 @@
-"""Where what can be made again is kept."""
+"""Where what can be made again is kept, and why it is believed when it is found.
+
+Compiled code is run, and packs and features become results, so a cache is used only where this user alone, or root, can
+put anything: the folder and all above it are theirs, and others may not write there. In a folder above, the sticky bit,
+as of /tmp, is enough. Where others can write, a folder of the user's own takes its place, and that is said once; unless
+CALOTYPE_CACHE_SHARED is 1, which says that they are trusted with all but compiled code.
+
+Entries carry a digest over their name and content, so that one that is damaged, or of another key, is made anew.
+"""
 
 from __future__ import annotations
 
+import atexit
+import functools
+import hashlib
 import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from calotype.files import make_private, open_folder, remove_tree
+from calotype.untrusted import open_regular
+
+_HEAD = b"calotype entry 1\n"
+_DIGEST = 32  # bytes of SHA-256
+_MOST_LINKS = 40  # in a path, as of Linux
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def cache_root(cache: Path | None) -> Path:
-    """The cache: as given, else $CALOTYPE_CACHE, else calotype in $XDG_CACHE_HOME or ~/.cache."""
+    """The cache: as given, else $CALOTYPE_CACHE, else calotype in $XDG_CACHE_HOME or ~/.cache; or what stands in for it
+    where others can write there.
+    """
+    stated = _stated(cache)
+    if _is_shared():
+        return stated
+    for place in _candidates(stated):
+        make_private(place)
+        if not weakness(place):
+            if place != stated:
+                _say(stated, place, weakness(stated))
+            return place
+    place = _of_this_process()
+    _say(stated, place, weakness(stated))
+    return place
+
+
+def cache_folder(kind: str, cache: Path | None = None) -> Path:
+    """The folder of one kind of entries, such as features, in the cache; made where it can be."""
+    root = cache_root(cache)
+    folder = root / kind
+    make_private(folder)
+    if not _is_shared() and (reason := weakness(folder)):
+        other = root / f"{kind}-of-{os.geteuid()}"
+        make_private(other)
+        if weakness(other):
+            other = _of_this_process() / kind
+            make_private(other)
+        _say(folder, other, reason)
+        return other
+    return folder
+
+
+def read_entry(kind: str, name: str, most: int) -> bytes | None:
+    """The content of an entry of the cache; None where there is none, or not that which was written under this name.
+
+    Args:
+        most: bytes that it may have.
+    """
+    try:
+        with open_regular(cache_folder(kind) / name, most + len(_HEAD) + _DIGEST) as file:
+            head, digest, content = file.read(len(_HEAD)), file.read(_DIGEST), file.read()
+    except (OSError, ValueError):
+        return None
+    return content if head == _HEAD and digest == _digest(name, content) else None
+
+
+def write_entry(kind: str, name: str, content: bytes) -> None:
+    """Keep an entry in the cache. One that is full, or cannot be written, costs time alone."""
+    with suppress(OSError), open_folder(cache_folder(kind)) as folder:
+        folder.sweep(name)
+        folder.write(name, lambda file: file.writelines((_HEAD, _digest(name, content), content)))
+
+
+def weakness(path: Path) -> str:
+    """Why what lies at a path may be anybody's: who else can write there; nothing where this user alone can, or root.
+
+    Links in the path are followed, and checked as folders are. What is not there yet is as weak as the folders above.
+    """
+    current, pending, links = Path("/"), [*reversed((Path.cwd() / path).parts[1:])], 0
+    status = os.lstat(current)
+    while pending:
+        if reason := _weakness_above(current, status):
+            return reason
+        name = pending.pop()
+        if name == "..":
+            current = current.parent
+            status = os.lstat(current)
+            continue
+        try:
+            status = os.lstat(current / name)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return f"{current / name} cannot be looked at ({error.strerror})"
+        if not stat.S_ISLNK(status.st_mode):
+            current = current / name
+            continue
+        links += 1
+        if not _is_own(status) or links > _MOST_LINKS:
+            return f"{current / name} is a link of another user's"
+        target = Path(os.readlink(current / name))
+        pending.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
+        current = Path("/") if target.is_absolute() else current
+        status = os.lstat(current)
+    if not _is_own(status):
+        return f"{current} belongs to another user"
+    return f"others can write to {current}" if status.st_mode & _OTHERS else ""
+
+
+def _weakness_above(folder: Path, status: os.stat_result) -> str:
+    """The same of a folder in which the next is known to be the user's or root's."""
+    if not _is_own(status) and not (status.st_uid == _unmapped_user() or folder == Path("/")):
+        return f"{folder} belongs to another user"
+    return f"others can write to {folder}" if status.st_mode & _OTHERS and not status.st_mode & stat.S_ISVTX else ""
+
+
+def _is_own(status: os.stat_result) -> bool:
+    return status.st_uid in (0, os.geteuid())
+
+
+@functools.cache
+def _unmapped_user() -> int:
+    """Whose the folders of the system seem to be in a user namespace that has no name for root; -1 elsewhere."""
+    try:
+        first, _, count = Path("/proc/self/uid_map").read_text(encoding="ascii").split()[:3]
+        whole = first == "0" and int(count) >= 2**32 - 1
+        return -1 if whole else int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # there are no such namespaces here
+        return -1
+
+
+def _is_shared() -> bool:
+    return os.environ.get("CALOTYPE_CACHE_SHARED") == "1"
+
+
+def _stated(cache: Path | None) -> Path:
     if cache:
         return cache
     if stated := os.environ.get("CALOTYPE_CACHE"):
         return Path(stated).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calotype"
+
+
+def _candidates(stated: Path) -> Iterator[Path]:
+    """Where the cache may be, the best first."""
+    yield stated
+    yield stated / f"of-{os.geteuid()}"
+    with suppress(RuntimeError):  # there is no home
+        yield Path.home() / ".cache" / "calotype"
+
+
+@functools.cache
+def _of_this_process() -> Path:
+    """A cache that ends with the process."""
+    place = Path(tempfile.mkdtemp(prefix="calotype-"))
+    atexit.register(remove_tree, place)
+    return place
+
+
+@functools.cache
+def _say(stated: Path, place: Path, reason: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            f"calotype: nothing in the cache {stated} is used, since {reason}: {place} takes its place. Take the right "
+            "to write there away from others (chmod go-w), set CALOTYPE_CACHE to a folder of yours, or, if you trust "
+            "all who can write there, CALOTYPE_CACHE_SHARED to 1",
+            file=sys.stderr,
+        )
+
+
+def _digest(name: str, content: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\0" + content).digest()

@@ -17,7 +17,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from torch import Tensor
 from calotype import processes
 from calotype.dividing import divided_as, divided_zeros, is_divided
 from calotype.errors import RunError
+from calotype.files import Folder, open_folder
 from calotype.untrusted import brief, check_regular, read_json
 
 FORMAT = 1
@@ -36,6 +37,7 @@ PARTS = ("model", "ema", "optimizers")
 SCORES = ("score", "held_out")  # among the facts; the first that is there says how good a checkpoint is
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _NAME = re.compile(r"[0-9]{12,18}")  # images seen; no run comes to more
+_LEFTOVER = re.compile(r"\.[0-9]{12,18}\.[0-9a-z]+\.tmp")
 _FILE = re.compile(r"(model|ema|optimizers)(/[A-Za-z0-9_-]{1,80})?\.safetensors")  # alone, or a slice
 
 
@@ -129,12 +131,9 @@ def _new(parent: Path, images_seen: int) -> Iterator[Path]:
 
 
 def _begin(parent: Path, images_seen: int) -> Path:
-    temporary = parent / f".{_place(parent, images_seen).name}.{os.getpid()}.tmp"
-    with _told(parent, images_seen):
-        parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(parent)
-        temporary.mkdir()
-    return temporary
+    with _told(parent, images_seen), open_folder(parent, parent.parent, make=True) as folder:
+        _remove_leftovers(folder)
+        return folder.make(_place(parent, images_seen).name)
 
 
 def _finish(
@@ -154,20 +153,22 @@ def _finish(
         "facts": facts,
         "sha256": digests,
     }
-    with (temporary / "state.json").open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content | {"sha256_state": _digest_of(content)}, indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_directory(temporary)
-    if final.exists():
-        remove(final)  # the same position again, after a return: its content may differ
-    temporary.rename(final)
-    _sync_directory(parent)
+    with open_folder(temporary, parent) as folder:
+        with folder.create("state.json") as file:
+            file.write(json.dumps(content | {"sha256_state": _digest_of(content)}, indent=1).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        folder.sync()
+    remove(final)  # the same position again, after a return: its content may differ
+    with open_folder(parent, parent.parent) as folder:
+        folder.move(temporary.name, final.name)
+        folder.sync()
 
 
 def found(parent: Path) -> list[Path]:
     """The checkpoints below `parent`, oldest first."""
-    return sorted(path for path in parent.glob("[0-9]*") if _NAME.fullmatch(path.name) and path.is_dir())
+    named = (path for path in parent.glob("[0-9]*") if _NAME.fullmatch(path.name))
+    return sorted(path for path in named if path.is_dir() and not path.is_symlink())
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -240,16 +241,29 @@ def read_divided(
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint; killed half-way, what remains is a leftover and no checkpoint."""
-    doomed = path.with_name(f".{path.name}.old.tmp")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+    """Delete a checkpoint, if there is one; killed half-way, what remains is a leftover and no checkpoint."""
+    with open_folder(path.parent, path.parent.parent) as folder:
+        if folder.look(path.name) is not None:
+            doomed = f".{path.name}.old.tmp"
+            folder.move(path.name, doomed)
+            folder.remove(doomed)
 
 
-def remove_leftovers(parent: Path) -> None:
+def put_aside(path: Path) -> Path:
+    """Give a damaged checkpoint a name that is none of a checkpoint; returns it."""
+    aside = path.with_name(f"damaged-{path.name}")
+    with open_folder(path.parent, path.parent.parent) as folder:
+        folder.remove(aside.name)  # the same position may have been damaged before
+        folder.move(path.name, aside.name)
+    return aside
+
+
+def _remove_leftovers(folder: Folder) -> None:
     """Delete what killed processes left unfinished. Only for the process that holds the run's lock."""
-    for path in parent.glob(".*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
+    for name in folder.names():
+        if _LEFTOVER.fullmatch(name):
+            with suppress(OSError):
+                folder.remove(name)
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -398,16 +412,6 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
 
 def _digest_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sync_directory(path: Path) -> None:
-    if os.name == "nt":  # directories cannot be opened there
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _flat(state: Mapping[str, Any]) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]]:

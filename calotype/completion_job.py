@@ -12,8 +12,9 @@ from calotype import sampling
 from calotype.config import build, read_assignments
 from calotype.display import Display
 from calotype.errors import ConfigError, RunError
+from calotype.files import make_folder, open_folder
 from calotype.given import Given, given
-from calotype.images import grid, write_png
+from calotype.images import grid, png, write_png
 from calotype.model import Completable
 from calotype.runs import TrainedModel, load
 
@@ -57,15 +58,16 @@ def run(
     display.count("completions", 0, len(beginnings))
     try:
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         for part in sampling.complete(model.model, beginnings, known, seed, classes, chosen):
             drawn.append(part.images)
             if folder is not None:  # at once, so that a job that is stopped has lost nothing
-                for i, image in zip(part.indices, part.images, strict=True):
-                    write_png(folder / f"{i // n:06d}-{i % n:02d}.png", image)
+                with open_folder(folder) as opened:
+                    for i, image in zip(part.indices, part.images, strict=True):
+                        opened.write(f"{i // n:06d}-{i % n:02d}.png", png(image, "complete"))
             display.count("completions", sum(map(len, drawn)), len(beginnings))
         for place in places:
-            write_png(place, _sheet(found.images, torch.cat(drawn), known, n))
+            write_png(place, _sheet(found.images, torch.cat(drawn), known, n), "complete")
     except OSError as error:
         raise RunError(f"completions cannot be written ({error}): choose another --out or --folder") from error
     places += [folder] if folder is not None else []

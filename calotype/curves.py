@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from calotype.images import write_atomic
+from calotype.files import write_atomic
 
 Points = list[tuple[int, float]]
 

@@ -33,6 +33,10 @@ class RunError(CalotypeError):
     """A run directory that cannot be created, loaded or resumed."""
 
 
+class PlaceError(CalotypeError):
+    """A place that nothing is written to: it is no file, not Calotype's, or reached through a link."""
+
+
 class JobError(CalotypeError):
     """A job that cannot be written, or that a scheduler does not take."""
 

@@ -23,7 +23,8 @@ from calotype.evaluation.page import Pictures, page
 from calotype.evaluation.protocol import Outcome, Subject, evaluated
 from calotype.evaluation.report import Report
 from calotype.evaluation.views import NOTHING, Views, views
-from calotype.images import read_png, write_atomic
+from calotype.files import write_atomic
+from calotype.images import read_png
 from calotype.leading import Action, Help, led
 from calotype.model import Encodable
 from calotype.rng import fold, permutation

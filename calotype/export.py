@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from calotype import sampling
-from calotype.errors import DataError, RunError
-from calotype.images import grid, read_png, write_atomic, write_png
+from calotype.errors import DataError, PlaceError, RunError
+from calotype.files import open_folder, write_atomic
+from calotype.images import grid, png, read_png, write_png
 from calotype.leading import Help, led
 from calotype.model import GenerativeModel
 from calotype.untrusted import read_json
@@ -91,7 +92,7 @@ def parts_folder(job: Job, path: Path) -> Path:
 
 def write_grid(job: Job, folder: Path, path: Path) -> None:
     """Lay the finished images of a job out side by side, in one PNG. Raises RunError."""
-    _write_file(path, folder, lambda: write_png(path, grid(_images(job, folder))))
+    _write_file(path, folder, lambda: write_png(path, grid(_images(job, folder)), "sample"))
 
 
 def write_npz(job: Job, folder: Path, path: Path) -> None:
@@ -109,7 +110,7 @@ def write_npz(job: Job, folder: Path, path: Path) -> None:
 def _write_file(path: Path, folder: Path, write: Callable[[], None]) -> None:
     try:
         write()
-    except OSError as error:
+    except (OSError, PlaceError) as error:
         raise RunError(f"{path} cannot be written ({error}): choose another; the images are in {folder}") from error
 
 
@@ -128,9 +129,8 @@ def _claim(job: Job, folder: Path) -> None:
     """Make the folder this job's, or find that it is."""
     manifest = folder / MANIFEST
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in [*folder.glob(f".{MANIFEST}*.tmp"), *folder.glob(".[0-9]*.png*.tmp")]:
-            left.unlink()  # half-written when a job was killed
+        with open_folder(folder, make=True) as opened:
+            opened.sweep()  # what was half-written when a job was killed
         if manifest.exists():
             if read_json(manifest) != json.loads(json.dumps(job.identity())):
                 raise RunError(f"{folder} holds samples of other settings (see its {MANIFEST}): choose another --out")
@@ -144,8 +144,9 @@ def _claim(job: Job, folder: Path) -> None:
 
 def _write(folder: Path, indices: Sequence[int], images: torch.Tensor) -> None:
     try:
-        for i, image in zip(indices, images, strict=True):
-            write_png(_file(folder, i), image)
+        with open_folder(folder) as opened:
+            for i, image in zip(indices, images, strict=True):
+                opened.write(_file(folder, i).name, png(image, "sample"))
     except OSError as error:
         raise RunError(f"{folder} cannot be written ({error}): finished images are kept, repeat to continue") from error
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
-import secrets
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +11,11 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from calotype.errors import DataError
+from calotype.files import write_atomic
 from calotype.untrusted import NotPlain, check_regular
 
 MOST_PIXELS = 1 << 28
@@ -43,49 +42,17 @@ def to_pil(image: Tensor) -> Image.Image:
     raise DataError(f"an image with {array.shape[2]} channels has no PNG form: write it with --npz")
 
 
-def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file through a temporary neighbour, so that `path` is either whole or as it was.
-
-    What a killed process has left of one is taken over by the next that writes the same file.
-
-    Args:
-        path: where the file goes.
-        write: called with the open binary file.
-    """
-    temporary, opened = _neighbour(path)
-    with opened as file:  # closed last, since from then on another may take the neighbour over
-        try:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+def png(image: Tensor, command: str = "train") -> Callable[[BinaryIO], object]:
+    """What writes one uint8 image (C, H, W) into a file as PNG, with a note of the command that made it."""
+    note = PngInfo()
+    note.add_text("Software", f"calotype {command}")
+    picture = to_pil(image)
+    return lambda file: picture.save(file, format="PNG", pnginfo=note)
 
 
-def _neighbour(path: Path) -> tuple[Path, BinaryIO]:
-    """An empty file beside `path` that no other process writes to."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    while True:
-        file = os.fdopen(os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666), "wb")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_ino == temporary.stat().st_ino:
-                file.truncate()
-                return temporary, file
-        except FileNotFoundError:  # another process has just finished it
-            pass
-        except OSError:  # another is at it, or there are no locks here
-            file.close()
-            own = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-            return own, own.open("wb")
-        file.close()
-
-
-def write_png(path: Path, image: Tensor) -> None:
-    """Write one uint8 image (C, H, W) as PNG, whole or not at all."""
-    write_atomic(path, lambda file: to_pil(image).save(file, format="PNG"))
+def write_png(path: Path, image: Tensor, command: str = "train", root: Path | None = None) -> None:
+    """Write one uint8 image (C, H, W) as PNG, whole or not at all; `root` as of `write_atomic`."""
+    write_atomic(path, png(image, command), root)
 
 
 def read_png(path: Path) -> Tensor:

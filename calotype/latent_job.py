@@ -14,8 +14,9 @@ from torch import Tensor
 from calotype.data.npy import DAMAGE, read_member
 from calotype.display import Display
 from calotype.errors import ConfigError, RunError
+from calotype.files import write_atomic
 from calotype.given import Given, given
-from calotype.images import grid, write_atomic, write_png
+from calotype.images import grid, write_png
 from calotype.model import Encodable
 from calotype.runs import TrainedModel, load
 from calotype.sampling import batch_size

@@ -16,6 +16,7 @@ from calotype import processes
 from calotype.data.batches import Batches
 from calotype.display import Display, Status
 from calotype.errors import CalotypeError, StoppedElsewhere, TrainingDiverged
+from calotype.files import make_folder
 from calotype.images import grid, write_png
 from calotype.judging import Judge
 from calotype.mirror import Mirror
@@ -217,9 +218,10 @@ def _preview(context: Context) -> None:
     context.trainer.gather()
     if not processes.is_first():
         return
-    folder = context.run.path / "previews"
-    folder.mkdir(exist_ok=True)
-    write_png(folder / f"{context.trainer.images_seen:012d}.png", grid(preview(context.drawn)))
+    run = context.run.path
+    place = run / "previews" / f"{context.trainer.images_seen:012d}.png"
+    make_folder(place.parent, run)
+    write_png(place, grid(preview(context.drawn)), root=run)
 
 
 class _Pace:

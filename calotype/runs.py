@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +31,15 @@ from calotype.data.config import CHANNELS, MAX_PIXELS
 from calotype.data.records import check_class_count
 from calotype.errors import ConfigError, DataError, RunError
 from calotype.families import FAMILIES
-from calotype.images import write_atomic
+from calotype.files import (
+    LEFTOVER,
+    check_contained,
+    check_place,
+    copy_file,
+    make_folder,
+    open_append,
+    write_atomic,
+)
 from calotype.latents import Latents, check_map, latent_model
 from calotype.logs import read_records
 from calotype.model import GenerativeModel, ImageSpec
@@ -178,7 +185,7 @@ class Run:
         """
         refuse_existing(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             if first is not None:
                 first.copy(path / FIRST)
             write_atomic(path / "config.toml", lambda file: file.write(config.to_toml().encode()))
@@ -188,10 +195,11 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """Open a run directory. Raises RunError or ConfigError."""
+        """Open a run directory. Raises RunError, ConfigError, or PlaceError where a link in it leads out."""
         if not (path / "config.toml").is_file():
             what = "has no config.toml" if path.is_dir() else "does not exist"
             raise RunError(f"{path} is not a run: it {what}. Give the directory that `calotype train` printed")
+        check_contained(path)
         return cls(path, RunConfig.from_toml(path / "config.toml"))
 
     @contextmanager
@@ -200,6 +208,7 @@ class Run:
 
         Of several processes that train together the first holds it.
         """
+        check_place(self.path / ".lock")
         lock = FileLock(self.path / ".lock", timeout=0)  # the system frees it when its process dies
         processes.by_first(lambda: self._acquire(lock))
         try:
@@ -235,7 +244,7 @@ class Run:
         record = {"event": event} | at | finite  # JSON has no NaN
         path = self.path / "log.jsonl"
         try:
-            with path.open("ab+") as file:
+            with open_append(path) as file:
                 cut_off = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read() != b"\n"
                 file.write(b"\n" * cut_off + json.dumps(record).encode() + b"\n")
         except OSError as error:
@@ -282,10 +291,8 @@ class Run:
             try:
                 checkpoints.verify(path, wanted)
             except checkpoints.DamagedCheckpoint as error:
-                aside = path.with_name(f"damaged-{path.name}")
+                aside = checkpoints.put_aside(path)
                 report(f"{error}; put aside as {aside.name}, trying the checkpoint before it")
-                shutil.rmtree(aside, ignore_errors=True)  # the same position may have been damaged before
-                os.replace(path, aside)
                 continue
             return path.name
         if present:
@@ -382,7 +389,7 @@ def refuse_existing(path: Path) -> None:
             f"{path} is already a run: continue it with `calotype train --resume {quote(str(path))}`, or choose "
             "another --out"
         )
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.is_file() or (path.is_dir() and not all(LEFTOVER.fullmatch(entry.name) for entry in path.iterdir())):
         raise RunError(f"{path} exists and is not empty: choose another --out")
 
 
@@ -422,10 +429,10 @@ class TrainedModel:
     def copy(self, path: Path) -> None:
         """Make a run directory of the config and the averaged weights alone: no more than `load` needs."""
         folder = path / "checkpoints" / self.checkpoint.name
-        folder.mkdir(parents=True)
-        shutil.copyfile(self.run.path / "config.toml", path / "config.toml")
+        make_folder(folder, path.parent)
+        copy_file(self.run.path / "config.toml", path / "config.toml", path.parent)
         for name in ("ema.safetensors", "state.json"):
-            shutil.copyfile(self.checkpoint / name, folder / name)
+            copy_file(self.checkpoint / name, folder / name, path.parent)
 
     def _label(self, name: int | str) -> int:
         if isinstance(name, str) and name in self.class_names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from calotype import export, processes, sampling
 from calotype.config import build, plain, read_assignments
 from calotype.display import Display, clock, for_process
 from calotype.errors import ConfigError
+from calotype.files import remove_tree
 from calotype.runs import load
 
 REMEDY = "Finished images are kept: repeat the command to continue"
@@ -83,7 +83,7 @@ def _drawn(
         if npz is not None:
             export.write_npz(job, folder, npz)
         if out is None:
-            shutil.rmtree(folder)
+            remove_tree(folder)
 
     processes.by_first(finish)
     places = [place for place in (out, grid, npz) if place is not None]

@@ -8,11 +8,12 @@ are nested, and large, within reason.
 from __future__ import annotations
 
 import json
+import os
 import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MOST_BYTES = 1 << 26
 """Of a file of settings or facts, unless said otherwise: the names of 10,000 classes are some MB."""
@@ -30,11 +31,26 @@ class NotPlain(ValueError):
 
 def check_regular(path: Path, most: int | None = None) -> None:
     """Raise NotPlain where a path is no regular file or has more than `most` bytes, and OSError where it is none."""
-    status = path.stat()
+    _check_status(path.stat(), most)
+
+
+def _check_status(status: os.stat_result, most: int | None) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise NotPlain("it is no regular file")
     if most is not None and status.st_size > most:
         raise NotPlain(f"it has {status.st_size:,} bytes, and such a file has at most {most:,}")
+
+
+def open_regular(path: Path, most: int | None = None) -> BinaryIO:
+    """Open a file to read. Raises as `check_regular`, also where a pipe has just taken its place; nothing waits."""
+    check_regular(path, most)  # since to open a device may do something
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
+        _check_status(os.fstat(file.fileno()), most)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:

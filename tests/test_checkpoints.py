@@ -14,7 +14,7 @@ import torch
 from calotype import checkpoints
 from calotype.checkpoints import DamagedCheckpoint
 from calotype.data import DataConfig
-from calotype.errors import RunError
+from calotype.errors import PlaceError, RunError
 from calotype.families.diffusion import DiffusionConfig
 from calotype.optimizers import OPTIMIZERS
 from calotype.runs import DatasetFacts, Run, RunConfig
@@ -147,7 +147,7 @@ FULL_DISK = """
 import os, resource, sys, torch
 from pathlib import Path
 from calotype import checkpoints
-from calotype.errors import RunError
+from calotype.errors import PlaceError, RunError
 
 disk, limited = Path(sys.argv[1]), sys.argv[2] == "limit"
 ballast, parent = disk / "ballast", disk / "checkpoints"
@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_half_written(tmp_
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
-    with pytest.raises(RunError, match="could not be written"):
+    with pytest.raises(PlaceError, match="checkpoints is a file and not a folder: choose another"):
         checkpoints.write(tmp_path / "checkpoints", 1, small_state(), {})
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from calotype.caches import cache_folder
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.evaluation import classifier as module
 from calotype.evaluation.classifier import Classifier, as_features, classifier
@@ -63,7 +64,7 @@ def test_a_damaged_one_is_trained_anew(packed: PackedDataset, monkeypatch: pytes
     monkeypatch.setattr(module, "IMAGES", 64)
     monkeypatch.setattr(module, "VERSION", "test of damage")
     first = classifier(packed, lambda *counts: None)
-    path = module.cache_root(None) / "classifiers" / f"{packed.digest[:16]}-test of damage.safetensors"
+    path = cache_folder("classifiers") / f"{packed.digest[:16]}-test of damage"
     path.write_bytes(path.read_bytes()[:100])
     assert classifier(packed, lambda *counts: None).digest == first.digest
 

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from calotype.errors import DataError
-from calotype.images import cells, grid, to_bytes, to_unit, write_atomic, write_png
+from calotype.files import write_atomic
+from calotype.images import cells, grid, to_bytes, to_unit, write_png
 from tests.conftest import environment
 
 
@@ -144,7 +145,7 @@ def test_the_target_is_whole_while_it_is_written(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    program = "import os, pathlib; from calotype.images import write_atomic as write\n"
+    program = "import os, pathlib; from calotype.files import write_atomic as write\n"
     program += (
         f"write(pathlib.Path({str(path)!r}), lambda f: (f.write(b'a long half'), f.flush(), os.kill(os.getpid(), 9)))"
     )

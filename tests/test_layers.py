@@ -16,6 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first. A module may import from its own layer's package or from layers below.
 LAYERS = [
     {"errors", "untrusted"},
+    {"files"},
     {"rng", "images", "config", "display", "devices", "processes", "signals", "mirror", "caches", "logs", "outlines"},
     {"dividing", "guidance"},
     {"model", "curves", "optimizers", "distributions", "leading"},

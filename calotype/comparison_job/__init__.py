@@ -28,7 +28,8 @@ from calotype.evaluation import features as feature_networks
 from calotype.evaluation.comparison import Comparison
 from calotype.evaluation.comparison_page import page
 from calotype.families import FAMILIES
-from calotype.images import cells, read_png, write_atomic
+from calotype.files import make_folder, write_atomic
+from calotype.images import cells, read_png
 from calotype.loop import Interrupted
 from calotype.request import DEFAULT_BUDGET, data_config
 
@@ -148,7 +149,7 @@ def _place(out: str | Path | None, data: DataConfig) -> str:
 
 def _make(job: Job) -> None:
     try:
-        job.path.mkdir(parents=True, exist_ok=True)
+        make_folder(job.path)
         text = write_toml({"calotype": __version__} | plain(job.config) | {"data": plain(job.data)})
         write_atomic(job.path / CONFIG, lambda file: file.write(text.encode()))
     except OSError as error:

@@ -23,7 +23,8 @@ from calotype.data import DataConfig
 from calotype.display import Display
 from calotype.errors import CalotypeError, ConfigError, RunError, is_out_of_memory
 from calotype.evaluation.comparison import Entry, entry_of
-from calotype.images import grid, write_atomic, write_png
+from calotype.files import check_contained, make_folder, write_atomic
+from calotype.images import grid, write_png
 from calotype.plan import Budget
 from calotype.runs import family
 from calotype.untrusted import read_json
@@ -96,9 +97,10 @@ class Job(NamedTuple):
 
 
 def read(path: Path) -> tuple[CompareConfig, DataConfig]:
-    """What was compared in a directory. Raises RunError, ConfigError."""
+    """What was compared in a directory. Raises RunError, ConfigError, or PlaceError where a link in it leads out."""
     if not (path / CONFIG).is_file():
         raise RunError(f"{path} is no comparison: it has no {CONFIG}. Give the directory that `calotype compare` made")
+    check_contained(path)
     values = read_toml(path / CONFIG)
     values.pop("calotype", None)
     data = build(DataConfig, values.pop("data", {}), "data")
@@ -129,11 +131,11 @@ def keep(job: Job, entry: Entry, samples: Tensor | None = None, real: Tensor | N
     place = job.entry(entry.name)
     told = asdict(entry) | {"report": entry.report.as_dict() if entry.report else None}
     try:
-        place.parent.mkdir(exist_ok=True)
+        make_folder(place.parent, job.path)
         for name, images in ((entry.name, samples), (HELD_OUT, real)):
             if images is not None:
-                write_png(place.with_name(f"{name}.png"), grid(images[:SHOWN], 8))
-        write_atomic(place, lambda file: file.write(json.dumps(told, allow_nan=False).encode()))
+                write_png(place.with_name(f"{name}.png"), grid(images[:SHOWN], 8), "compare", job.path)
+        write_atomic(place, lambda file: file.write(json.dumps(told, allow_nan=False).encode()), job.path)
     except OSError as error:
         raise cannot_be_written(job, error) from error
 

@@ -15,6 +15,7 @@ import torch
 from calotype import devices, drawing, processes, scaling_job, training
 from calotype.comparison_job.job import Job, going_on
 from calotype.errors import RunError
+from calotype.files import open_append
 from calotype.plan import Budget
 from calotype.runs import Run
 
@@ -110,7 +111,7 @@ def _train_apart(job: Job, runs: Sequence[Run], several: Sequence[str]) -> None:
     def trained(run: Run) -> tuple[Run, int]:
         device = free.get()
         try:
-            with (run.path / "train.log").open("ab") as log:
+            with open_append(run.path / "train.log", job.path) as log:
                 command = [sys.executable, "-m", "calotype", "train", "--resume", str(run.path), "--device", device]
                 process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
                 started.append(process)

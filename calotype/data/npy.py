@@ -52,16 +52,17 @@ def read_array(path: Path, most: int = MOST_BYTES) -> NDArray[Any]:
     """An array of numbers from an .npy file. Raises one of DAMAGE."""
     check_regular(path)
     with path.open("rb") as file:
-        return _values(file, most)
+        return read_values(file, most)
 
 
 def read_member(archive: zipfile.ZipFile, name: str, most: int = MOST_BYTES) -> NDArray[Any]:
     """An array of numbers from an .npz file that is open. Raises one of DAMAGE."""
     with archive.open(f"{name}.npy") as file:
-        return _values(file, most)
+        return read_values(file, most)
 
 
-def _values(file: Any, most: int) -> NDArray[Any]:
+def read_values(file: Any, most: int) -> NDArray[Any]:
+    """An array of numbers from an .npy stream. Raises one of DAMAGE."""
     shape, fortran_order, dtype = header = read_header(file)
     if dtype.kind not in "biufcSU":
         raise NotPlain(f"it holds values of type {dtype}, and no numbers")

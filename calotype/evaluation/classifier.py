@@ -6,10 +6,8 @@ to compare small gray images by, which a network of photographs knows little of.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from calotype.caches import cache_root
+from calotype.caches import read_entry, write_entry
 from calotype.data import PackedDataset
 from calotype.data.batches import Batches
 from calotype.evaluation.features import FeatureNetwork, smooth
-from calotype.images import to_unit, write_atomic
+from calotype.images import to_unit
 from calotype.model import Batch, ImageSpec, Loss, Trainable, Turn
 from calotype.rng import Noise, fold, seeded
 from calotype.trainer import TrainConfig, Trainer
@@ -32,6 +30,7 @@ IMAGES = 120_000  # seen in training: a minute; 99 of 100 digits are told apart 
 EPOCHS = 60  # of a small data set, at most
 VERSION = 1  # of what is above: a classifier of another one is trained anew
 AT_ONCE = 256  # images per call
+MOST_BYTES = 1 << 28  # of its weights; those of 10,000 classes are 6 MB
 
 
 class Block(nn.Module):
@@ -111,8 +110,8 @@ def classifier(packed: PackedDataset, report: Callable[[int, int], None]) -> Cla
         return None
     with seeded(fold(0, "classifier")):
         model = Classifier(packed.spec)
-    path = cache_root(None) / "classifiers" / f"{packed.digest[:16]}-{VERSION}.safetensors"
-    if not _loaded(model, path):
+    name = f"{packed.digest[:16]}-{VERSION}"
+    if not _loaded(model, read_entry("classifiers", name, MOST_BYTES)):
         batches = Batches(packed, packed.train, 64, fold(0, "classifier"))
         images = min(IMAGES, EPOCHS * len(packed.train))
         config = TrainConfig(images=images, optimizer="muon", learning_rate=0.01, decay=1.0, clip_norm=10.0)
@@ -120,10 +119,7 @@ def classifier(packed: PackedDataset, report: Callable[[int, int], None]) -> Cla
         for progress in trainer.run():
             report(min(images, progress.images_seen), images)
         model = trainer.ema
-        with contextlib.suppress(OSError):  # a cache that is full or not writable costs time alone
-            path.parent.mkdir(parents=True, exist_ok=True)
-            weights = model.stored()
-            write_atomic(path, lambda file: file.write(weights))
+        write_entry("classifiers", name, model.stored())
     return model.to_eval().to_channels_last()
 
 
@@ -133,9 +129,12 @@ def as_features(model: Classifier) -> FeatureNetwork:
     return FeatureNetwork(f"Classifier@{mark}", mark, SIDE, lambda values: model.features(values[:, :1] / 127.5 - 1))
 
 
-def _loaded(model: Classifier, path: Path) -> bool:
+def _loaded(model: Classifier, kept: bytes | None) -> bool:
+    """Whether there were weights, of this network."""
+    if kept is None:
+        return False
     try:
-        model.load_state_dict(safetensors.load(path.read_bytes()))
-    except (OSError, SafetensorError, RuntimeError):  # none yet, or a damaged one
+        model.load_state_dict(safetensors.load(kept))
+    except (SafetensorError, RuntimeError):  # of another version
         return False
     return True

@@ -15,7 +15,7 @@ from calotype.config import build
 from calotype.errors import ConfigError, RunError
 from calotype.evaluation.evaluate import METRICS, metric_of
 from calotype.evaluation.report import Report, Value, comparable, number, shown
-from calotype.images import write_atomic
+from calotype.files import write_atomic
 from calotype.untrusted import brief, read_json
 
 FORMAT = 1

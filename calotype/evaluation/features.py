@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import zipfile
@@ -25,10 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calotype.caches import cache_root
-from calotype.data.npy import DAMAGE, MOST_BYTES, read_array
+from calotype.caches import read_entry, write_entry
+from calotype.data.npy import DAMAGE, MOST_BYTES, read_values
 from calotype.errors import ConfigError
-from calotype.images import write_atomic
 from calotype.untrusted import NotPlain, brief, parse_json
 
 # Words in sizes of networks, where they depend on the number of images.
@@ -287,15 +287,16 @@ def cached(network: FeatureNetwork, key: str, images: Callable[[], Tensor], repo
         key: what the images are, a digest.
         images: reads them, when they are needed.
     """
-    path = cache_root(None) / "features" / f"{key}-{network.name}-{network.digest}.npy"
-    try:
-        return torch.from_numpy(read_array(path, MOST_BYTES)).double()
-    except DAMAGE:  # none yet, or a damaged one
-        found = network.features(images(), report).float()
-        with contextlib.suppress(OSError):  # a cache that is full or not writable costs time alone
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, lambda file: np.save(file, found.numpy()))
-        return found.double()
+    name = f"{key}-{network.name}-{network.digest}"
+    kept = read_entry("features", name, MOST_BYTES)
+    if kept is not None:
+        with contextlib.suppress(*DAMAGE):  # of another version
+            return torch.from_numpy(read_values(io.BytesIO(kept), MOST_BYTES)).double()
+    found = network.features(images(), report).float()
+    content = io.BytesIO()
+    np.save(content, found.numpy())
+    write_entry("features", name, content.getvalue())
+    return found.double()
 
 
 def _digest(path: Path, *how: object) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from calotype.config import build
 from calotype.errors import ConfigError, RunError
-from calotype.images import write_atomic
+from calotype.files import write_atomic
 from calotype.untrusted import brief, read_json
 
 FORMAT = 2

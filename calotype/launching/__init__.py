@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from calotype.config import check_choice
 from calotype.errors import ConfigError, JobError
+from calotype.files import open_folder
 from calotype.launching import kubernetes, ray, slurm
 from calotype.launching.job import Job, check_training, job_name, training_words
 
@@ -88,10 +89,10 @@ def launch(
 
 def _write(path: Path, text: str) -> None:
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise JobError(f"{path} is there already: remove it, or choose another file with --write") from None
+        with open_folder(path.parent) as folder:
+            if folder.look(path.name) is not None:
+                raise JobError(f"{path} is there already: remove it, or choose another file with --write")
+            folder.write(path.name, lambda file: file.write(text.encode()))
     except OSError as error:
         raise JobError(f"{path} cannot be written ({error}): choose another file with --write") from error
 

@@ -69,7 +69,8 @@ def _pod(job: Job) -> dict[str, Any]:
     limits = {name: str(size) for name, size in sizes.items() if size}
     own = f"{job.name}-$JOB_COMPLETION_INDEX.{job.name}"  # as Kubernetes names the pods of an indexed job
     line = starting(job, "JOB_COMPLETION_INDEX", own, f"{job.name}-0.{job.name}:{PORT}", PATIENCE)
-    variables = {"CALOTYPE_CACHE": str(PurePosixPath(_shared(job)) / CACHE)} | job.variables
+    variables = {"CALOTYPE_CACHE": str(PurePosixPath(_shared(job)) / CACHE), "CALOTYPE_CACHE_SHARED": "1"}
+    variables |= job.variables
     container = {
         "name": "calotype",
         "image": job.image,

@@ -12,24 +12,28 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calotype.caches import cache_root
+from calotype.caches import cache_folder, weakness
 from calotype.distributions import LEVELS, Bernoulli, Categorical, Distribution, Logistics, Taste
+from calotype.files import write_atomic
 from calotype.nn.causal import PixelNetwork, Place, canvas_of, lag_of
 from calotype.nn.native.recorder import FURTHEST, OPERAND, Recorder, Vector
+from calotype.untrusted import NotPlain, open_regular
 
 SOURCE = Path(__file__).with_name("loop.c")
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fPIC", "-c")  # not at linking, where it changes the whole process
 BLOCK = 8  # images that are worked on together, as in loop.c
 LONGEST_BUILD = 60  # seconds
+OWN = 0o700  # the rights to a library
 KINDS: tuple[type[Distribution], ...] = (Categorical, Bernoulli, Logistics)  # as numbered in loop.c
 
 SETUP = np.dtype(
@@ -48,20 +52,17 @@ def built() -> ctypes.CDLL | None:
     if compiler is None:
         return None
     key = hashlib.sha256(SOURCE.read_bytes() + repr((compiler, FLAGS, _processor())).encode()).hexdigest()[:16]
-    path = cache_root(None) / "native" / f"loop-{key}.so"
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                compiled, linked = Path(folder) / "loop.o", Path(folder) / "loop.so"
-                for command in (
-                    [*FLAGS, "-o", str(compiled), str(SOURCE)],
-                    ["-shared", "-o", str(linked), str(compiled), "-lm"],
-                ):
-                    subprocess.run([compiler, *command], check=True, capture_output=True, timeout=LONGEST_BUILD)
-                linked.replace(path)
-        loaded = ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError):
+    path = cache_folder("native") / f"loop-{key}.so"
+    loaded = _loaded(path)
+    if loaded is None:
+        with tempfile.TemporaryDirectory(prefix="calotype-") as folder:  # which this user alone can enter
+            new = Path(folder) / "loop.so"
+            if not _compiled(compiler, new):
+                return None
+            with suppress(OSError):  # a cache that is full, or cannot be written, costs time alone
+                write_atomic(path, lambda file: _copy_program(new, file))
+            loaded = _loaded(path) or _loaded(new)  # of which one may lie where no programs may be run
+    if loaded is None:
         return None
     address, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     loaded.draw_row.argtypes = [address, integer, address, number, number, integer, address]
@@ -81,6 +82,38 @@ def built() -> ctypes.CDLL | None:
     ]
     loaded.draw_wave.restype = None
     return loaded
+
+
+def _compiled(compiler: str, target: Path) -> bool:
+    """Whether the loop could be compiled."""
+    half = target.with_suffix(".o")
+    try:
+        for command in ([*FLAGS, "-o", str(half), str(SOURCE)], ["-shared", "-o", str(target), str(half), "-lm"]):
+            subprocess.run([compiler, *command], check=True, capture_output=True, timeout=LONGEST_BUILD)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    target.chmod(OWN)
+    return True
+
+
+def _copy_program(source: Path, file: BinaryIO) -> None:
+    os.fchmod(file.fileno(), OWN)
+    file.write(source.read_bytes())
+
+
+def _loaded(path: Path) -> ctypes.CDLL | None:
+    """A library, where this user alone could have put it there; it is the file that was looked at that is loaded."""
+    try:
+        if weakness(path):
+            return None
+        with open_regular(path) as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+                return None
+            opened = Path(f"/proc/self/fd/{file.fileno()}")
+            return ctypes.CDLL(str(opened if opened.exists() else path))
+    except (OSError, NotPlain):
+        return None
 
 
 def _processor() -> str:

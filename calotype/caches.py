@@ -64,6 +64,15 @@ def cache_folder(kind: str, cache: Path | None = None) -> Path:
     return folder
 
 
+def code_folder() -> Path:
+    """A folder for compiled code, to which nobody else can write."""
+    folder = cache_folder("compiled")
+    if weakness(folder):
+        folder = _of_this_process() / "compiled"
+        make_private(folder)
+    return folder
+
+
 def read_entry(kind: str, name: str, most: int) -> bytes | None:
     """The content of an entry of the cache; None where there is none, or not that which was written under this name.
 
@@ -102,10 +111,8 @@ def weakness(path: Path) -> str:
             continue
         try:
             status = os.lstat(current / name)
-        except FileNotFoundError:
+        except OSError:  # it is not there, or nothing can be read there either
             return ""
-        except OSError as error:
-            return f"{current / name} cannot be looked at ({error.strerror})"
         if not stat.S_ISLNK(status.st_mode):
             current = current / name
             continue

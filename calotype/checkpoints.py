@@ -29,7 +29,7 @@ from torch import Tensor
 from calotype import processes
 from calotype.dividing import divided_as, divided_zeros, is_divided
 from calotype.errors import RunError
-from calotype.files import Folder, open_folder
+from calotype.files import Folder, open_folder, remove_tree
 from calotype.untrusted import brief, check_regular, read_json
 
 FORMAT = 1
@@ -84,7 +84,7 @@ def write_divided(parent: Path, images_seen: int, state: Mapping[str, Any], fact
                 save(dict(tensors), storage_writer=writer)
         except CheckpointException as error:  # in all processes, and no Exception
             if processes.is_first():
-                shutil.rmtree(temporary, ignore_errors=True)
+                _drop(temporary)
             raise OSError("; ".join(str(failure[0]) for failure in error.failures.values())) from error
 
     def finish() -> None:
@@ -119,7 +119,12 @@ def _removed(temporary: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _drop(temporary)
+
+
+def _drop(temporary: Path) -> None:
+    with suppress(OSError):
+        remove_tree(temporary)
 
 
 @contextmanager

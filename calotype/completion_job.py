@@ -16,6 +16,7 @@ from calotype.files import make_folder, open_folder
 from calotype.given import Given, given
 from calotype.images import grid, png, write_png
 from calotype.model import Completable
+from calotype.outputs import check_outputs
 from calotype.runs import TrainedModel, load
 
 MOST = 64  # pictures: more make a sheet that cannot be looked at
@@ -44,6 +45,9 @@ def run(
     """
     if n < 1:
         raise ConfigError(f"n is {n}: draw at least 1 completion of each picture")
+    if out is None and folder is None:
+        out = path / f"completions-{seed}.png"
+    check_outputs("complete", (pictures,), out=out, folder=folder)
     model = load(path, checkpoint=checkpoint, device=device, report=display.message)
     if not isinstance(model.model, Completable):
         raise sampling.cannot_complete()
@@ -53,12 +57,13 @@ def run(
     found = given(model, pictures, labels, MOST, display, "completed")
     classes = _classes(model, found, labels, n)
     beginnings = found.images.repeat_interleave(n, 0)
-    places = [out or path / f"completions-{seed}.png"] if folder is None or out is not None else []
+    places = [out] if out is not None else []
     drawn: list[Tensor] = []
     display.count("completions", 0, len(beginnings))
     try:
         if folder is not None:
-            make_folder(folder)
+            with open_folder(folder, make=True) as opened:
+                opened.sweep()  # what was half-written when a job was killed
         for part in sampling.complete(model.model, beginnings, known, seed, classes, chosen):
             drawn.append(part.images)
             if folder is not None:  # at once, so that a job that is stopped has lost nothing
@@ -67,6 +72,7 @@ def run(
                         opened.write(f"{i // n:06d}-{i % n:02d}.png", png(image, "complete"))
             display.count("completions", sum(map(len, drawn)), len(beginnings))
         for place in places:
+            make_folder(place.parent)
             write_png(place, _sheet(found.images, torch.cat(drawn), known, n), "complete")
     except OSError as error:
         raise RunError(f"completions cannot be written ({error}): choose another --out or --folder") from error

@@ -106,9 +106,11 @@ def subject(
         "threads": torch.get_num_threads(),
     }
     spec = model.spec
+    sheets = [(int(path.stem), read_png(path)) for path in model.run.previews()]
     stages = [
-        Course(int(path.stem), cells(read_png(path), spec.height, spec.width))
-        for path in sorted((model.run.path / "previews").glob("*.png"))
+        Course(seen, images)
+        for seen, sheet in sheets
+        if sheet.shape[0] == spec.channels and len(images := cells(sheet, spec.height, spec.width))
     ]
     told_labels = None if labels is None else torch.tensor([labels(i) for i in range(n)])
     return Subject(

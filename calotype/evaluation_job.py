@@ -23,12 +23,13 @@ from calotype.evaluation.page import Pictures, page
 from calotype.evaluation.protocol import Outcome, Subject, evaluated
 from calotype.evaluation.report import Report
 from calotype.evaluation.views import NOTHING, Views, views
-from calotype.files import write_atomic
+from calotype.files import make_folder, write_atomic
 from calotype.images import read_png
 from calotype.leading import Action, Help, led
 from calotype.model import Encodable
+from calotype.outputs import check_outputs
 from calotype.rng import fold, permutation
-from calotype.runs import Run, load
+from calotype.runs import Run, load, name_source
 
 SHOWN = 100  # samples on the page
 PREVIEWS = 6  # of training
@@ -100,15 +101,11 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
         shown.message(f"page: {written}")
 
     with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
-        processes.by_first(lambda: _refuse_folder(place))
+        inputs = (subject, asked["data"], asked["network"].partition(":")[2] or asked["network"])
+        processes.by_first(lambda: check_outputs("evaluate", inputs, out=place))
         outcome = measure(subject, display=shown, **asked)
         processes.by_first(lambda: told(of_first(outcome), shown))
     return place
-
-
-def _refuse_folder(place: Path) -> None:
-    if place.is_dir():
-        raise ConfigError(f"{place} is a folder: name a file for the report, such as {place / 'evaluation.json'}")
 
 
 def of_first(outcome: Outcome | None) -> Outcome:
@@ -120,7 +117,7 @@ def of_first(outcome: Outcome | None) -> Outcome:
 def write(outcome: Outcome, place: Path, trained: Run | None, checkpoint: str, device: str) -> Path:
     """Write a report and its page, beside it, whose place is returned. Raises RunError."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(place.parent)
         outcome.report.save(place)  # before the page, whose pictures may take long
         seen = NOTHING if trained is None else _views(trained, checkpoint, device)
         return _write_page(outcome, place.with_suffix(".html"), trained, seen)
@@ -141,7 +138,7 @@ def _views(run: Run, checkpoint: str, device: str) -> Views:
 
 
 def _write_page(outcome: Outcome, place: Path, trained: Run | None, seen: Views) -> Path:
-    previews = sorted((trained.path / "previews").glob("*.png")) if trained else []
+    previews = trained.previews() if trained else []
     some = [previews[i] for i in np.linspace(0, len(previews) - 1, min(len(previews), PREVIEWS)).round().astype(int)]
     pictures = Pictures(
         samples=outcome.samples[:SHOWN],
@@ -181,6 +178,7 @@ def measure(
     else:
         here = processes.local_device(device)
         model = processes.agreed(lambda: load(subject, checkpoint=checkpoint, device=here, report=display.message))
+        name_source(model.run.config.data.source, model.run.path / "config.toml", display.message)
         packed = processes.first_then_all(lambda: prepare(model.run.config.data, progress=packing_on(display)))
         work = processes.agreed(lambda: drawing.of_run(model, packed, n, seed, options))
         actions |= work.actions

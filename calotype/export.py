@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from calotype import sampling
+from calotype.data import npy
 from calotype.errors import DataError, PlaceError, RunError
-from calotype.files import open_folder, write_atomic
+from calotype.files import hidden_stem, open_folder, write_atomic
 from calotype.images import grid, png, read_png, write_png
 from calotype.leading import Help, led
 from calotype.model import GenerativeModel
+from calotype.outputs import MANIFEST
 from calotype.untrusted import read_json
-
-MANIFEST = "samples.json"
 
 
 class Job(NamedTuple):
@@ -87,7 +87,7 @@ def parts_folder(job: Job, path: Path) -> Path:
     Jobs of other settings have other folders, so that a second job does not trip over a stopped first.
     """
     mark = hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()[:8]
-    return path.with_name(f".{path.name}.{mark}.parts")
+    return path.with_name(f"{hidden_stem(path.name)}{mark}.parts")
 
 
 def write_grid(job: Job, folder: Path, path: Path) -> None:
@@ -104,7 +104,7 @@ def write_npz(job: Job, folder: Path, path: Path) -> None:
     arrays: dict[str, Any] = {"images": _images(job, folder).permute(0, 2, 3, 1).contiguous().numpy()}
     if job.labels is not None:
         arrays["labels"] = np.array([job.labels(i) for i in job.indices], dtype=np.int64)
-    _write_file(path, folder, lambda: write_atomic(path, lambda file: np.savez_compressed(file, **arrays)))
+    _write_file(path, folder, lambda: npy.write_npz(path, arrays, "sample", compress=True))
 
 
 def _write_file(path: Path, folder: Path, write: Callable[[], None]) -> None:

@@ -57,6 +57,23 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object], root: Path | N
         folder.write(path.name, write)
 
 
+def write_bytes(path: Path, content: bytes, root: Path | None = None) -> None:
+    """Write a file of this content. Other arguments and errors as of `write_atomic`."""
+    write_atomic(path, lambda file: file.write(content), root)
+
+
+def write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file that is not there yet, and wait until it is on the disk: one of a folder that is not finished.
+
+    Raises:
+        OSError: it cannot be written, or anything is there.
+    """
+    with open_folder(path.parent) as folder, folder.create(path.name) as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def open_append(path: Path, root: Path | None = None) -> BinaryIO:
     """A file to read and to append to, made where there is none. Arguments and errors as of `write_atomic`."""
     with open_folder(path.parent, root) as folder:
@@ -73,6 +90,14 @@ def check_place(path: Path) -> None:
     """Raise PlaceError where something is there that is no regular file."""
     with open_folder(path.parent) as folder:
         folder.check(path.name)
+
+
+def check_own(path: Path) -> None:
+    """Raise PlaceError where a folder is there that this user did not make, or a link to one."""
+    with suppress(FileNotFoundError):
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise PlaceError(f"{path} is there, and not of this user's making: remove it, or choose another place")
 
 
 def copy_file(source: Path, path: Path, root: Path | None = None) -> None:
@@ -178,6 +203,12 @@ class Folder:
                 os.unlink(temporary, dir_fd=self._handle)
             raise
 
+    def check_writable(self) -> None:
+        """Raise OSError where no file can be made in it, by making one and removing it."""
+        temporary, file = self._neighbour("place")
+        file.close()
+        os.unlink(temporary, dir_fd=self._handle)
+
     def create(self, name: str) -> BinaryIO:
         """A new file to write. Raises FileExistsError where anything is there."""
         return os.fdopen(os.open(_plain(name), os.O_RDWR | _NEW, 0o666, dir_fd=self._handle), "w+b")
@@ -223,7 +254,7 @@ class Folder:
     def sweep(self, name: str = "") -> None:
         """Remove what killed processes have left of a file, or of all."""
         for entry in self.names():
-            if LEFTOVER.fullmatch(entry) and (not name or entry.startswith(_stem(name))):
+            if LEFTOVER.fullmatch(entry) and (not name or entry.startswith(hidden_stem(name))):
                 self._sweep(entry)
 
     def sync(self) -> None:
@@ -297,9 +328,10 @@ def _plain(name: str) -> str:
     return name
 
 
-def _stem(name: str) -> str:
+def hidden_stem(name: str) -> str:
+    """What names of unfinished files and folders for an entry begin with; short enough that something fits behind."""
     return f".{os.fsencode(name)[:_LONGEST].decode('utf-8', 'ignore')}."
 
 
 def _temporary(name: str) -> str:
-    return f"{_stem(_plain(name))}{secrets.token_hex(8)}.tmp"
+    return f"{hidden_stem(_plain(name))}{secrets.token_hex(8)}.tmp"

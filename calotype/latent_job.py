@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calotype.data.npy import DAMAGE, read_member
+from calotype.data.npy import DAMAGE, read_member, write_npz
 from calotype.display import Display
 from calotype.errors import ConfigError, RunError
-from calotype.files import write_atomic
+from calotype.files import make_folder, open_folder
 from calotype.given import Given, given
-from calotype.images import grid, write_png
+from calotype.images import grid, png, write_png
 from calotype.model import Encodable
+from calotype.outputs import check_outputs
 from calotype.runs import TrainedModel, load
 from calotype.sampling import batch_size
 from calotype.untrusted import NotPlain, check_regular
@@ -41,13 +42,16 @@ def reconstruct(
     Raises:
         CalotypeError: for anything the user can mend.
     """
+    if out is None and folder is None:
+        out = path / "reconstructions.png"
+    check_outputs("reconstruct", (pictures,), out=out, folder=folder)
     model = _load(path, checkpoint, device, display)
     found = given(model, pictures, labels, None if folder else MOST, display, "reconstructed")
     back = torch.cat(list(_through(model, found, display)))
     off = float((back.float() - found.images.float()).abs().mean())
     display.message(f"{len(back)} pictures; on average a value comes back {off:.1f} of 255 away")
     sheet = torch.stack([found.images[:MOST], back[:MOST]], 1).flatten(0, 1)
-    return _write(sheet, 8, out, path / "reconstructions.png", folder, back, display)
+    return _write(sheet, 8, out, folder, back, display, "reconstruct")
 
 
 def invert(
@@ -66,6 +70,8 @@ def invert(
     Raises:
         CalotypeError: for anything the user can mend.
     """
+    sheet = sheet or path / "inversions.png"
+    check_outputs("invert", (pictures,), out=out, sheet=sheet)
     model = _load(path, checkpoint, device, display)
     found = given(model, pictures, labels, MOST if out is None else None, display, "inverted")
     latents = torch.cat(list(_encoded(model, found, "inverted", display)))
@@ -75,9 +81,9 @@ def invert(
     off = float((back.float() - shown.float()).abs().mean())
     display.message(f"{len(latents)} pictures; on average a value is {off:.1f} of 255 away from what was found")
     both = torch.stack([shown, back], 1).flatten(0, 1)
-    places = _write(both, 8, sheet, path / "inversions.png", None, back, display)
+    places = _write(both, 8, sheet, None, back, display, "invert")
     if out is not None:
-        _save(model, found, latents, out)
+        _save(model, found, latents, out, "invert")
         display.message(f"latents: {out}")
         places.append(out)
     return places
@@ -103,6 +109,9 @@ def interpolate(
     """
     if steps < 2:
         raise ConfigError(f"steps is {steps}: give at least 2, for the two ends")
+    if out is None and folder is None:
+        out = path / "interpolation.png"
+    check_outputs("interpolate", (first, last), out=out, folder=folder)
     model = _load(path, checkpoint, device, display)
     named = (labels[:1], labels[1:2] or labels[:1]) if labels else (None, None)
     if labels is not None and len(labels) > 2:
@@ -115,7 +124,7 @@ def interpolate(
         classes = torch.where(shares[:, 0].cpu() < 0.5, ends[0].labels, ends[1].labels)
     between = _decode(model, torch.lerp(a, b, shares), classes)
     sheet = torch.cat([ends[0].images, between, ends[1].images])
-    return _write(sheet, len(sheet), out, path / "interpolation.png", folder, between, display)
+    return _write(sheet, len(sheet), out, folder, between, display, "interpolate")
 
 
 def encode(
@@ -133,10 +142,11 @@ def encode(
     Raises:
         CalotypeError: for anything the user can mend.
     """
+    check_outputs("encode", (pictures,), out=out)
     model = _load(path, checkpoint, device, display)
     found = given(model, pictures, labels, None, display, "encoded")
     latents = torch.cat(list(_encoded(model, found, "encoded", display)))
-    _save(model, found, latents, out)
+    _save(model, found, latents, out, "encode")
     display.message(f"{len(found.images)} pictures, {latents.shape[1]} latents each: {out}")
     return out
 
@@ -157,6 +167,9 @@ def decode(
     Raises:
         CalotypeError: for anything the user can mend.
     """
+    if out is None and folder is None:
+        out = path / "decoded.png"
+    check_outputs("decode", (latents,), out=out, folder=folder)
     model = _load(path, checkpoint, device, display)
     values, classes = _read(latents)
     asked = model.labels(labels) if labels is not None or classes is None else None
@@ -173,7 +186,7 @@ def decode(
         decoded.append(_decode(model, values[start : start + size].to(device_of), some))
         display.count("decoded", sum(map(len, decoded)), len(values))
     images = torch.cat(decoded)
-    return _write(images[:MOST], 8, out, path / "decoded.png", folder, images, display)
+    return _write(images[:MOST], 8, out, folder, images, display, "decode")
 
 
 def _load(path: Path, checkpoint: str, device: str, display: Display) -> TrainedModel:
@@ -225,12 +238,13 @@ def _encoded(model: TrainedModel, found: Given, verb: str, display: Display) -> 
         display.count(verb, done, len(found.images))
 
 
-def _save(model: TrainedModel, found: Given, latents: Tensor, out: Path) -> None:
+def _save(model: TrainedModel, found: Given, latents: Tensor, out: Path, command: str) -> None:
     arrays: dict[str, Any] = {"latents": latents.numpy()}
     if found.labels is not None:
         arrays |= {"labels": found.labels.numpy(), "class_names": np.array(model.class_names)}
     try:
-        write_atomic(out, lambda file: np.savez(file, **arrays))
+        make_folder(out.parent)
+        write_npz(out, arrays, command)
     except OSError as error:
         raise RunError(f"latents cannot be written to {out} ({error.strerror}): choose another --out") from error
 
@@ -254,20 +268,35 @@ def _through(model: TrainedModel, found: Given, display: Display) -> Iterator[Te
         display.count("reconstructed", done, len(found.images))
 
 
+WRITTEN = {
+    "reconstruct": "reconstructions",
+    "invert": "inversions",
+    "interpolate": "interpolation",
+    "decode": "decoded",
+}  # by command, in messages
+
+
 def _write(
-    sheet: Tensor, columns: int, out: Path | None, default: Path, folder: Path | None, images: Tensor, display: Display
+    sheet: Tensor,
+    columns: int,
+    out: Path | None,
+    folder: Path | None,
+    images: Tensor,
+    display: Display,
+    command: str,
 ) -> list[Path]:
-    """Write a sheet, unless only a folder is asked for, and the images each to a file of the folder."""
-    places = [out or default] if folder is None or out is not None else []
+    """Write a sheet, where one is asked for, and the images each to a file of a folder."""
+    places = [place for place in (out, folder) if place is not None]
     try:
-        for place in places:
-            write_png(place, grid(sheet, columns=columns))
+        if out is not None:
+            make_folder(out.parent)
+            write_png(out, grid(sheet, columns=columns), command)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            for i, image in enumerate(images):
-                write_png(folder / f"{i:06d}.png", image)
+            with open_folder(folder, make=True) as opened:
+                opened.sweep()
+                for i, image in enumerate(images):
+                    opened.write(f"{i:06d}.png", png(image, command))
     except OSError as error:
-        raise RunError(f"{default.stem} cannot be written ({error}): choose another --out or --folder") from error
-    places += [folder] if folder is not None else []
-    display.message(f"{default.stem}: {', '.join(map(str, places))}")
+        raise RunError(f"{WRITTEN[command]} cannot be written ({error}): choose another --out or --folder") from error
+    display.message(f"{WRITTEN[command]}: {', '.join(map(str, places))}")
     return places

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ from calotype.untrusted import brief
 
 FIRST = "first"  # in the run directory, the first of two stages
 KEPT = 3  # newest checkpoints, besides the best: one may be damaged, one may be from after things went wrong
+
+_PREVIEW = re.compile(r"[0-9]{12,18}\.png")
 
 Report = Callable[[str], None]
 
@@ -305,6 +308,11 @@ class Run:
         """Finished checkpoints, oldest first."""
         return checkpoints.found(self.path / "checkpoints")
 
+    def previews(self) -> list[Path]:
+        """The grids that training drew, named by images seen, oldest first; other files beside them are passed over."""
+        found = sorted((self.path / "previews").glob("*.png"))
+        return [path for path in found if _PREVIEW.fullmatch(path.name) and path.is_file()]
+
     def best(self) -> Path | None:
         """The checkpoint with the lowest score, the newest of equals; None where none has one.
 
@@ -380,6 +388,17 @@ class Run:
             names = ", ".join(str(int(path.name)) for path in present) or "none yet"
             raise RunError(f"{self.path} has no checkpoint {checkpoint}: give last, best, or one of {names}")
         return chosen
+
+
+def name_source(source: str, named_by: Path, message: Report) -> None:
+    """Say what a file of settings names, before it is read: the file may come from somebody else.
+
+    Args:
+        source: of pictures; built-in ones are passed over.
+        named_by: the file.
+    """
+    if source != "glyphs" and not source.startswith("glyphs:"):
+        message(f"pictures: {source}, as {named_by} says")
 
 
 def refuse_existing(path: Path) -> None:

@@ -9,7 +9,8 @@ from calotype import export, processes, sampling
 from calotype.config import build, plain, read_assignments
 from calotype.display import Display, clock, for_process
 from calotype.errors import ConfigError
-from calotype.files import remove_tree
+from calotype.files import check_own, remove_tree
+from calotype.outputs import check_outputs
 from calotype.runs import load
 
 REMEDY = "Finished images are kept: repeat the command to continue"
@@ -37,6 +38,9 @@ def run(
         CalotypeError: for anything the user can mend, before the first image is drawn.
     """
     with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
+        if out is None and grid is None and npz is None:
+            grid = path / (f"samples-{seed}.png" if first == 0 else f"samples-{seed}-from-{first}.png")
+        processes.by_first(lambda: check_outputs("sample", (), out=out, grid=grid, npz=npz))
         job = processes.agreed(lambda: _job(path, n, seed, first, labels, options, checkpoint, ema, device, shown))
         return _drawn(job, path, out, grid, npz, shown)
 
@@ -72,9 +76,9 @@ def _drawn(
     job: export.Job, path: Path, out: Path | None, grid: Path | None, npz: Path | None, display: Display
 ) -> list[Path]:
     """Draw the images into a folder, by all processes, and what else is asked for by the first."""
-    if out is None and grid is None and npz is None:
-        grid = path / (f"samples-{job.seed}.png" if job.first == 0 else f"samples-{job.seed}-from-{job.first}.png")
     folder = out or export.parts_folder(job, grid or npz or path)
+    if out is None:
+        processes.by_first(lambda: check_own(folder))  # it has a name that others can foresee
     done = export.to_folder(job, folder, lambda done, total: display.count("images", done, total))
 
     def finish() -> None:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
 
-from calotype.caches import cache_root
+from calotype.caches import cache_folder
 from calotype.config import plain
 from calotype.data import PackedDataset
 from calotype.data.cache import new_pack
 from calotype.errors import ConfigError
+from calotype.files import write_new
 from calotype.latents import Latents, latents_of
 from calotype.model import GenerativeModel, HasLatentMap
 from calotype.rng import Noise, fold, permutation
 from calotype.runs import TrainedModel, load
+from calotype.untrusted import NotPlain, check_regular, open_regular
 
 PRESETS = {True: "codes", False: "map"}  # of a first stage, by whether the second models codes
 MEASURED = 1_000  # training images by which the range of latents is found
 FIRST_SHARE = 0.35  # of a budget for both: pictures come back well long before a second stage draws well
 SEED = 0  # of images that are binarised at random, once for all
 AT_ONCE = 2**22  # values of pictures in a batch
+
+MAPS = "maps.u8"
 
 Counted = Callable[[int, int], None]
 """Told how many pictures are done, of how many."""
@@ -120,30 +124,42 @@ def encoded(first: TrainedModel, packed: PackedDataset, latents: Latents, counte
     """
     spec = latents.spec(packed.spec.num_classes)
     named = f"{packed.digest[:16]}-{first.digest[:16]}"
-    target = cache_root(None) / "latents" / named
+    target = cache_folder("latents") / named
     shape = (len(packed), spec.height, spec.width, spec.channels)
-    file = target / "maps.u8"
     about = repr(sorted((k, v) for k, v in asdict(latents).items() if k != "run")).encode()
-    if not _is_there(target, about, int(np.prod(shape))):
+    if not _is_there(target, about, shape):
         with new_pack(target, needed=int(np.prod(shape))) as folder:
-            (folder / "about").write_bytes(about)
-            with (folder / file.name).open("wb") as written:
+            digest = hashlib.blake2b(about)
+
+            def write(file: BinaryIO) -> None:
                 done = 0
                 for part in _portions(np.arange(len(packed)), packed):
                     maps = latents.to_bytes(_maps(first, packed, part)).permute(0, 2, 3, 1).contiguous()
-                    written.write(maps.cpu().numpy().data)
+                    data = maps.cpu().numpy().data
+                    digest.update(data)
+                    file.write(data)
                     done += len(part)
                     counted(done, len(packed))
-                written.flush()
-                os.fsync(written.fileno())
-    return replace(packed, spec=spec, images=np.memmap(file, np.uint8, "r", shape=shape))
+
+            write_new(folder / MAPS, write)
+            write_new(folder / "digest", lambda file: file.write(digest.digest()))
+    return replace(packed, spec=spec, images=np.memmap(target / MAPS, np.uint8, "r", shape=shape))
 
 
-def _is_there(target: Path, about: bytes, size: int) -> bool:
+def _is_there(target: Path, about: bytes, shape: tuple[int, ...]) -> bool:
+    """Whether the maps of these pictures are there, as they were written; all of them are read for this."""
     try:
-        return (target / "about").read_bytes() == about and (target / "maps.u8").stat().st_size == size
-    except OSError:
+        with open_regular(target / "digest", 64) as file:
+            known = file.read()
+        check_regular(target / MAPS)
+        if (target / MAPS).stat().st_size != int(np.prod(shape)):
+            return False
+        digest = hashlib.blake2b(about)
+        for start in range(0, shape[0], AT_ONCE):
+            digest.update(np.memmap(target / MAPS, np.uint8, "r", shape=shape)[start : start + AT_ONCE].data)
+    except (OSError, NotPlain):
         return False
+    return digest.digest() == known
 
 
 def _portions(indices: np.ndarray, packed: PackedDataset) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from calotype import devices, dividing, processes
+from calotype.caches import code_folder
 from calotype.config import check_choice
 from calotype.data.batches import Batches
 from calotype.errors import ConfigError, RunError, is_out_of_memory
@@ -196,6 +198,8 @@ class Trainer(Generic[Model]):
         auto = config.precision == "auto" and gains_from_bf16(self.device, parameters)
         self._bf16 = config.precision == "bf16" or auto
         if config.compile:
+            # torch's own place for it is in /tmp, where it runs what it finds
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(code_folder()))
             for network in model.children():
                 network.compile()
         self.longest = config.skip_norm or math.inf

@@ -28,10 +28,11 @@ from calotype.latents import Latents
 from calotype.loop import Context, until_done
 from calotype.mirror import Mirror, tensorboard_mirror
 from calotype.model import GenerativeModel
+from calotype.outputs import check_outputs
 from calotype.plan import MEASURED_IMAGES, MEASURED_VALUES, Budget, plan
 from calotype.request import Request, family_of, request
 from calotype.rng import fold, permutation
-from calotype.runs import DatasetFacts, Run, RunConfig, TrainedModel, family, refuse_existing
+from calotype.runs import DatasetFacts, Run, RunConfig, TrainedModel, family, name_source, refuse_existing
 from calotype.signals import stop_requests
 from calotype.trainer import TrainConfig, Trainer
 
@@ -170,6 +171,10 @@ def _begun(
     torch_device = devices.choose(processes.local_device(device))
     _set_up_process(int(asked.settings["training"].get("threads", 0)))
 
+    if recipe is not None and not str(data) and "source" not in chosen.get("data", {}):
+        name_source(asked.data.source, Path(recipe), shown.message)
+    elif first is not None and not str(data):
+        name_source(asked.data.source, first.run.path / "config.toml", shown.message)
     pictures = _prepare(asked.data, shown)
     told = None if first is None else stages.measured(first, pictures, str(latents))
     packed = _learned(first, told, pictures, shown)
@@ -254,6 +259,7 @@ def resume(
         dividing.check(shard)
         torch_device = devices.choose(processes.local_device(device))
         _set_up_process(run.config.training.threads)
+        name_source(run.config.data.source, run.path / "config.toml", shown.message)
         pictures = _prepare(run.config.data, shown)
         run.check_data(pictures)
         first = None if run.config.latents is None else run.first_stage(shown.message, device)
@@ -285,6 +291,7 @@ def _place(out: str | Path | None, asked: Request) -> Path:
 
     def chosen() -> str:
         path = Path(out) if out is not None else new_place(asked.data.source, asked.family)
+        check_outputs("train", (asked.data.source,), out=path)
         refuse_existing(path)
         return str(path)
 

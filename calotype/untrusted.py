@@ -12,8 +12,9 @@ import os
 import stat
 import tomllib
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MOST_BYTES = 1 << 26
 """Of a file of settings or facts, unless said otherwise: the names of 10,000 classes are some MB."""
@@ -41,7 +42,7 @@ def _check_status(status: os.stat_result, most: int | None) -> None:
         raise NotPlain(f"it has {status.st_size:,} bytes, and such a file has at most {most:,}")
 
 
-def open_regular(path: Path, most: int | None = None) -> BinaryIO:
+def open_regular(path: Path, most: int | None = None) -> BufferedReader:
     """Open a file to read. Raises as `check_regular`, also where a pipe has just taken its place; nothing waits."""
     check_regular(path, most)  # since to open a device may do something
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")

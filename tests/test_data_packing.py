@@ -337,7 +337,9 @@ class TestFailures:
     @pytest.mark.fault("a disk that is full while packing", "it says so, and nothing half-written stays")
     def test_a_full_disk_is_told_and_left_clean(self, photos, cache, monkeypatch):
         cache.mkdir()
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", cache], capture_output=True)
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "none", cache], capture_output=True
+        )
         if mounted.returncode:
             pytest.skip("mounting a small disk is not permitted")
         try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 from PIL import Image
 
 from calotype import sampling
-from calotype.errors import RunError
+from calotype.errors import PlaceError, RunError
 from calotype.export import MANIFEST, Job, parts_folder, to_folder, write_grid, write_npz
+from calotype.files import check_own
 from calotype.images import grid
 from calotype.model import ImageSpec
 from calotype.sampling import cycle
@@ -198,3 +200,20 @@ def test_the_parts_of_a_file_lie_beside_it_apart_by_settings(tmp_path: Path) -> 
     assert folders[0] == folders[1] != folders[2]
     assert {folder.parent for folder in folders} == {tmp_path}
     assert all(folder.name.startswith(".grid.png.") for folder in folders)
+
+
+def test_parts_of_another_user_are_not_taken(tmp_path: Path) -> None:
+    folder = parts_folder(make_job(), tmp_path / "grid.png")
+    check_own(folder)
+    folder.mkdir()
+    check_own(folder)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to("elsewhere")
+    with pytest.raises(PlaceError, match="not of this user's making"):
+        check_own(folder)
+    if os.geteuid() == 0:
+        folder.unlink()
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
+        with pytest.raises(PlaceError, match="not of this user's making"):
+            check_own(folder)

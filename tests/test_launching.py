@@ -191,7 +191,7 @@ def test_a_job_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str
     text = path.read_text()
     assert text == launched(capsys, *ON, "--", *OK)
     assert cli.main(["launch", *ON, "--write", str(path), "--", *OK, "--flips"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "is there already: remove it" in capsys.readouterr().err
     assert path.read_text() == text
     assert cli.main(["launch", *ON, "--write", str(tmp_path / "no" / "job"), "--", *OK]) == 2
     assert "cannot be written" in capsys.readouterr().err

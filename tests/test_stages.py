@@ -193,6 +193,20 @@ def test_it_learns_the_maps_of_the_pictures(picture_folder: Path, tmp_path: Path
     assert np.array_equal(again.images, maps.images)
 
 
+def test_maps_in_the_cache_that_are_not_what_was_written_are_made_anew(
+    picture_folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("CALOTYPE_CACHE", str(tmp_path / "cache"))
+    first = stages.first_stage(first_of(picture_folder, tmp_path / "first"), Autoregressive, "autoregressive", "cpu")
+    packed = prepare(DataConfig(source=str(picture_folder), width=12, height=12))
+    latents = stages.measured(first, packed, "first")
+    expected = np.array(stages.encoded(first, packed, latents, lambda *_: None).images)
+    (file,) = (tmp_path / "cache" / "latents").glob("*/maps.u8")
+    for name, content in (("maps.u8", bytes(file.stat().st_size)), ("maps.u8", b""), ("digest", b"")):
+        (file.parent / name).write_bytes(content)
+        assert np.array_equal(stages.encoded(first, packed, latents, lambda *_: None).images, expected)
+
+
 def test_resumed_it_is_the_run_it_continues(picture_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     before = first_of(picture_folder, tmp_path / "first")
     settings = {**SECOND, "training": SECOND["training"] | {"checkpoint_every": 32}}

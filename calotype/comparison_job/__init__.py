@@ -31,7 +31,9 @@ from calotype.families import FAMILIES
 from calotype.files import make_folder, write_atomic
 from calotype.images import cells, read_png
 from calotype.loop import Interrupted
+from calotype.outputs import check_outputs
 from calotype.request import DEFAULT_BUDGET, data_config
+from calotype.runs import name_source
 
 __all__ = ["CompareConfig", "compare", "resume"]
 
@@ -90,6 +92,8 @@ def compare(
             lambda: _asked(data, budget, families, size, settings or {}, n, seed, features, baselines, threads, recipe)
         )
         path = Path(processes.by_first(lambda: _place(out, chosen)))
+        if recipe is not None:
+            _name_sources(Path(recipe), config, chosen, shown)
         # before anything is made: what is wrong with the pictures
         processes.first_then_all(lambda: prepare(chosen, progress=packing_on(shown)))
         job = Job(path, config, chosen, device, shown)
@@ -137,6 +141,7 @@ def _asked(
 def _place(out: str | Path | None, data: DataConfig) -> str:
     """The directory to make. Raises RunError where something is there."""
     path = Path(out) if out is not None else training.new_place(data.source, "compare")
+    check_outputs("compare", (data.source,), out=path)
     if (path / CONFIG).exists():
         raise RunError(
             f"{path} is already a comparison: go on with `calotype compare --resume {quote(str(path))}`, or choose "
@@ -169,7 +174,17 @@ def _is_comparison(path: Path) -> bool:
 
 def _go_on(path: Path, device: str, shown: Display) -> Comparison:
     config, data = processes.agreed(lambda: read(path))
+    _name_sources(path, config, data, shown)
     return _all(Job(path, config, data, device, shown))
+
+
+def _name_sources(path: Path, config: CompareConfig, data: DataConfig, shown: Display) -> None:
+    """Say what compare.toml names outside its directory, before it is read."""
+    name_source(data.source, path / CONFIG, shown.message)
+    if config.features not in feature_networks.NETWORKS:
+        shown.message(f"features: {config.features}, as {path / CONFIG} says")
+    if config.recipe and Path(config.recipe) != path:
+        shown.message(f"recipe: {config.recipe}, as {path / CONFIG} says")
 
 
 def _all(job: Job) -> Comparison:

@@ -14,7 +14,7 @@ import os
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -44,6 +44,19 @@ def check_entries(path: Path) -> None:
     """Raise DataError where the list of a zip file, which is read whole, is too long."""
     if _list_bytes(path) > MOST_ENTRIES * 2 * _LIST_ENTRY:
         raise too_many(path)
+
+
+def check_unfolded(path: Path, sizes: Iterable[int]) -> None:
+    """Raise DataError where the members of a zip file that are read claim far more bytes than it can have."""
+    if sum(size for size in sizes if size <= MAX_FILE_BYTES) > FREE + MOST_RATIO * path.stat().st_size:
+        raise _bomb(path)
+
+
+def _bomb(path: Path) -> DataError:
+    return DataError(
+        f"{path} unfolds to more than {MOST_RATIO} times its size, as pictures do not: if they are what it holds, "
+        "unpack it, and give the folder"
+    )
 
 
 def _list_bytes(path: Path) -> int:
@@ -80,7 +93,7 @@ class _Unfolding(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence == os.SEEK_SET and offset > self._most:
-            raise self._bomb()
+            raise _bomb(self._path)
         return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
@@ -94,13 +107,7 @@ class _Unfolding(io.RawIOBase):
 
     def _check(self) -> None:
         if self._stream.tell() > self._most:
-            raise self._bomb()
-
-    def _bomb(self) -> DataError:
-        return DataError(
-            f"{self._path} unfolds to more than {MOST_RATIO} times its size, as pictures do not: if they are what it "
-            "holds, unpack it, and give the folder"
-        )
+            raise _bomb(self._path)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from calotype.errors import DataError
+from calotype.files import Folder, open_folder, remove_tree
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -25,11 +26,11 @@ def slug(address: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", address.rstrip("/").rpartition("/")[2]).strip("-.")[:40] or "pictures"
 
 
-def pack_path(root: Path, address: str, settings: dict[str, Any]) -> Path:
+def pack_path(packs: Path, address: str, settings: dict[str, Any]) -> Path:
     """Where the pack of a source with these settings lies."""
     key = json.dumps([address, settings], sort_keys=True)
     digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).hexdigest()
-    return root / "packs" / f"{slug(address)}-{digest}"
+    return packs / f"{slug(address)}-{digest}"
 
 
 @contextmanager
@@ -44,14 +45,14 @@ def new_pack(target: Path, needed: int) -> Iterator[Path]:
         DataError: the disk has no room, or the cache cannot be written to.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(target.parent)
-        free = shutil.disk_usage(target.parent).free
-        if free < needed:
-            raise _full_disk(target.parent, needed)
-        temporary = target.parent / f".tmp-{target.name}-{socket.gethostname()}-{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        with open_folder(target.parent, make=True) as packs:
+            _remove_stale(packs)
+            free = shutil.disk_usage(target.parent).free
+            if free < needed:
+                raise _full_disk(target.parent, needed)
+            temporary = target.parent / f".tmp-{target.name}-{socket.gethostname()}-{os.getpid()}"
+            packs.remove(temporary.name)
+            packs.below(temporary.name, make=True).close()
     except OSError as error:
         raise _unusable(target.parent, needed, error) from None
     try:
@@ -59,48 +60,40 @@ def new_pack(target: Path, needed: int) -> Iterator[Path]:
         _publish(temporary, target)
     except OSError as error:
         if error.errno in _FULL:
-            shutil.rmtree(temporary, ignore_errors=True)  # before looking at what is free
+            _remove(temporary)  # before looking at what is free
             raise _full_disk(target.parent, needed) from None
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        _remove(temporary)
 
 
 def _publish(temporary: Path, target: Path) -> None:
     """Rename into place. A pack that is there goes aside first; whoever has it open keeps what they have."""
-    _sync_directory(temporary)
-    old = temporary.with_name(f"{temporary.name}-old")
-    with contextlib.suppress(FileNotFoundError):
-        target.rename(old)
-    try:
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-    _sync_directory(target.parent)
+    old = f"{temporary.name}-old"
+    with open_folder(target.parent) as packs:
+        packs.below(temporary.name).sync()
+        try:
+            if packs.look(target.name) is not None:
+                packs.move(target.name, old)
+            packs.move(temporary.name, target.name)
+        finally:
+            packs.remove(old)
+        packs.sync()
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove(path: Path) -> None:
+    """Remove a folder as far as that can be done."""
+    with contextlib.suppress(OSError):
+        remove_tree(path)
 
 
-def _remove_stale(packs: Path) -> None:
+def _remove_stale(packs: Folder) -> None:
     """Remove what processes of this machine left behind when they were killed."""
-    for path in packs.glob(".tmp-*"):
-        found = re.search(rf"-{re.escape(socket.gethostname())}-(\d+)(-old)?$", path.name)
+    for name in packs.names():
+        found = re.search(rf"^\.tmp-.*-{re.escape(socket.gethostname())}-(\d+)(-old)?$", name)
         if found and not _is_alive(int(found[1])):
-            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                packs.remove(name)
 
 
 def _is_alive(pid: int) -> bool:

@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from calotype.data.bombs import TAR_ERRORS, check_entries, members, open_tar
+from calotype.data.bombs import TAR_ERRORS, check_entries, check_unfolded, members, open_tar
 from calotype.data.layout import SNIFF_BYTES, Layout, arrange, claims_picture, is_clutter, starts_like_picture
 from calotype.data.records import MAX_FILE_BYTES, BadPicture, Loaded, Record, Skipped, Source
 from calotype.errors import DataError
+from calotype.untrusted import NotPlain, open_regular
 
 # A zip member that cannot be read: a wrong checksum, a password, a compression that Python lacks.
 _MEMBER_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError)
@@ -102,6 +103,7 @@ def zip_archive(path: Path) -> Source:
         check_entries(path)
         with zipfile.ZipFile(path) as archive:
             listed = [member for member in archive.infolist() if not member.is_dir() and _visible(member.filename)]
+            check_unfolded(path, (member.file_size for member in listed))
             listing = _list([(member.filename, partial(_zip_head, archive, member)) for member in listed])
     except (*_MEMBER_ERRORS, ValueError, struct.error) as error:  # ValueError: a name that is not UTF-8
         raise DataError(f"{path} cannot be read as a zip file ({error}): make or download it again") from None
@@ -146,14 +148,17 @@ def _list(files: list[tuple[str, Callable[[], bytes]]]) -> _Listing:
 
 
 def _open(path: Path, label: int | None) -> Loaded:
-    return Loaded(path.open("rb"), label)
+    try:
+        return Loaded(open_regular(path), label)
+    except NotPlain as error:
+        raise BadPicture(f"no file: {error}") from None
 
 
 def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(SNIFF_BYTES)
-    except OSError:  # it does not claim to be a picture, so it is counted as another file
+        with open_regular(path) as file:
+            return file.read(SNIFF_BYTES) if os.fstat(file.fileno()).st_size else b""  # those of /proc may wait
+    except (OSError, NotPlain):  # it does not claim to be a picture, so it is counted as another file
         return b""
 
 

@@ -6,12 +6,15 @@ import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calotype.files import write_atomic
+from calotype.outputs import npz_note
 from calotype.untrusted import NotPlain, check_regular
 
 MOST_BYTES = 1 << 30
@@ -73,3 +76,14 @@ def read_values(file: Any, most: int) -> NDArray[Any]:
         raise NotPlain(f"it claims the shape {shape}, and ends before it")
     found = np.frombuffer(bytearray(data), dtype) if data else np.zeros(math.prod(shape), dtype)
     return found.reshape(shape, order="F" if fortran_order else "C")
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]], command: str, compress: bool = False) -> None:
+    """Write arrays by name, with a note of the command that made them; errors as of `write_atomic`."""
+
+    def write(file: BinaryIO) -> None:
+        (np.savez_compressed if compress else np.savez)(file, **dict[str, Any](arrays))
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.comment = npz_note(command)
+
+    write_atomic(path, write)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -30,6 +33,9 @@ MOST_BYTES = 1 << 32
 MOST_VALUES = 1 << 50  # of all pictures, a petabyte
 
 IMAGES, LABELS, SPLIT, DATASET, SURVEY = "images.u8", "labels.npy", "split.npy", "dataset.json", "survey.json"
+
+_WHOLE: set[tuple[Path, str, tuple[tuple[int, int], ...]]] = set()
+"""Packs of which this process knows that they are what was packed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +122,20 @@ class PackedDataset:
         labels = None if self.labels is None else torch.from_numpy(self.labels[indices])
         return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), labels)
 
+    def is_whole(self) -> bool:
+        """Whether pixels, labels and split are those that were packed; a process reads all of them once for this."""
+        names = (IMAGES, SPLIT, LABELS) if self.class_names else (IMAGES, SPLIT)
+        found = [(self.path / name).stat() for name in names]
+        mark = (self.path, self.digest, tuple((status.st_ino, status.st_ctime_ns) for status in found))
+        if mark not in _WHOLE:
+            held_out = np.zeros(len(self), np.bool_)
+            held_out[self.held_out] = True
+            hashes = [pixel_hash(picture) for picture in np.asarray(self.images)]
+            if content_digest(self.spec, self.class_names, hashes, self.labels, held_out) != self.digest:
+                return False
+            _WHOLE.add(mark)
+        return True
+
     def survey(self) -> dict[str, Any]:
         """What the headers of the files told when they were packed, and the names of the packed pictures."""
         try:
@@ -126,6 +146,37 @@ class PackedDataset:
             raise DataError(f"{self.path} is no whole pack ({error}): remove it to pack again") from None
         told: dict[str, Any] = found
         return told
+
+
+def pixel_hash(pixels: NDArray[np.uint8]) -> bytes:
+    """16 bytes that tell one picture (H, W, C) from others."""
+    return hashlib.blake2b(pixels.data, digest_size=16).digest()
+
+
+def content_digest(
+    spec: ImageSpec,
+    class_names: Sequence[str],
+    hashes: Sequence[bytes],
+    labels: Sequence[int] | NDArray[np.int64] | None,
+    held_out: NDArray[np.bool_],
+) -> str:
+    """A hash of all that training and evaluation can see of a pack.
+
+    Args:
+        hashes: of the pixels of each picture.
+        labels: the class of each picture, if there are classes.
+        held_out: which pictures are, (N,).
+    """
+    digest = hashlib.blake2b(json.dumps([facts_of(spec), class_names], indent=1).encode(), digest_size=16)
+    digest.update(b"".join(hashes))
+    digest.update(np.array([] if labels is None else labels, np.int64).tobytes())
+    digest.update(held_out.tobytes())
+    return digest.hexdigest()
+
+
+def facts_of(spec: ImageSpec) -> dict[str, int]:
+    """What there is to say of pictures; that they are no maps of latents goes without saying."""
+    return {name: getattr(spec, name) for name in ("channels", "height", "width", "num_classes")}
 
 
 def _is_survey(found: Any, pictures: int, most: int) -> bool:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.caches import cache_root
-from calotype.data.cache import new_pack, pack_path, slug, write_synced
+from calotype.caches import cache_folder
+from calotype.data.cache import new_pack, pack_path, slug
 from calotype.data.config import DataConfig
 from calotype.data.decode import decode, quiet_pillow, suggest_range
 from calotype.data.fit import fit_picture
-from calotype.data.packed import DATASET, FORMAT, IMAGES, LABELS, MOST_BYTES, SPLIT, SURVEY, PackedDataset, open_or_none
+from calotype.data.packed import (
+    DATASET,
+    FORMAT,
+    IMAGES,
+    LABELS,
+    MOST_BYTES,
+    SPLIT,
+    SURVEY,
+    PackedDataset,
+    content_digest,
+    facts_of,
+    open_or_none,
+    pixel_hash,
+)
 from calotype.data.parallel import ordered_map
 from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, Split, Values, in_memory
 from calotype.data.sources import Location, locate, open_source
@@ -27,6 +39,7 @@ from calotype.data.stream import digest as stream_digest
 from calotype.data.stream import look
 from calotype.data.survey import Progress, Survey, resolve, strict_error, survey
 from calotype.errors import DataError
+from calotype.files import write_new
 from calotype.model import ImageSpec
 from calotype.untrusted import read_json
 
@@ -83,38 +96,42 @@ def prepare(config: DataConfig, *, cache: Path | None = None, progress: Progress
     Raises:
         DataError: the source cannot be read, has too few usable pictures, or the disk has no room.
     """
-    root = cache_root(cache)
+    packs = cache_folder("packs", cache)
     if config.stream:
-        return _streamed(root, config, progress)
+        return _streamed(packs, cache_folder("shards", cache), config, progress)
     location = locate(config.source)
     config = replace(config, source=location.address)
-    pack = _find_pack(root, location, config)
+    pack = _find_pack(packs, location, config)
     if pack is None:
         source = open_source(location, config)
         found = survey(source, strict=config.strict, progress=progress)
         if len(found.facts) < config.fewest:
             raise _too_few(config, len(found.facts), found, found.skipped, None)
         resolved = resolve(config, source, found)
-        pack = _find_pack(root, location, resolved) or _build(root, location, config, resolved, source, found, progress)
+        pack = _find_pack(packs, location, resolved) or _build(
+            packs, location, config, resolved, source, found, progress
+        )
     if config.strict and pack.skipped:
         raise strict_error(pack.skipped[0])
     return pack
 
 
-def _streamed(root: Path, config: DataConfig, progress: Progress | None) -> PackedDataset:
+def _streamed(packs: Path, notes: Path, config: DataConfig, progress: Progress | None) -> PackedDataset:
     """The pack of a sample of a source in shards, with what reads the others."""
     address = config.source if "://" in config.source else str(Path(config.source).expanduser().absolute())
     config = replace(config, source=address)
-    looked = look(address, config.labels, root)
+    looked = look(address, config.labels, notes)
     location = Location("path", address, looked.stream.fingerprint)
-    pack = _find_pack(root, location, config)
+    pack = _find_pack(packs, location, config)
     if pack is None:
         source = looked.source()
         found = survey(source, strict=config.strict, progress=progress)
         if len(found.facts) < config.fewest:
             raise _too_few(config, len(found.facts), found, found.skipped, None)
         resolved = resolve(config, source, found)
-        pack = _find_pack(root, location, resolved) or _build(root, location, config, resolved, source, found, progress)
+        pack = _find_pack(packs, location, resolved) or _build(
+            packs, location, config, resolved, source, found, progress
+        )
     if config.strict and pack.skipped:
         raise strict_error(pack.skipped[0])
     stream = looked.stream.fitted(replace(pack.config, strict=config.strict), pack.spec)
@@ -126,19 +143,21 @@ def _settings(config: DataConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name not in ("source", "strict")}
 
 
-def _find_pack(root: Path, location: Location, config: DataConfig) -> PackedDataset | None:
+def _find_pack(packs: Path, location: Location, config: DataConfig) -> PackedDataset | None:
     """A pack of these settings, resolved or as they were asked for, if the source is as it was, or is gone."""
     fallback = None
-    for path in sorted((root / "packs").glob(f"{slug(location.address)}-*")):
+    for path in sorted(packs.glob(f"{slug(location.address)}-*")):
         pack = open_or_none(path)
         if pack is None or pack.config.source != location.address:
             continue
         if _settings(config) not in (_settings(pack.config), _requested(pack)):
             continue
-        if pack.fingerprint == location.fingerprint:
+        if location.fingerprint not in (pack.fingerprint, None) or not pack.is_whole():
+            continue
+        if location.fingerprint is not None:
             return pack
         fallback = pack
-    return fallback if location.fingerprint is None else None
+    return fallback
 
 
 def _requested(pack: PackedDataset) -> Any:
@@ -150,7 +169,7 @@ def _requested(pack: PackedDataset) -> Any:
 
 
 def _build(
-    root: Path,
+    packs: Path,
     location: Location,
     asked: DataConfig,
     config: DataConfig,
@@ -158,7 +177,7 @@ def _build(
     found: Survey,
     progress: Progress | None,
 ) -> PackedDataset:
-    target = pack_path(root, location.address, _settings(config))
+    target = pack_path(packs, location.address, _settings(config))
     spec = ImageSpec(config.channels, config.height, config.width, len(source.class_names) if config.labels else 0)
     class_names = source.class_names if config.labels else ()
     # Per picture also a label, a side, and about 100 bytes of name.
@@ -170,15 +189,16 @@ def _build(
         hashes = np.frombuffer(b"".join(contents.hashes), np.uint64)[::2]
         split = split_pictures(hashes, contents.own_split) if config.to_learn else nothing_held_out(len(hashes))
         _write_arrays(folder, contents, split)
-        write_synced(folder / SURVEY, _json({**found.summary(), "names": contents.names}))
+        listed = _json({**found.summary(), "names": contents.names})
+        write_new(folder / SURVEY, lambda file: file.write(listed))
         about = {
             "format": FORMAT,
-            "spec": _facts(spec),
+            "spec": facts_of(spec),
             "class_names": class_names,
             "counts": _counts(contents, split, len(skipped), found.other_files),
             "split_rule": split.rule,
             "value_rule": VALUE_RULE,
-            "digest": _digest(spec, class_names, contents, split),
+            "digest": content_digest(spec, class_names, contents.hashes, contents.labels, split.held_out),
             "source": location.address,
             "fingerprint": location.fingerprint,
             "settings": asdict(replace(config, strict=False)),
@@ -186,7 +206,7 @@ def _build(
             "values": contents.values,
             "skipped": skipped,
         }
-        write_synced(folder / DATASET, _json(about))
+        write_new(folder / DATASET, lambda file: file.write(_json(about)))
     return PackedDataset.open(target)
 
 
@@ -202,7 +222,7 @@ def _write_images(
     def fit(record: Record) -> _Fitted | _Failed:
         return _fit(record, config)
 
-    with quiet_pillow(), path.open("wb") as file:
+    def write(file: BinaryIO) -> None:
         for done, result in enumerate(ordered_map(fit, usable, in_memory), 1):
             if isinstance(result, _Failed):
                 if config.strict:
@@ -215,8 +235,9 @@ def _write_images(
                 contents.values = result.values.union(contents.values)
             if progress and (done % 64 == 0 or done == total):
                 progress(done, total)
-        file.flush()
-        os.fsync(file.fileno())
+
+    with quiet_pillow():
+        write_new(path, write)
     return contents
 
 
@@ -233,8 +254,7 @@ def _fit(record: Record, config: DataConfig) -> _Fitted | _Failed:
     pixels = fit_picture(
         decoded.pixels, width=config.width, height=config.height, channels=config.channels, fit=config.fit
     )
-    digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
-    return _Fitted(record.name, pixels, digest, loaded.label, record.split, decoded.values)
+    return _Fitted(record.name, pixels, pixel_hash(pixels), loaded.label, record.split, decoded.values)
 
 
 def _gather(contents: _Contents, fitted: _Fitted, num_classes: int) -> None:
@@ -255,10 +275,7 @@ def _write_arrays(folder: Path, contents: _Contents, split: SplitResult) -> None
     if contents.labels:
         arrays[LABELS] = np.array(contents.labels, np.int64)
     for name, array in arrays.items():
-        with (folder / name).open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(folder / name, partial(np.save, arr=array, allow_pickle=False))
 
 
 def _counts(contents: _Contents, split: SplitResult, skipped: int, other_files: int) -> dict[str, int]:
@@ -271,20 +288,6 @@ def _counts(contents: _Contents, split: SplitResult, skipped: int, other_files: 
         "skipped": skipped,
         "other_files": other_files,
     }
-
-
-def _facts(spec: ImageSpec) -> dict[str, int]:
-    """What there is to say of pictures; that they are no maps of latents goes without saying."""
-    return {name: getattr(spec, name) for name in ("channels", "height", "width", "num_classes")}
-
-
-def _digest(spec: ImageSpec, class_names: tuple[str, ...], contents: _Contents, split: SplitResult) -> str:
-    """A hash of all that training and evaluation can see of a pack."""
-    digest = hashlib.blake2b(_json([_facts(spec), class_names]), digest_size=16)
-    digest.update(b"".join(contents.hashes))
-    digest.update(np.array(contents.labels, np.int64).tobytes())
-    digest.update(split.held_out.tobytes())
-    return digest.hexdigest()
 
 
 def _json(value: Any) -> bytes:

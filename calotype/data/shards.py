@@ -13,6 +13,7 @@ import tarfile
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
@@ -24,6 +25,8 @@ from calotype.data.layout import claims_picture, split_named
 from calotype.data.records import Split, check_class_count
 from calotype.data.tables import INSTALL, Table, names_of_values, table_of
 from calotype.errors import DataError
+from calotype.files import write_atomic, write_bytes
+from calotype.untrusted import open_regular, read_json
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -110,7 +113,7 @@ def _local(path: Path) -> Storage:
         status = Path(file.address).stat()
         return status.st_size, status.st_mtime_ns
 
-    return Storage(tuple(files), lambda file: Path(file.address).open("rb"), look)
+    return Storage(tuple(files), lambda file: open_regular(Path(file.address)), look)
 
 
 def _remote(address: str) -> Storage:
@@ -299,12 +302,12 @@ def _tars(files: _Files, labels: bool, notes: Path) -> tuple[tuple[Shard, ...], 
         key = hashlib.blake2b(f"{file.address}\0{file.size}\0{file.changed}".encode(), digest_size=12).hexdigest()
         place = notes / f"{key}.npy"
         values = notes / f"{key}.json"  # written last
-        if not values.exists():
-            notes.mkdir(parents=True, exist_ok=True)
+        said = _noted(place, values)
+        if said is None:
             members, said = _members(files, file)
-            np.save(place, members)
-            values.write_text(json.dumps(said))
-        said = json.loads(values.read_text())
+            write_atomic(place, partial(np.save, arr=members))
+            noted = json.dumps({"classes": said, "sha256": _sha256(place)}).encode()
+            write_bytes(values, noted)
         for value in said:
             known.setdefault(value, len(known))
             check_class_count(len(known))
@@ -320,6 +323,20 @@ def _tars(files: _Files, labels: bool, notes: Path) -> tuple[tuple[Shard, ...], 
         numbers = np.array([order[str(int(v)) if numeric else v] for v in said] if class_names else [], np.int32)
         shards.append(_TarShard(files, file, place, numbers))
     return tuple(shards), class_names
+
+
+def _noted(place: Path, values: Path) -> list[str] | None:
+    """The classes that a tar names, where it has been looked at, and what was noted of it is as it was written."""
+    try:
+        noted = read_json(values)
+        return noted["classes"] if noted["sha256"] == _sha256(place) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _members(files: _Files, file: File) -> tuple[NDArray[Any], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,6 +20,7 @@ from calotype.data.layout import SNIFF_BYTES, claims_picture, starts_like_pictur
 from calotype.data.records import Facts, Loaded, Record, Source
 from calotype.data.tables import hub, parquet
 from calotype.errors import DataError
+from calotype.files import kind
 
 GLYPHS_SIZE = 32
 """Width and height of glyphs where the config leaves them open: they have no size of their own."""
@@ -68,6 +70,7 @@ def open_source(location: Location, config: DataConfig) -> Source:
         raise DataError(f"{path} does not exist: give a folder, an archive, a Parquet or NumPy file, or user/name")
     if path.is_dir():
         return _folder_or_parquet(path, config.labels)
+    _check_ends(path)
     return _opener(path, config)(path)
 
 
@@ -84,6 +87,18 @@ def glyphs(config: GlyphsConfig, width: int, height: int) -> Source:
             yield Record(f"glyph {index}", partial(load, index), facts=facts)
 
     return Source(records, CLASS_NAMES)
+
+
+def _check_ends(path: Path) -> None:
+    """Raise DataError where reading would not end, or wait for somebody to write."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(
+            f"{path} is {kind(status)}, which has no end that could be waited for: give a folder of pictures, a zip or "
+            "tar of one, .parquet, .npz or .npy; what a program writes, write to a file first"
+        )
+    if not status.st_size:  # also files that the kernel makes up, such as those of /proc
+        raise DataError(f"{path} is empty: give a folder of pictures, a zip or tar of one, .parquet, .npz or .npy")
 
 
 def _folder_or_parquet(path: Path, labels: bool) -> Source:

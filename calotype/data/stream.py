@@ -204,14 +204,17 @@ class Looked(NamedTuple):
         return Source(records, self.stream.shards.class_names, notes=notes)
 
 
-def look(address: str, labels: bool, cache: Path) -> Looked:
+def look(address: str, labels: bool, notes: Path) -> Looked:
     """Open a source in shards, and choose what is packed of it and what is held out.
+
+    Args:
+        notes: as of `open_shards`.
 
     Raises:
         DataError: there are no shards, one is damaged, or there are too few parts to hold one out.
     """
     found = storage(address)
-    shards = open_shards(found, labels, cache / "shards")
+    shards = open_shards(found, labels, notes)
     owners = np.array([k for k, shard in enumerate(shards.shards) for count in shard.counts if count], np.int64)
     if not len(owners):
         raise DataError(f"{address} has no pictures: give shards that have some")

@@ -20,7 +20,7 @@ from calotype.data.records import (
     check_class_count,
 )
 from calotype.errors import DataError
-from calotype.untrusted import brief, parse_json
+from calotype.untrusted import NotPlain, brief, open_regular, parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -215,9 +215,20 @@ def _rows(
 def _cell(cell: dict[str, Any] | None, label: int | None, by_path: bool) -> Loaded:
     if cell and cell["bytes"]:
         return Loaded(io.BytesIO(cell["bytes"]), label)
-    if by_path and cell and cell["path"] and Path(cell["path"]).is_absolute():
-        return Loaded(Path(cell["path"]).open("rb"), label)
+    if by_path and cell and cell["path"] and _is_downloaded(Path(cell["path"])):
+        try:
+            return Loaded(open_regular(Path(cell["path"])), label)
+        except NotPlain as error:
+            raise BadPicture(f"no file: {error}") from None
     raise BadPicture("no picture in this row" + (f": only the path {cell['path']!r}" if cell and cell["path"] else ""))
+
+
+def _is_downloaded(path: Path) -> bool:
+    """Whether a file is one that `datasets` keeps: a table may name any file of this machine."""
+    from datasets import config
+
+    kept = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH)
+    return path.is_absolute() and any(path.resolve().is_relative_to(Path(folder).resolve()) for folder in kept)
 
 
 def _splits(files: list[Path]) -> dict[Path, Split | None]:

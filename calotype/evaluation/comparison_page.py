@@ -43,6 +43,7 @@ def page(comparison: Comparison, samples: Mapping[str, Tensor], links: Mapping[s
     columns = comparison.columns()
     first = next((e.report for e in comparison.entries if e.report), None)
     return template("comparison.html").render(
+        command="compare",
         source=last_of(comparison.data.get("source")) or "the data set",
         comparison=comparison,
         verdict=comparison.verdict(),

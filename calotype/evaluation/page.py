@@ -103,6 +103,7 @@ def page(report: Report, pictures: Pictures, curves: Mapping[str, Sequence[tuple
     cards = _cards(report.values)
     suspects = report.copying.suspects if report.copying else ()
     return template("page.html").render(
+        command="evaluate",
         report=report,
         subject=last_of(report.subject.get("path")) or "images",
         source=last_of(report.data.get("source")) or "the data set",

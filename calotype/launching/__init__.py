@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from calotype.config import check_choice
 from calotype.errors import ConfigError, JobError
-from calotype.files import open_folder
+from calotype.files import make_folder, write_bytes
 from calotype.launching import kubernetes, ray, slurm
 from calotype.launching.job import Job, check_training, job_name, training_words
+from calotype.outputs import check_outputs
 
 
 class Scheduler(NamedTuple):
@@ -71,6 +72,8 @@ def launch(
                 raise ConfigError(f"--{option} is for {other}, and not for {on}: leave it out")
     if given["resume"] is None:
         check_training(job, given, settings)
+    if write is not None:
+        check_outputs("launch", (), write=write)
     text = scheduler.text(job)
     if submit and shutil.which(scheduler.submit[0]) is None:
         raise JobError(
@@ -89,10 +92,8 @@ def launch(
 
 def _write(path: Path, text: str) -> None:
     try:
-        with open_folder(path.parent) as folder:
-            if folder.look(path.name) is not None:
-                raise JobError(f"{path} is there already: remove it, or choose another file with --write")
-            folder.write(path.name, lambda file: file.write(text.encode()))
+        make_folder(path.parent)
+        write_bytes(path, text.encode())
     except OSError as error:
         raise JobError(f"{path} cannot be written ({error}): choose another file with --write") from error
 

@@ -104,13 +104,14 @@ def _copy_program(source: Path, file: BinaryIO) -> None:
 def _loaded(path: Path) -> ctypes.CDLL | None:
     """A library, where this user alone could have put it there; it is the file that was looked at that is loaded."""
     try:
-        if weakness(path):
+        if weakness(path.parent) or weakness(path):
             return None
         with open_regular(path) as file:
             status = os.fstat(file.fileno())
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
                 return None
-            opened = Path(f"/proc/self/fd/{file.fileno()}")
+            # The descriptor stays open: another file of its number would have its name, which means this library.
+            opened = Path(f"/proc/self/fd/{os.dup(file.fileno())}")
             return ctypes.CDLL(str(opened if opened.exists() else path))
     except (OSError, NotPlain):
         return None

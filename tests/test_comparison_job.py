@@ -108,6 +108,7 @@ def test_the_verdict_on_speed_is_one_that_draws_in_one_call(whole: Path) -> None
     assert set(speed.names) <= {"gan", "vae"}
 
 
+@pytest.mark.slow
 def test_where_a_pixel_is_told_by_the_one_before_it_the_exact_likelihood_wins(patterns: Path, tmp_path: Path) -> None:
     found = compared(patterns, tmp_path / "won", families=("autoregressive", "vae"), budget="4000img", baselines=())
     told = next(told for told in found.verdict() if told.question.startswith("Likelihood"))

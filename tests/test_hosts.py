@@ -20,6 +20,7 @@ from calotype import checkpoints, cli
 from calotype.runs import Run
 from tests.test_processes import CASES, COMMAND, PROGRAM, assert_alike, trained, weights
 
+pytestmark = pytest.mark.slow
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 PORT = 29_400
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}

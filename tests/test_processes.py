@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -129,6 +130,13 @@ def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.allclose(found[name], value, rtol=0, atol=1e-4), name
 
 
+def assert_without_traceback(said: str) -> None:
+    """No frame is one of ours; torchrun prints its own, in an environment that may lie in a folder of our name."""
+    ours = Path(calotype.__file__).parent.resolve()
+    frames = [Path(name) for name in re.findall(r'File "(.+?)", line', said)]
+    assert not [frame for frame in frames if frame.resolve().is_relative_to(ours)]
+
+
 def test_torchrun_trains_a_run_as_any(
     by_two: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,7 +171,7 @@ def test_what_goes_wrong_is_said_once(by_two: tuple[Path, subprocess.CompletedPr
     done = started(["-m", "calotype", *COMMAND, "--out", str(path)], 2)
     assert done.returncode != 0
     assert done.stderr.count("is already a run") == 1
-    assert "calotype/training.py" not in done.stderr  # no traceback of ours
+    assert_without_traceback(done.stderr)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -281,7 +289,7 @@ def test_a_mistake_is_said_once(
     assert done.stderr.count(told) == 1
     assert "exitcode  : 2 " in done.stderr
     assert "exitcode  : 1 " not in done.stderr
-    assert "calotype/" not in done.stderr  # no traceback of ours
+    assert_without_traceback(done.stderr)
 
 
 def test_other_commands_are_for_one_process(

@@ -164,6 +164,7 @@ def test_a_browser_shows_the_page_and_has_nothing_to_say_of_it(whole: Path, tmp_
     assert "Content Security Policy" in line
 
 
+@pytest.mark.slow
 def test_two_comparisons_of_one_seed_have_the_same_models_and_the_same_table(
     whole: Path, patterns: Path, tmp_path: Path
 ) -> None:
@@ -222,6 +223,7 @@ def test_a_family_that_fails_is_reported_and_the_others_go_on(
     assert "<b>vae</b>" in page
 
 
+@pytest.mark.slow
 def test_several_devices_train_families_side_by_side(
     whole: Path, patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

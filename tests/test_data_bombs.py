@@ -338,7 +338,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(/tmp/x) (w) file\n"
     ids=["pixels", "text", "texts", "gif", "webp", "svg", "eps"],
 )
 def test_a_picture_that_is_a_bomb(make: Callable[[], bytes], reason: str) -> None:
-    content, started = make(), time.monotonic()
+    content, started = make(), time.process_time()
     with little_memory(1 << 29), quiet_pillow():
         if reason:
             with pytest.raises(BadPicture, match=reason):
@@ -346,7 +346,7 @@ def test_a_picture_that_is_a_bomb(make: Callable[[], bytes], reason: str) -> Non
         else:
             assert read_facts(io.BytesIO(content)).width == 2
             assert decode_bytes(content).pixels.shape[:2] == (2, 2)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_a_picture_of_the_most_pixels_is_no_bomb() -> None:

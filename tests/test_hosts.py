@@ -65,7 +65,7 @@ class Host(NamedTuple):
 
     def workers(self, run: Path) -> list[int]:
         """Those that train a run, as soon as a checkpoint of what it has learned is there."""
-        for _ in range(1_200):
+        for _ in range(3_000):
             time.sleep(0.1)
             if len(checkpoints.found(run / "checkpoints")) > 1:
                 break

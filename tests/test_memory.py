@@ -96,6 +96,7 @@ def stopped(folder: Path) -> Stopped:
     return Stopped(none.stderr, float((folder / "taken").read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("no memory for one image", "it is said, the last checkpoint is kept, and the run can go on from it")
 def test_where_not_one_image_fits_the_run_is_kept(folder: Path, stopped: Stopped, survived: Survived) -> None:
     assert "Traceback" not in stopped.said
@@ -105,6 +106,7 @@ def test_where_not_one_image_fits_the_run_is_kept(folder: Path, stopped: Stopped
     survived(1)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("memory for a part of a batch", "it is taken in parts, and the update is that of the whole batch")
 def test_a_batch_that_does_not_fit_is_taken_in_parts(folder: Path, stopped: Stopped, survived: Survived) -> None:
     short = command(folder, stopped.needed + ROOM, *TRAIN, "--out", "short")

@@ -2,26 +2,38 @@
 SHELL := bash
 PYTHON ?= python3
 ARGS ?=
+SEED ?= $$RANDOM
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults bench clean
+.PHONY: help demo test test-all test-pythons check faults bench clean
 
 help:
-	@echo 'make demo    install into $(VENV), and compare models of built-in pictures of letters'
-	@echo 'make test    install for development, and run all tests; ARGS="-k glyphs" chooses some'
-	@echo 'make check   lint, formatting and types'
-	@echo 'make faults  break all that tests break, more often, and write the table of docs/reliability.md'
-	@echo 'make bench   run the short benchmarks, one JSON line per figure; benchmarks/README.md has the others'
-	@echo 'make clean   remove caches and build outputs, and install anew next time; runs/ stays'
+	@echo 'make demo      install into $(VENV), and compare models of built-in pictures of letters'
+	@echo 'make test      install for development, and run the tests but for the slow ones; ARGS="-k glyphs" chooses some'
+	@echo 'make test-all  run all tests, in a random order whose seed it prints; SEED=7 repeats one'
+	@echo 'make test-pythons  check syntax, help and types with each newer Python that is found, without torch'
+	@echo 'make check     lint, formatting and types'
+	@echo 'make faults    break all that tests break, more often, and write the table of docs/reliability.md'
+	@echo 'make bench     run the short benchmarks, one JSON line per figure; benchmarks/README.md has the others'
+	@echo 'make clean     remove caches and build outputs, and install anew next time; runs/ stays'
 	@echo 'PYTHON=python3.12 chooses the Python that $(VENV) is made with (3.11 or newer).'
 
 demo: $(VENV)/.installed
 	@$(BIN)/calotype demo
 
+# Two processes; one that has nothing left takes tests from the other, and until then each has modules to itself.
+PYTEST := PYTHONUTF8=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: $(VENV)/.installed-dev
+	@$(PYTEST) --shuffle $(SEED) --durations 15 $(ARGS)
+
+test-pythons: $(VENV)/.installed-dev
+	@bash .ci/pythons
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -29,7 +41,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 faults: $(VENV)/.installed-dev
-	FAULTS=50 $(BIN)/python -m pytest -m fault
+	FAULTS=50 PYTHONUTF8=1 $(BIN)/python -m pytest -m fault
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/data.py

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import locale
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,16 +81,40 @@ def mounts_allowed() -> bool:
     return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", metavar="SEED", help="run modules, and the tests of each, in an order of this seed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
+        raise pytest.UsageError("the tests write names and texts of all languages: run them with PYTHONUTF8=1")
+    os.environ["PYTHONUTF8"] = "1"  # for the processes that tests start, whatever the locale
+    config.addinivalue_line("markers", "slow: takes long, and is left out by `make test`; `make test-all` runs it")
+    config.addinivalue_line("markers", "fault(kind, outcome): the test breaks something, and says what happens then")
+    config.stash[MEASURED] = {}
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    seed = config.getoption("--shuffle")
+    return [] if seed is None else [f"shuffled: --shuffle {seed}"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle by a hash, alike in all processes of pytest-xdist; modules stay together for their fixtures."""
+    seed = config.getoption("--shuffle")
+
+    def place(name: str) -> bytes:
+        return hashlib.sha256(f"{seed} {name}".encode()).digest()
+
+    if seed is not None:
+        items.sort(key=lambda item: (place(item.path.name), place(item.nodeid)))
+
+
 # -- faults that are survived, see tests/faults.py
 
 MEASURED = pytest.StashKey[dict[str, Measured]]()
 Survived = Callable[[int], None]
 """Told how often a test has broken something."""
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "fault(kind, outcome): the test breaks something, and says what happens then")
-    config.stash[MEASURED] = {}
 
 
 @pytest.fixture

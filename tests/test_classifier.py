@@ -45,14 +45,22 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
         return prepare(DataConfig(source="glyphs:rgba:2600", width=24, height=20, channels=4))
 
 
-def test_it_learns_once_and_is_kept(packed: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_it_learns(packed: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IMAGES", 10_000)
     monkeypatch.setattr(module, "VERSION", "test of learning")
-    reports: list[tuple[int, int]] = []
-    found = classifier(packed, lambda *counts: reports.append(counts))
-    assert reports[-1] == (10_000, 10_000)
+    found = classifier(packed, lambda *counts: None)
     batch = packed.read(packed.held_out)
     assert (found.classes(batch.images) == batch.labels).double().mean() > 0.9  # of 26 letters, in any typeface
+
+
+def test_it_is_trained_once_and_kept(packed: PackedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IMAGES", 100)
+    monkeypatch.setattr(module, "VERSION", "test of keeping")
+    reports: list[tuple[int, int]] = []
+    found = classifier(packed, lambda *counts: reports.append(counts))
+    assert reports[-1] == (100, 100)
+    batch = packed.read(packed.held_out)
     told = len(reports)
     again = classifier(packed, lambda *counts: reports.append(counts))
     assert len(reports) == told

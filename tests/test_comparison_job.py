@@ -108,6 +108,7 @@ def test_the_verdict_on_speed_is_one_that_draws_in_one_call(whole: Path) -> None
     assert set(speed.names) <= {"gan", "vae"}
 
 
+@pytest.mark.slow
 def test_where_a_pixel_is_told_by_the_one_before_it_the_exact_likelihood_wins(patterns: Path, tmp_path: Path) -> None:
     found = compared(patterns, tmp_path / "won", families=("autoregressive", "vae"), budget="4000img", baselines=())
     told = next(told for told in found.verdict() if told.question.startswith("Likelihood"))
@@ -163,6 +164,7 @@ def test_a_browser_shows_the_page_and_has_nothing_to_say_of_it(whole: Path, tmp_
     assert "Content Security Policy" in line
 
 
+@pytest.mark.slow
 def test_two_comparisons_of_one_seed_have_the_same_models_and_the_same_table(
     whole: Path, patterns: Path, tmp_path: Path
 ) -> None:
@@ -221,6 +223,7 @@ def test_a_family_that_fails_is_reported_and_the_others_go_on(
     assert "<b>vae</b>" in page
 
 
+@pytest.mark.slow
 def test_several_devices_train_families_side_by_side(
     whole: Path, patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,7 +83,7 @@ def test_links_devices_and_pipes_in_a_tar_are_left_alone(tmp_path: Path) -> None
 
 NAMES = [
     "../../up.png",
-    "/tmp/root.png",
+    f"/tmp/calotype-test-{os.getpid()}.png",
     "a/../../x.png",
     "C:\\x.png",
     "a\n/b.png",
@@ -107,9 +107,10 @@ def test_names_that_lead_out_are_names_and_nothing_else(tmp_path: Path, kind: st
                 archive.writestr(name, content)
     else:
         tar_of(source, [member(*entry) for entry in [*GOOD, *odd]])
-    before = everything(tmp_path), set(Path("/tmp").glob("*.png"))
+    before = everything(tmp_path)
     data = packed(source)
-    assert (everything(tmp_path), set(Path("/tmp").glob("*.png"))) == before
+    assert everything(tmp_path) == before
+    assert not [name for name in NAMES if name.startswith("/") and Path(name).exists()]
     assert len(data) >= 20 + len(odd) - 2  # names with a part ".." that is hidden are passed over
     assert len(data.survey()["names"]) == len(data)
 
@@ -337,7 +338,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(/tmp/x) (w) file\n"
     ids=["pixels", "text", "texts", "gif", "webp", "svg", "eps"],
 )
 def test_a_picture_that_is_a_bomb(make: Callable[[], bytes], reason: str) -> None:
-    content, started = make(), time.monotonic()
+    content, started = make(), time.process_time()
     with little_memory(1 << 29), quiet_pillow():
         if reason:
             with pytest.raises(BadPicture, match=reason):
@@ -345,7 +346,7 @@ def test_a_picture_that_is_a_bomb(make: Callable[[], bytes], reason: str) -> Non
         else:
             assert read_facts(io.BytesIO(content)).width == 2
             assert decode_bytes(content).pixels.shape[:2] == (2, 2)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_a_picture_of_the_most_pixels_is_no_bomb() -> None:

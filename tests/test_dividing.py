@@ -144,12 +144,14 @@ def test_each_process_holds_its_part_alone(
             assert max(held) < 0.62 * size, (case, held, size)
 
 
+@pytest.mark.slow
 def test_groups_that_hold_a_model_sum_over_each_other(tmp_path: Path, by_one: dict[str, dict[str, Tensor]]) -> None:
     (found,) = together(4, 2, tmp_path / "four")
     for case in CASES:
         assert_same(found[case], by_one[case], case)
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_goes_on_from_slices(
     by_two: tuple[Path, dict[str, dict[str, Tensor]]], by_one: dict[str, dict[str, Tensor]], tmp_path: Path
 ) -> None:
@@ -191,6 +193,7 @@ def test_damage_to_slices_is_found(by_two: tuple[Path, dict[str, dict[str, Tenso
         checkpoints.read(damaged)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("kill -9 of a job with divided weights", "one process goes on from its slices")
 def test_a_run_with_divided_weights_goes_on_after_a_kill_and_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -14,6 +14,7 @@ import os
 import pickle
 import resource
 import shutil
+import tempfile
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
@@ -168,7 +169,7 @@ class Trap:
         return open, (TRAP, "w")
 
 
-TRAP = "/tmp/calotype-test-unpickled"
+TRAP = str(Path(tempfile.gettempdir()) / f"calotype-test-{os.getpid()}-unpickled")  # of these tests alone
 PICKLE = pickle.dumps(Trap())
 
 
@@ -182,13 +183,13 @@ def _nothing_is_unpickled() -> Iterator[None]:
 @contextmanager
 def little_memory(more: int = ROOM) -> Iterator[None]:
     """Refuse this process more memory than it has and some."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    before = resource.getrlimit(resource.RLIMIT_AS)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + more, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (taken + more, before[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def refused(action: Callable[[], object]) -> bool:
@@ -681,7 +682,7 @@ def test_a_hostile_feature_network(tmp_path: Path, trick: str) -> None:
     else:
         name = f"{root}/models/model.json"
         told = json.loads(members[name])
-        evil = f"open('{TRAP}', 'w')"
+        evil = f"open({TRAP!r}, 'w')"
         text = json.dumps(told).replace(json.dumps("Symbol('s77', positive=True, integer=True)"), json.dumps(evil))
         assert evil in text
         members[name] = text.encode()

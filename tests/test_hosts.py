@@ -20,6 +20,7 @@ from calotype import checkpoints, cli
 from calotype.runs import Run
 from tests.test_processes import CASES, COMMAND, PROGRAM, assert_alike, trained, weights
 
+pytestmark = pytest.mark.slow
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 PORT = 29_400
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -64,7 +65,7 @@ class Host(NamedTuple):
 
     def workers(self, run: Path) -> list[int]:
         """Those that train a run, as soon as a checkpoint of what it has learned is there."""
-        for _ in range(1_200):
+        for _ in range(3_000):
             time.sleep(0.1)
             if len(checkpoints.found(run / "checkpoints")) > 1:
                 break

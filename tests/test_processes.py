@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -95,7 +96,7 @@ def together(count: int, folder: Path) -> list[dict[str, dict[str, Tensor]]]:
     return [torch.load(folder / f"{k}.pt", weights_only=True) for k in range(count)]
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_train_as_one_does(count: int, tmp_path: Path) -> None:
     found = together(count, tmp_path)
     for case in CASES:
@@ -129,6 +130,13 @@ def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.allclose(found[name], value, rtol=0, atol=1e-4), name
 
 
+def assert_without_traceback(said: str) -> None:
+    """No frame is one of ours; torchrun prints its own, in an environment that may lie in a folder of our name."""
+    ours = Path(calotype.__file__).parent.resolve()
+    frames = [Path(name) for name in re.findall(r'File "(.+?)", line', said)]
+    assert not [frame for frame in frames if frame.resolve().is_relative_to(ours)]
+
+
 def test_torchrun_trains_a_run_as_any(
     by_two: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +151,7 @@ def test_torchrun_trains_a_run_as_any(
     assert {file.name for file in path.iterdir()} == {file.name for file in (tmp_path / "one").iterdir()}
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_goes_on(
     by_two: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -163,14 +172,16 @@ def test_what_goes_wrong_is_said_once(by_two: tuple[Path, subprocess.CompletedPr
     done = started(["-m", "calotype", *COMMAND, "--out", str(path)], 2)
     assert done.returncode != 0
     assert done.stderr.count("is already a run") == 1
-    assert "calotype/training.py" not in done.stderr  # no traceback of ours
+    assert_without_traceback(done.stderr)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("count", "n"), [(2, 41), (3, 20)])  # three calls of 16 images, and two: fewer than processes
+@pytest.mark.parametrize(
+    ("count", "n"), [(2, 41), pytest.param(3, 20, marks=pytest.mark.slow)]
+)  # three calls of 16 images, and two: fewer than processes
 def test_processes_draw_as_one_does(
     count: int, n: int, by_two: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -281,7 +292,7 @@ def test_a_mistake_is_said_once(
     assert done.stderr.count(told) == 1
     assert "exitcode  : 2 " in done.stderr
     assert "exitcode  : 1 " not in done.stderr
-    assert "calotype/" not in done.stderr  # no traceback of ours
+    assert_without_traceback(done.stderr)
 
 
 def test_other_commands_are_for_one_process(
@@ -298,7 +309,7 @@ def worker(run: Path, rank: int, out: Path | None = None) -> int:
     Args:
         out: what its command names, where that is not the run.
     """
-    for _ in range(600):
+    for _ in range(3_000):  # five minutes, for a machine that is busy
         time.sleep(0.1)
         if len(checkpoints.found(run / "checkpoints")) > 1:
             for place in Path("/proc").glob("[0-9]*"):
@@ -313,6 +324,7 @@ def worker(run: Path, rank: int, out: Path | None = None) -> int:
 LONGER = [word.replace("96img", "1600img") for word in COMMAND]
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "kill -9 of a process of a job that torchrun starts again",
     "the job goes on by itself within a minute, to the weights of an undisturbed one",
@@ -331,6 +343,7 @@ def test_a_process_that_is_killed_is_started_again(rank: int, tmp_path: Path) ->
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "kill -9 of a process that compares, where torchrun starts it again", "the comparison goes on by itself, the same"
 )
@@ -352,6 +365,7 @@ def test_a_comparison_whose_process_is_killed_goes_on(tmp_path: Path) -> None:
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a process of a job that hangs", "the others stop when their patience is over, and name it")
 def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
     words = ["-m", "calotype", *LONGER, "--out", str(tmp_path / "run")]

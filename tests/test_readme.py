@@ -160,8 +160,10 @@ def test_the_demo_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_make_knows_the_targets() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    named = {name for page in PAGES for name in re.findall(r"(?m)(?:^|`)make (\w+)", page.read_text(encoding="utf-8"))}
-    assert {"demo", "test"} <= named
+    named = {
+        name for page in PAGES for name in re.findall(r"(?m)(?:^|`)make ([\w-]+)", page.read_text(encoding="utf-8"))
+    }
+    assert {"demo", "test", "test-all"} <= named
     for name in named:
         assert re.search(rf"^{name}:", makefile, re.MULTILINE), f"make {name}"
     assert re.search(r"^demo:.*\n\t@?\$\(BIN\)/calotype demo$", makefile, re.MULTILINE)

@@ -41,11 +41,13 @@ def test_below_torchrun_what_comes_within_a_moment_is_one_request(
     acted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
-    monkeypatch.setattr(signals, "ONE_REQUEST", 1.0)
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with stop_requests() as stop:
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)
+            now += signals.ONE_REQUEST / 3
         assert (stop(), acted) == (signal.SIGTERM, [])
-        time.sleep(1.1)
+        now += 0.1
         signal.raise_signal(signal.SIGTERM)
         assert acted == [signal.SIGTERM]

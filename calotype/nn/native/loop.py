@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,9 +48,15 @@ SETUP = np.dtype(
 
 @functools.cache
 def built() -> ctypes.CDLL | None:
-    """The compiled loop; None where it cannot be built, as without a C compiler."""
+    """The compiled loop; None where it cannot be built, as without a C compiler, which is said once."""
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
+        if os.environ.get("RANK", "0") == "0":
+            print(
+                "calotype: there is no C compiler here (cc, gcc or clang): images are drawn without the compiled loop, "
+                "many times more slowly. Install one, or name yours by the variable CC",
+                file=sys.stderr,
+            )
         return None
     key = hashlib.sha256(SOURCE.read_bytes() + repr((compiler, FLAGS, _processor())).encode()).hexdigest()[:16]
     path = cache_folder("native") / f"loop-{key}.so"

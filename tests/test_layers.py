@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors", "untrusted"},
     {"rng", "images", "config", "display", "devices", "processes", "signals", "mirror", "caches", "logs", "outlines"},
-    {"dividing", "guidance"},
+    {"dividing", "guidance", "classes"},
     {"model", "curves", "optimizers", "distributions", "leading"},
     {"nn", "data"},
     {"families"},

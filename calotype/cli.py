@@ -187,7 +187,8 @@ def sample(
         out: a folder for 000000.png, 000001.png, ...
         grid: a PNG file with all images side by side; by default samples-SEED.png in the run, where no place is given.
         npz: a file with all images as one array.
-        labels: classes by name or number, separated by commas, taken in turn; by default all classes.
+        labels: classes by name, separated by commas, taken in turn, or by number where no class has that name; by
+            default all with training pictures.
         steps: of the solver; more is slower and finer.
         solver: of diffusion: ddpm, ddim, euler, heun, dpm2m or unipc.
         guidance: of models with classes, diffusion and autoregressive; above 1, such as 2, more typical of their class.
@@ -207,7 +208,7 @@ def sample(
         out=out,
         grid=grid,
         npz=npz,
-        labels=_names(labels),
+        labels=_classes(labels),
         options=[*_assignments(steps=steps, solver=solver or None, guidance=guidance), *set],
         checkpoint=checkpoint,
         ema=weights == "ema",
@@ -244,7 +245,8 @@ def complete(
         out: a PNG file: a row for each picture, with itself, what was kept, and its completions; by default
             completions-SEED.png in the run.
         folder: a folder for the completions as single PNG files.
-        labels: classes by name or number, separated by commas, taken in turn; by default those of the pictures.
+        labels: classes by name, separated by commas, taken in turn, or by number where no class has that name; by
+            default those of the pictures.
         set: KEY=VALUE for an option of sampling, such as temperature=0.9; may be given several times.
         checkpoint: last, best, or images seen.
         device: auto, cpu, cuda or mps.
@@ -262,7 +264,7 @@ def complete(
             seed=seed,
             out=out,
             folder=folder,
-            labels=_names(labels),
+            labels=_classes(labels),
             options=set,
             checkpoint=checkpoint,
             device=device,
@@ -288,7 +290,8 @@ def reconstruct(
         pictures: a source of pictures as for train, or one picture.
         out: a PNG file: each picture, and beside it what came back, of 64; by default reconstructions.png in the run.
         folder: a folder for what came back, as single PNG files.
-        labels: classes by name or number, separated by commas, taken in turn; by default those of the pictures.
+        labels: classes by name, separated by commas, taken in turn, or by number where no class has that name; by
+            default those of the pictures.
         checkpoint: last, best, or images seen.
         device: auto, cpu, cuda or mps.
     """
@@ -301,7 +304,7 @@ def reconstruct(
             pictures,
             out=out,
             folder=folder,
-            labels=_names(labels),
+            labels=_classes(labels),
             checkpoint=checkpoint,
             device=device,
             display=display,
@@ -326,7 +329,8 @@ def invert(
         pictures: a source of pictures as for train, or one picture.
         out: an npz file for the latents, as `calotype encode` writes it; without, 64 pictures at most are looked at.
         sheet: a PNG file: each picture, and beside it the nearest, of 64; by default inversions.png in the run.
-        labels: classes by name or number, separated by commas, taken in turn; by default those of the pictures.
+        labels: classes by name, separated by commas, taken in turn, or by number where no class has that name; by
+            default those of the pictures.
         checkpoint: last, best, or images seen.
         device: auto, cpu, cuda or mps.
     """
@@ -339,7 +343,7 @@ def invert(
             pictures,
             out=out,
             sheet=sheet,
-            labels=_names(labels),
+            labels=_classes(labels),
             checkpoint=checkpoint,
             device=device,
             display=display,
@@ -384,7 +388,7 @@ def interpolate(
             steps=steps,
             out=out,
             folder=folder,
-            labels=_names(labels),
+            labels=_classes(labels),
             checkpoint=checkpoint,
             device=device,
             display=display,
@@ -407,7 +411,8 @@ def encode(
         run: a run directory.
         pictures: a source of pictures as for train, or one picture.
         out: an npz file, with `latents`, a row for each picture, and `labels` where there are classes.
-        labels: classes by name or number, separated by commas, taken in turn; by default those of the pictures.
+        labels: classes by name, separated by commas, taken in turn, or by number where no class has that name; by
+            default those of the pictures.
         checkpoint: last, best, or images seen.
         device: auto, cpu, cuda or mps.
     """
@@ -419,7 +424,7 @@ def encode(
             run,
             pictures,
             out=out,
-            labels=_names(labels),
+            labels=_classes(labels),
             checkpoint=checkpoint,
             device=device,
             display=display,
@@ -457,7 +462,7 @@ def decode(
             latents,
             out=out,
             folder=folder,
-            labels=_names(labels),
+            labels=_classes(labels),
             checkpoint=checkpoint,
             device=device,
             display=display,
@@ -789,6 +794,11 @@ def _training_asked(words: Sequence[str]) -> dict[str, Any]:
 
 def _names(text: str) -> list[str] | None:
     return [name.strip() for name in text.split(",")] if text else None
+
+
+def _classes(text: str) -> list[str] | None:
+    """Pieces of names of classes, which may have commas and spaces in them: a model knows which."""
+    return text.split(",") if text else None
 
 
 def _given(**values: Any) -> dict[str, Any]:

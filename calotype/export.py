@@ -33,6 +33,7 @@ class Job(NamedTuple):
     labels: Callable[[int], int] | None
     options: Any
     facts: Mapping[str, Any]  # what else decides the images: weights, labels, options
+    class_names: Sequence[str] = ()  # by number
 
     @property
     def indices(self) -> range:
@@ -42,6 +43,13 @@ class Job(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """What has to agree for a job to continue another; the number of images may differ."""
         return {"seed": self.seed} | dict(self.facts)
+
+    def manifest(self) -> dict[str, Any]:
+        """The same for samples.json, with the names of the classes that are drawn in turn."""
+        told = self.identity()
+        if not told.get("labels") or not self.class_names:
+            return told
+        return told | {"classes": [self.class_names[k] for k in told["labels"]]}
 
 
 class Done(NamedTuple):
@@ -96,7 +104,9 @@ def write_grid(job: Job, folder: Path, path: Path) -> None:
 
 
 def write_npz(job: Job, folder: Path, path: Path) -> None:
-    """Put the finished images of a job into one NPZ: `images`, uint8 (N, H, W, C), and `labels`, int64 (N,), if any.
+    """Put the finished images of a job into one NPZ: `images`, uint8 (N, H, W, C).
+
+    With classes also `labels`, int64 (N,), and `class_names`, whose entry k is the name of label k.
 
     Raises:
         RunError: when it cannot be written.
@@ -104,6 +114,8 @@ def write_npz(job: Job, folder: Path, path: Path) -> None:
     arrays: dict[str, Any] = {"images": _images(job, folder).permute(0, 2, 3, 1).contiguous().numpy()}
     if job.labels is not None:
         arrays["labels"] = np.array([job.labels(i) for i in job.indices], dtype=np.int64)
+    if job.class_names:
+        arrays["class_names"] = np.array(job.class_names, dtype=np.str_)
     _write_file(path, folder, lambda: npy.write_npz(path, arrays, "sample", compress=True))
 
 
@@ -132,12 +144,13 @@ def _claim(job: Job, folder: Path) -> None:
         with open_folder(folder, make=True) as opened:
             opened.sweep()  # what was half-written when a job was killed
         if manifest.exists():
-            if read_json(manifest) != json.loads(json.dumps(job.identity())):
+            told = json.loads(json.dumps(job.manifest()))
+            if read_json(manifest) not in (told, json.loads(json.dumps(job.identity()))):  # versions before: no names
                 raise RunError(f"{folder} holds samples of other settings (see its {MANIFEST}): choose another --out")
             return
         if any(folder.iterdir()):
             raise RunError(f"{folder} is not empty and holds no samples of this job: choose another --out")
-        write_atomic(manifest, lambda file: file.write(json.dumps(job.identity(), indent=1).encode()))
+        write_atomic(manifest, lambda file: file.write(json.dumps(job.manifest(), indent=1).encode()))
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} cannot be used for samples ({error}): choose another --out") from error
 

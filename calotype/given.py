@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calotype.classes import check_seen
 from calotype.data import prepare
 from calotype.display import Display, packing_on
 from calotype.errors import ConfigError
@@ -62,4 +63,6 @@ def given(
             f"the model knows the classes {', '.join(model.class_names[:20])}, but the pictures do not say theirs: "
             "give --labels, or folders of those names"
         )
-    return Given(found.images, torch.tensor([model.class_names.index(names[int(label)]) for label in found.labels]))
+    classes = [model.class_names.index(names[int(label)]) for label in found.labels]
+    check_seen(classes, model.class_names, model.spec.unseen)
+    return Given(found.images, torch.tensor(classes))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calotype.classes import check_seen
 from calotype.data.npy import DAMAGE, read_member, write_npz
 from calotype.display import Display
 from calotype.errors import ConfigError, RunError
@@ -179,6 +180,7 @@ def decode(
         highest = len(model.class_names) - 1
         if classes.shape != values.shape[:1] or int(classes.min()) < 0 or int(classes.max()) > highest:
             raise ConfigError(f"labels in {latents} are not one of 0 to {highest} for each picture: give --labels")
+        check_seen(classes.tolist(), model.class_names, model.spec.unseen)
     device_of = next(model.model.parameters()).device
     size, decoded = batch_size(model.model, device_of), []
     for start in range(0, len(values), size):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -62,9 +62,9 @@ class Latents:
         if not all(low < high for low, high in zip(self.low, self.high, strict=True)):
             raise ConfigError("latents has a range whose low end is not below its high end: restore config.toml")
 
-    def spec(self, num_classes: int) -> ImageSpec:
-        """Of maps, for the second model."""
-        return ImageSpec(self.channels, self.height, self.width, num_classes, encoded=True)
+    def spec(self, pictures: ImageSpec) -> ImageSpec:
+        """Of the maps of such pictures, for the second model."""
+        return replace(pictures, channels=self.channels, height=self.height, width=self.width, encoded=True)
 
     def to_bytes(self, maps: Tensor) -> Tensor:
         """uint8 (B, C, h, w) of maps, float (B, C, h, w)."""
@@ -109,9 +109,8 @@ class LatentModel(GenerativeModel, Encodable):
     """A model of maps, and the first model, as a model of pictures. It is trained by its second part alone."""
 
     def __init__(self, first: GenerativeModel, second: GenerativeModel, latents: Latents) -> None:
-        classes = second.spec.num_classes
-        height, width = first.spec.height, first.spec.width
-        super().__init__(ImageSpec(first.spec.channels, height, width, classes), second.config)
+        num_classes, unseen = second.spec.num_classes, second.spec.unseen
+        super().__init__(replace(first.spec, num_classes=num_classes, unseen=unseen), second.config)
         self.first, self.second, self.latents = first, second, latents
         self.Options = second.Options  # type: ignore[misc]
 

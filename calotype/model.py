@@ -23,6 +23,7 @@ class ImageSpec:
     width: int
     num_classes: int = 0
     encoded: bool = False  # of a map of latents, a position of which is a patch of an image already
+    unseen: tuple[int, ...] = ()  # classes without a training picture: a model cannot draw them
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width"):
@@ -30,6 +31,12 @@ class ImageSpec:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but an image has at least 1: give a positive size")
         if self.num_classes < 0:
             raise ConfigError(f"num_classes is {self.num_classes}: give 0 for images without labels")
+        unseen = set(self.unseen)
+        if self.unseen and not (min(unseen) >= 0 and max(unseen) < self.num_classes and len(unseen) < self.num_classes):
+            raise ConfigError(
+                f"unseen names {len(unseen)} of {self.num_classes} classes, but one or more have training pictures: "
+                "give numbers of classes that have none"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -40,6 +47,12 @@ class ImageSpec:
     def dims(self) -> int:
         """Values per image."""
         return self.channels * self.height * self.width
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Classes with training pictures: those that are drawn where nobody asks for any, and that are measured."""
+        unseen = set(self.unseen)
+        return tuple(k for k in range(self.num_classes) if k not in unseen)
 
 
 class Batch(NamedTuple):

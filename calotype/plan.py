@@ -232,8 +232,7 @@ def _probe(
 def preview(model: GenerativeModel) -> torch.Tensor:
     """The images by which one watches a run: always the same seeds, one call's worth, uint8 (n, C, H, W)."""
     count = sampling.batch_size(model, next(model.parameters()).device)
-    labels = sampling.cycle(range(model.spec.num_classes)) if model.spec.num_classes else None
-    return sampling.sample(model, range(count), seed=0, labels=labels)
+    return sampling.sample(model, range(count), seed=0, labels=sampling.all_classes(model.spec))
 
 
 def _wait_for(device: torch.device) -> None:

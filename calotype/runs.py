@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from calotype import __version__, checkpoints, devices, processes, sampling
+from calotype.classes import Choice, choose
 from calotype.config import build, nearest, plain, read_toml, write_toml
 from calotype.data import DataConfig, PackedDataset
 from calotype.data.config import CHANNELS, MAX_PIXELS
@@ -68,6 +69,9 @@ class DatasetFacts:
     train: int  # images to learn from
     held_out: int  # images never trained on
     digest: str  # of the content
+    class_counts: tuple[
+        int, ...
+    ] = ()  # images to learn from, of each class; empty: not counted, as in earlier versions
 
     def __post_init__(self) -> None:
         if self.channels not in CHANNELS or not 0 < self.height * self.width <= MAX_PIXELS or self.height < 1:
@@ -76,6 +80,12 @@ class DatasetFacts:
                 f"or 4, and up to {MAX_PIXELS:,} pixels: restore config.toml"
             )
         check_class_count(len(self.class_names))
+        counts = self.class_counts
+        if counts and not (len(counts) == len(self.class_names) and min(counts) >= 0 and max(counts) > 0):
+            raise ConfigError(
+                f"dataset has {len(self.class_names)} class_names and {len(counts)} class_counts, but there is a count "
+                "for each, 0 or more, and not all are 0: restore config.toml"
+            )
         if min(self.train, self.held_out) < 1:
             raise ConfigError(
                 f"dataset has {self.train} pictures to learn from and {self.held_out} held out, but there is one or "
@@ -94,12 +104,14 @@ class DatasetFacts:
             train=data.learned,
             held_out=len(data.held_out),
             digest=data.digest,
+            class_counts=data.class_counts,
         )
 
     @property
     def spec(self) -> ImageSpec:
         """The spec of the images."""
-        return ImageSpec(self.channels, self.height, self.width, len(self.class_names))
+        unseen = tuple(k for k, count in enumerate(self.class_counts) if count == 0)
+        return ImageSpec(self.channels, self.height, self.width, len(self.class_names), unseen=unseen)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +156,7 @@ class RunConfig:
     def spec(self) -> ImageSpec:
         """Of what the model learns: the pictures, or maps of latents."""
         pictures = self.dataset.spec
-        return self.latents.spec(pictures.num_classes) if self.latents else pictures
+        return self.latents.spec(pictures) if self.latents else pictures
 
     def outline(self) -> GenerativeModel:
         """The model without values, which takes no memory. Raises ConfigError where it would not fit in memory."""
@@ -428,7 +440,8 @@ class TrainedModel:
         Args:
             seed: image i of a seed is always the same.
             first: the number of the first image; the others follow.
-            labels: classes by number or name, taken in turn; by default all classes in turn.
+            labels: classes by number or name, taken in turn; by default all with training pictures. Of texts a name
+                comes before a number.
             options: of the family, such as steps=18 for diffusion.
 
         Raises:
@@ -439,11 +452,14 @@ class TrainedModel:
 
     def labels(self, wanted: Sequence[int | str] | None) -> Callable[[int], int] | None:
         """The class of image i, from the classes asked for. Raises ConfigError."""
-        if not self.class_names:
-            if wanted:
-                raise ConfigError("labels were given, but the model was trained without classes: leave them out")
-            return None
-        return sampling.cycle([self._label(name) for name in wanted or range(len(self.class_names))])
+        chosen = self.choices(wanted)
+        return sampling.cycle([choice.number for choice in chosen]) if chosen else None
+
+    def choices(self, wanted: Sequence[int | str] | None) -> list[Choice]:
+        """The classes asked for, by default all with training pictures; none without classes. Raises ConfigError."""
+        if not self.class_names and wanted:
+            raise ConfigError("labels were given, but the model was trained without classes: leave them out")
+        return choose(wanted or self.spec.classes, self.class_names, self.spec.unseen)
 
     def copy(self, path: Path) -> None:
         """Make a run directory of the config and the averaged weights alone: no more than `load` needs."""
@@ -452,14 +468,6 @@ class TrainedModel:
         copy_file(self.run.path / "config.toml", path / "config.toml", path.parent)
         for name in ("ema.safetensors", "state.json"):
             copy_file(self.checkpoint / name, folder / name, path.parent)
-
-    def _label(self, name: int | str) -> int:
-        if isinstance(name, str) and name in self.class_names:
-            return self.class_names.index(name)
-        if str(name).isdecimal() and int(name) < len(self.class_names):
-            return int(name)
-        known = ", ".join(self.class_names[:20]) + (", ..." if len(self.class_names) > 20 else "")
-        raise ConfigError(f"class {name!r} is unknown: the model knows {known}, or 0 to {len(self.class_names) - 1}")
 
 
 def load(

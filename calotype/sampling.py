@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from calotype.errors import ConfigError
-from calotype.model import Completable, GenerativeModel
+from calotype.model import Completable, GenerativeModel, ImageSpec
 from calotype.rng import Noise, fold
 
 # Images per call. A CPU is as fast with 16 as with more, and less is wasted on filling up; other devices want more.
@@ -132,6 +132,8 @@ def _calls(
             chosen = torch.tensor([labels(i) for i in filled], device=device)
             if int(chosen.min()) < 0 or int(chosen.max()) >= classes:
                 raise ConfigError(f"label {chosen.tolist()} is out of range: the model has classes 0 to {classes - 1}")
+            if unseen := sorted(set(chosen.tolist()) & set(model.spec.unseen)):
+                raise ConfigError(f"labels {unseen} are of classes without training pictures: draw others")
         yield _Call(wanted, filled, Noise.per_image(fold(seed, "sample"), filled, device), chosen)
 
 
@@ -151,6 +153,14 @@ def sample(
     """Draw the images of `indices`: uint8 (len(indices), C, H, W). Arguments and errors as for `stream`."""
     drawn = [part.images for part in stream(model, indices, seed, labels, options)]
     return torch.cat(drawn) if drawn else torch.empty(0, *model.spec.shape, dtype=torch.uint8)
+
+
+def all_classes(spec: ImageSpec) -> Callable[[int], int] | None:
+    """The labels to draw where nobody asks for any: the classes with training pictures in turn; None without classes.
+
+    Every default goes through here, so that no class is drawn that the model has never seen.
+    """
+    return cycle(spec.classes) if spec.num_classes else None
 
 
 def cycle(labels: Sequence[int]) -> Callable[[int], int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calotype import export, processes, sampling
+from calotype.classes import told
 from calotype.config import build, plain, read_assignments
 from calotype.display import Display, clock, for_process
 from calotype.errors import ConfigError
@@ -62,14 +63,16 @@ def _job(
         raise ConfigError(f"n is {n} and first is {first}: draw at least 1 image, numbered from 0 or more")
     model = load(path, checkpoint=checkpoint, ema=ema, device=processes.local_device(device), report=display.message)
     chosen = build(model.model.Options, read_assignments(options), "option")
-    classes = model.labels(labels)
+    choices = model.choices(labels)
+    numbers = [choice.number for choice in choices]
+    classes = sampling.cycle(numbers) if choices else None
     sampling.check(model.model, classes, chosen)
-    facts = {
-        "weights_sha256": model.digest,
-        "labels": None if classes is None else [classes(i) for i in range(len(labels or model.class_names))],
-        "options": plain(chosen),
-    }
-    return export.Job(model.model, n, seed, first, classes, chosen, facts)
+    if choices:
+        display.message(
+            f"classes: {told(choices[first % len(choices) :] + choices[: first % len(choices)], model.class_names)}"
+        )
+    facts = {"weights_sha256": model.digest, "labels": numbers or None, "options": plain(chosen)}
+    return export.Job(model.model, n, seed, first, classes, chosen, facts, model.class_names)
 
 
 def _drawn(

@@ -122,7 +122,7 @@ def encoded(first: TrainedModel, packed: PackedDataset, latents: Latents, counte
     Raises:
         DataError: the disk has no room.
     """
-    spec = latents.spec(packed.spec.num_classes)
+    spec = latents.spec(packed.spec)
     named = f"{packed.digest[:16]}-{first.digest[:16]}"
     target = cache_folder("latents") / named
     shape = (len(packed), spec.height, spec.width, spec.channels)

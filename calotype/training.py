@@ -19,6 +19,7 @@ from calotype import devices, dividing, processes, sampling, stages
 from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
+from calotype.data.classes import balance_notes, class_notes
 from calotype.data.stream import Stream
 from calotype.display import Display, for_process, packing_on
 from calotype.errors import ConfigError, RunError, is_out_of_memory
@@ -190,6 +191,9 @@ def _begun(
         shown.message,
         shard,
     )
+    if planned.training.balanced:
+        for note in balance_notes(pictures):
+            shown.message(note)
     config = RunConfig(
         family=asked.family,
         preset=planned.preset,
@@ -322,6 +326,8 @@ def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
             f"{len(packed.skipped)} of the files cannot be used, the first {first.name} ({first.reason}); "
             f"`calotype check {config.source}` lists them"
         )
+    for note in class_notes(packed):
+        shown.message(note)
     return packed
 
 
@@ -477,9 +483,9 @@ def _finish(context: Context) -> None:
 
 
 def final_grid(model: GenerativeModel) -> torch.Tensor:
-    """Samples of a model side by side, a row per class where there are few: uint8 (C, H, W)."""
-    classes = model.spec.num_classes
-    labels = sampling.cycle(range(classes)) if classes else None
+    """Samples of a model side by side, a column per class where there are few: uint8 (C, H, W)."""
+    classes = len(model.spec.classes)
     columns = classes if 2 <= classes <= 16 else 8
     rows = max(1, round(FINAL_GRID / columns))
-    return grid(sampling.sample(model, range(rows * columns), seed=0, labels=labels), columns)
+    drawn = sampling.sample(model, range(rows * columns), seed=0, labels=sampling.all_classes(model.spec))
+    return grid(drawn, columns)

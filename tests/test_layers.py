@@ -31,7 +31,7 @@ LAYERS = [
         "logs",
         "outlines",
     },
-    {"dividing", "guidance"},
+    {"dividing", "guidance", "classes"},
     {"model", "curves", "optimizers", "distributions", "leading"},
     {"nn", "data"},
     {"families"},

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from calotype.data.classes import balance_notes, class_notes
 from calotype.data.config import DataConfig
 from calotype.data.decode import suggest_range
 from calotype.data.duplicates import exact_duplicates, near_duplicates
@@ -45,7 +46,8 @@ class CheckReport:
     modes: dict[str, int]
     sizes: dict[str, Any]  # min, median and max of width and of height, distinct, most_common
     classes: dict[str, int]  # empty: no labels
-    imbalance: float | None  # the largest class over the smallest
+    train_classes: dict[str, int]  # training pictures of each class; a class without any cannot be learned
+    imbalance: float | None  # the largest class over the smallest, of those with training pictures
     exact_duplicates: tuple[tuple[str, ...], ...]  # groups of names
     near_duplicates: tuple[tuple[str, str], ...]
     flat: int
@@ -58,7 +60,8 @@ class CheckReport:
     split_rule: str
     pack_bytes: int
     memory_bytes: int
-    recommended_size: tuple[int, int] | None
+    recommended_size: tuple[int, int] | None  # without --size
+    asked_size: tuple[int, int] | None  # by --size
     command: str  # what to run next; "": nothing can be trained on this
     notes: tuple[str, ...]
     problem: str  # why nothing can be trained on this; "": nothing is in the way
@@ -104,7 +107,7 @@ def _report(config: DataConfig, pack: PackedDataset) -> CheckReport:
     classes = _class_counts(pack)
     size = recommended_size(_expand(survey["sizes"]))
     value_range = _range_to_use(config, pack.values)
-    notes = list(survey["notes"])
+    notes = [*survey["notes"], *class_notes(pack), *balance_notes(pack)]
     if not near.complete:
         notes.append("So many pictures are alike in part that not all pairs were compared for near duplicates.")
     return CheckReport(
@@ -116,7 +119,8 @@ def _report(config: DataConfig, pack: PackedDataset) -> CheckReport:
         modes=survey["modes"],
         sizes=_size_summary(survey["sizes"]),
         classes=classes,
-        imbalance=max(classes.values()) / max(1, min(classes.values())) if classes else None,
+        train_classes=dict(zip(pack.class_names, pack.class_counts, strict=True)),
+        imbalance=_imbalance(pack),
         exact_duplicates=tuple(tuple(names[i] for i in group) for group in groups),
         near_duplicates=tuple((names[i], names[j]) for i, j in near.pairs.tolist()),
         flat=near.flat,
@@ -130,6 +134,7 @@ def _report(config: DataConfig, pack: PackedDataset) -> CheckReport:
         pack_bytes=pack.images.nbytes,
         memory_bytes=_memory(pack.spec.width, pack.spec.height),
         recommended_size=size,
+        asked_size=(config.width, config.height) if config.width else None,
         command=_command(config, size, value_range),
         notes=tuple(notes),
         problem="",
@@ -156,6 +161,7 @@ def _report_too_few(config: DataConfig, error: TooFewPictures) -> CheckReport:
         modes=survey["modes"],
         sizes=_size_summary(survey["sizes"]),
         classes={},
+        train_classes={},
         imbalance=None,
         exact_duplicates=(),
         near_duplicates=(),
@@ -170,6 +176,7 @@ def _report_too_few(config: DataConfig, error: TooFewPictures) -> CheckReport:
         pack_bytes=0,
         memory_bytes=0,
         recommended_size=size,
+        asked_size=(config.width, config.height) if config.width else None,
         command="",
         notes=tuple(survey["notes"]),
         problem=str(error),
@@ -181,6 +188,14 @@ def _class_counts(pack: PackedDataset) -> dict[str, int]:
         return {}
     counts = np.bincount(pack.labels, minlength=len(pack.class_names))
     return dict(zip(pack.class_names, counts.tolist(), strict=True))
+
+
+def _imbalance(pack: PackedDataset) -> float | None:
+    """The largest class over the smallest, by all usable pictures, of those with training pictures."""
+    if pack.labels is None:
+        return None
+    counts = np.bincount(pack.labels, minlength=len(pack.class_names))[list(pack.spec.classes)]
+    return float(counts.max() / max(1, counts.min()))
 
 
 def _expand(sizes: list[list[int]]) -> list[tuple[int, int]]:
@@ -261,13 +276,26 @@ def _lines(report: CheckReport) -> Iterator[str]:
     for note in report.notes:
         yield from _entry("note", note)
     if report.recommended_size:
-        yield from _entry("size", f"--size {_size(report.recommended_size)} is recommended")
+        yield from _entry("size", _size_advice(report))
     yield ""
     if report.problem:
         yield report.problem
     else:
         yield "Next:"
         yield f"  {report.command}"
+
+
+def _size_advice(report: CheckReport) -> str:
+    """Which size to train at, and why, beside the one that was asked for."""
+    recommended, asked = _size(report.recommended_size or (0, 0)), report.asked_size
+    if asked is None:
+        return f"--size {recommended} is recommended"
+    if asked == report.recommended_size:
+        return f"--size {recommended}, as asked for, is what is recommended"
+    return (
+        f"--size {_size(asked)}, as asked for; without --size it is {recommended}, which suits these pictures and what "
+        "a CPU trains in reasonable time"
+    )
 
 
 def _size_lines(sizes: dict[str, Any]) -> Iterator[str]:
@@ -291,7 +319,11 @@ def _class_lines(report: CheckReport) -> Iterator[str]:
     ranked = sorted(report.classes.items(), key=lambda entry: -entry[1])
     shown = dict(ranked) if len(ranked) <= 12 else {**dict(ranked[:6]), "...": 0, **dict(ranked[-5:])}
     text = ", ".join(name if name == "..." else f"{name} {count:,}" for name, count in shown.items())
-    yield from _entry("classes", f"{len(report.classes)}, the largest {report.imbalance:.3g} times the smallest")
+    unseen = sum(count == 0 for count in report.train_classes.values())
+    without = f", {unseen:,} of them without training pictures" if unseen else ""
+    yield from _entry(
+        "classes", f"{len(report.classes):,}{without}, the largest {report.imbalance:.3g} times the smallest"
+    )
     yield from _entry("", text)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -49,8 +49,9 @@ class PackedDataset:
     config: DataConfig  # with size and channels filled in, and the source by its absolute address
     images: np.memmap[Any, np.dtype[np.uint8]]  # (N, H, W, C)
     labels: NDArray[np.int64] | None  # (N,)
+    class_counts: tuple[int, ...]  # training pictures of each class, of all shards where this is a sample of some
     train: NDArray[np.int64]  # indices of what training may see
-    held_out: NDArray[np.int64]  # indices of the rest; no picture is in both
+    held_out: NDArray[np.int64]  # indices of the rest whose class has training pictures; no picture is in both
     split_rule: str
     fingerprint: str  # of the source, when it was packed
     skipped: tuple[Skipped, ...]
@@ -84,22 +85,34 @@ class PackedDataset:
         if (path / IMAGES).stat().st_size != count * spec.dims:
             raise NotPlain(f"{IMAGES} has not the size of {count} pictures")
         split = _array(path / SPLIT, count, np.uint8, 2)
+        labels = _array(path / LABELS, count, np.int64, len(names)) if names else None
+        counts, held_out = _class_counts(about, labels, split, len(names)), split == 1
+        if labels is not None:  # a model cannot be measured on a class that it never saw
+            held_out &= np.array(counts)[labels] > 0
         values = about["values"]
         return cls(
             path=path,
-            spec=spec,
+            spec=replace(spec, unseen=tuple(k for k, pictures in enumerate(counts) if not pictures)),
             class_names=names,
             digest=_text(about["digest"]),
             config=config,
             images=np.memmap(path / IMAGES, np.uint8, "r", shape=(count, spec.height, spec.width, spec.channels)),
-            labels=_array(path / LABELS, count, np.int64, len(names)) if names else None,
+            labels=labels,
+            class_counts=counts,
             train=np.flatnonzero(split == 0),
-            held_out=np.flatnonzero(split == 1),
+            held_out=np.flatnonzero(held_out),
             split_rule=_text(about["split_rule"]),
             fingerprint=_text(about["fingerprint"]),
             skipped=tuple(Skipped(_text(name), _text(reason)) for name, reason in about["skipped"]),
             values=Values(float(values[0]), float(values[1]), bool(values[2])) if values else None,
         )
+
+    @property
+    def left_out(self) -> NDArray[np.int64]:
+        """Indices of held-out pictures that are not used, since no training picture is of their class."""
+        used = np.zeros(len(self), np.bool_)
+        used[self.train] = used[self.held_out] = True
+        return np.flatnonzero(~used)
 
     @property
     def learned(self) -> int:
@@ -200,6 +213,25 @@ def _is_survey(found: Any, pictures: int, most: int) -> bool:
         and all(isinstance(told, list) and all(isinstance(text, str) for text in told) for told in texts)
         and len(names or ()) == pictures
     )
+
+
+def _class_counts(
+    about: dict[str, Any], labels: NDArray[np.int64] | None, split: NDArray[np.uint8], count: int
+) -> tuple[int, ...]:
+    """Training pictures of each class; packs of earlier versions do not say."""
+    if labels is None:
+        return ()
+    if "class_counts" not in about:
+        return tuple(np.bincount(labels[split == 0], minlength=count).tolist())
+    counts = build(_Counted, {"class_counts": about["class_counts"]}, "pack").class_counts
+    if len(counts) != count or min(counts) < 0 or max(counts) < 1:
+        raise NotPlain("its class_counts are not those of its classes")
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    class_counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from calotype.caches import cache_folder
 from calotype.data.cache import new_pack, pack_path, slug
+from calotype.data.classes import check_names, listed
 from calotype.data.config import DataConfig
 from calotype.data.decode import decode, quiet_pillow, suggest_range
 from calotype.data.fit import fit_picture
@@ -180,6 +181,7 @@ def _build(
     target = pack_path(packs, location.address, _settings(config))
     spec = ImageSpec(config.channels, config.height, config.width, len(source.class_names) if config.labels else 0)
     class_names = source.class_names if config.labels else ()
+    check_names(class_names)
     # Per picture also a label, a side, and about 100 bytes of name.
     with new_pack(target, needed=len(found.facts) * (spec.dims + 128)) as folder:
         contents = _write_images(folder / IMAGES, source, found, config, len(class_names), progress)
@@ -188,6 +190,7 @@ def _build(
             raise _too_few(config, len(contents.names), found, skipped, contents.values)
         hashes = np.frombuffer(b"".join(contents.hashes), np.uint64)[::2]
         split = split_pictures(hashes, contents.own_split) if config.to_learn else nothing_held_out(len(hashes))
+        _check_held_out(source, contents, split)
         _write_arrays(folder, contents, split)
         listed = _json({**found.summary(), "names": contents.names})
         write_new(folder / SURVEY, lambda file: file.write(listed))
@@ -195,6 +198,7 @@ def _build(
             "format": FORMAT,
             "spec": facts_of(spec),
             "class_names": class_names,
+            **_class_counts(source, contents, split),
             "counts": _counts(contents, split, len(skipped), found.other_files),
             "split_rule": split.rule,
             "value_rule": VALUE_RULE,
@@ -288,6 +292,28 @@ def _counts(contents: _Contents, split: SplitResult, skipped: int, other_files: 
         "skipped": skipped,
         "other_files": other_files,
     }
+
+
+def _class_counts(source: Source, contents: _Contents, split: SplitResult) -> dict[str, tuple[int, ...]]:
+    """Training pictures of each class, as an entry of the pack; none without classes."""
+    if not contents.labels:
+        return {}
+    told = np.array(contents.labels)[~split.held_out]
+    return {"class_counts": source.class_counts or tuple(np.bincount(told, minlength=len(source.class_names)).tolist())}
+
+
+def _check_held_out(source: Source, contents: _Contents, split: SplitResult) -> None:
+    """Raise DataError where all held-out pictures are of classes without training pictures."""
+    counts = np.array(_class_counts(source, contents, split).get("class_counts", ()))
+    labels = np.array(contents.labels, np.int64)
+    if not len(labels) or not split.held_out.any() or (counts[labels[split.held_out]] > 0).any():
+        return
+    unseen = [source.class_names[k] for k in np.unique(labels[split.held_out]).tolist()]
+    raise DataError(
+        f"all {int(split.held_out.sum())} held-out pictures are of classes without training pictures, "
+        f"{listed(unseen)}, so nothing can be measured: add training pictures of these classes or held-out ones of "
+        "others, or leave classes out with --no-labels"
+    )
 
 
 def _json(value: Any) -> bytes:

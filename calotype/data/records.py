@@ -107,3 +107,4 @@ class Source:
     skipped: tuple[Skipped, ...] = ()  # what is known to be of no use before anything is loaded
     other_files: int = 0  # files that are no pictures and do not claim to be
     notes: tuple[str, ...] = ()  # what the user may not expect, as sentences
+    class_counts: tuple[int, ...] = ()  # training pictures of each class, where the records are but a sample of them

@@ -54,6 +54,9 @@ class Shard(Protocol):
     def read(self, part: int) -> Sequence[Encoded]:
         """The pictures of a part. Raises DataError where the file is not what it was."""
 
+    def labels(self, part: int) -> Sequence[int | None]:
+        """The classes of the pictures of a part, without reading these. Raises DataError as `read`."""
+
 
 class File(NamedTuple):
     """Where a shard lies, and what tells that it is still the same."""
@@ -221,9 +224,21 @@ class _ParquetShard:
         columns = [f"{image}.bytes", *([label] if label else [])]
         rows = _from_parquet(self._files, self._file, lambda opened: opened.read_row_group(part, columns=columns))
         pictures = rows.column(image).combine_chunks().field("bytes").to_pylist()
-        labels = rows.column(label).to_pylist() if label and self._numbers else [None] * len(pictures)
-        given = (self._numbers.get(value, -1) if isinstance(value, str) else value for value in labels)
-        return [Encoded(data, number) for data, number in zip(pictures, given, strict=True)]
+        labels = self._labels(rows) if label and self._numbers else [None] * len(pictures)
+        return [Encoded(data, number) for data, number in zip(pictures, labels, strict=True)]
+
+    def labels(self, part: int) -> Sequence[int | None]:
+        """As of Shard."""
+        column = self._table.label
+        if not column or not self._numbers:
+            return [None] * self.counts[part]
+        return self._labels(
+            _from_parquet(self._files, self._file, lambda opened: opened.read_row_group(part, columns=[column]))
+        )
+
+    def _labels(self, rows: Any) -> list[int | None]:
+        values = rows.column(self._table.label).to_pylist()
+        return [self._numbers.get(value, -1) if isinstance(value, str) else value for value in values]
 
 
 def _from_parquet(files: _Files, file: File, read: Callable[[pq.ParquetFile], Any]) -> Any:
@@ -293,6 +308,11 @@ class _TarShard:
             number = int(self._numbers[label]) if len(self._numbers) and label >= 0 else None
             found.append(Encoded(data if len(data) == size and size else None, number))
         return found
+
+    def labels(self, part: int) -> Sequence[int | None]:
+        """As of Shard."""
+        codes = np.load(self._notes, mmap_mode="r")["label"][part * MEMBERS : (part + 1) * MEMBERS].tolist()
+        return [int(self._numbers[code]) if len(self._numbers) and code >= 0 else None for code in codes]
 
 
 def _tars(files: _Files, labels: bool, notes: Path) -> tuple[tuple[Shard, ...], tuple[str, ...]]:

@@ -88,6 +88,16 @@ class Stream:
         """In which they are seen."""
         return Windowed(self.firsts[self.learned], self.counts[self.learned], seed)
 
+    def class_counts(self) -> tuple[int, ...]:
+        """Pictures to learn from of each class; empty without classes. Reads the labels of all parts."""
+        counts = np.zeros(len(self.shards.class_names), np.int64)
+        if len(counts):
+            for number in np.flatnonzero(self.learned).tolist():
+                said = self.shards.shards[self._shard[number]].labels(int(self._part[number]))
+                numbers = np.array([label for label in said if label is not None], np.int64)
+                counts += np.bincount(numbers[(numbers >= 0) & (numbers < len(counts))], minlength=len(counts))
+        return tuple(counts.tolist())
+
     def fitted(self, config: DataConfig, spec: ImageSpec) -> Stream:
         """The same, with the size and channels that pictures are to have."""
         self.config, self.spec = config, spec
@@ -201,7 +211,7 @@ class Looked(NamedTuple):
             f"Of {int(self.stream.counts.sum()):,} pictures in {len(self.stream.shards.shards):,} shards "
             f"{sum(len(c.rows) for c in self.chosen):,} were looked at.",
         )
-        return Source(records, self.stream.shards.class_names, notes=notes)
+        return Source(records, self.stream.shards.class_names, notes=notes, class_counts=self.stream.class_counts())
 
 
 def look(address: str, labels: bool, notes: Path) -> Looked:

@@ -1,0 +1,72 @@
+"""What is to be said of the classes of a data set: those with nothing to learn from, and those with next to nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from calotype.data.packed import PackedDataset
+from calotype.errors import DataError
+
+LISTED = 10  # names in a sentence
+RARE = 10  # times as many pictures as a class has, in the largest one: below that repetition is no matter
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of some, in quotes, and how many more there are."""
+    text = ", ".join(repr(name) for name in names[:LISTED])
+    return text + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise DataError where two classes have one name, so that neither can be asked for."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{len(twice)} class names stand for several classes each, such as {listed(twice[:1])}: rename them, or "
+            "leave classes out with --no-labels"
+        )
+
+
+def class_notes(pack: PackedDataset) -> list[str]:
+    """Sentences on classes without training pictures; none where each has some."""
+    unseen = pack.spec.unseen
+    if not unseen or pack.labels is None:
+        return []
+    held_out = np.bincount(pack.labels[pack.left_out], minlength=len(pack.class_names))
+    measured, empty = [k for k in unseen if held_out[k]], [k for k in unseen if not held_out[k]]
+    parts = [f"{pack.class_names[k]!r} (0 to learn from, {held_out[k]:,} held out)" for k in measured[:LISTED]]
+    if len(measured) > LISTED:
+        parts.append(f"{len(measured) - LISTED:,} more with held-out pictures alone")
+    if empty:
+        parts.append(f"without any picture {listed([pack.class_names[k] for k in empty])}")
+    text = (
+        f"{len(unseen):,} of {len(pack.class_names):,} classes have no pictures to learn from: {'; '.join(parts)}. "
+        "Models draw and know none of them."
+    )
+    if measured:
+        text += f" Their {len(pack.left_out):,} held-out pictures are left out of all that is measured."
+    return [text + " Add training pictures of these classes, or remove the classes."]
+
+
+def balance_notes(pack: PackedDataset) -> list[str]:
+    """Sentences on classes so small that --balanced repeats their pictures many times."""
+    counts = np.array(pack.class_counts)
+    seen = np.flatnonzero(counts)
+    largest = int(counts.max(initial=0))
+    rare = [k for k in seen[np.argsort(counts[seen], kind="stable")].tolist() if RARE * counts[k] <= largest]
+    if not rare:
+        return []
+    parts = [
+        f"{pack.class_names[k]!r} ({counts[k]:,} training picture{'s' if counts[k] > 1 else ''}, each shown "
+        f"{largest / counts[k]:,.0f} times)"
+        for k in rare[:LISTED]
+    ]
+    more = f" and {len(rare) - LISTED:,} more" if len(rare) > LISTED else ""
+    return [
+        f"--balanced shows every class equally often, and so repeats in each epoch the pictures of {', '.join(parts)}"
+        f"{more}, which a model may memorise. Add pictures of these classes, remove the classes, or leave out "
+        "--balanced."
+    ]

@@ -39,7 +39,7 @@ def cache_root(cache: Path | None) -> Path:
         return stated
     for place in _candidates(stated):
         make_private(place)
-        if not weakness(place):
+        if not weakness(place) and (place == stated or _is_usable(place)):
             if place != stated:
                 _say(stated, place, weakness(stated))
             return place
@@ -148,6 +148,12 @@ def _unmapped_user() -> int:
         return -1 if whole else int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
     except (OSError, ValueError):  # there are no such namespaces here
         return -1
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether this user can read and write in a folder."""
+    effective = os.access in os.supports_effective_ids
+    return os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=effective)
 
 
 def _is_shared() -> bool:

@@ -133,14 +133,14 @@ def test_unreadable_files_and_folders_are_listed():
 
 
 def test_a_file_that_cannot_be_read_is_listed(photos, cache, monkeypatch):
-    real = Path.open
+    real = os.open
 
-    def denied(self, *args, **kwargs):
-        if self.name == "000.png":
+    def denied(path, *args, **kwargs):
+        if os.fsdecode(path).endswith("000.png"):
             raise PermissionError(13, "Permission denied")
-        return real(self, *args, **kwargs)
+        return real(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(os, "open", denied)
     assert prepare(config(photos), cache=cache).skipped == (Skipped("000.png", "cannot be read: Permission denied"),)
 
 

@@ -54,7 +54,7 @@ def new_pack(target: Path, needed: int) -> Iterator[Path]:
             packs.remove(temporary.name)
             packs.below(temporary.name, make=True).close()
     except OSError as error:
-        raise _unusable(target.parent, needed, error) from None
+        raise unusable(target.parent, needed, error) from None
     try:
         yield temporary
         _publish(temporary, target)
@@ -106,7 +106,8 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _unusable(folder: Path, needed: int, error: OSError) -> DataError:
+def unusable(folder: Path, needed: int, error: OSError) -> DataError:
+    """The error of a cache in which packs cannot be found or written, for want of a permission or of room."""
     if error.errno in _FULL:
         return _full_disk(folder, needed)
     return DataError(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype.caches import cache_folder
-from calotype.data.cache import new_pack, pack_path, slug
+from calotype.data.cache import new_pack, pack_path, slug, unusable
 from calotype.data.classes import check_names, listed
 from calotype.data.config import DataConfig
 from calotype.data.decode import decode, quiet_pillow, suggest_range
@@ -147,7 +147,11 @@ def _settings(config: DataConfig) -> dict[str, Any]:
 def _find_pack(packs: Path, location: Location, config: DataConfig) -> PackedDataset | None:
     """A pack of these settings, resolved or as they were asked for, if the source is as it was, or is gone."""
     fallback = None
-    for path in sorted(packs.glob(f"{slug(location.address)}-*")):
+    try:
+        found = sorted(packs.glob(f"{slug(location.address)}-*"))
+    except OSError as error:
+        raise unusable(packs, 0, error) from None
+    for path in found:
         pack = open_or_none(path)
         if pack is None or pack.config.source != location.address:
             continue

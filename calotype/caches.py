@@ -43,7 +43,7 @@ def cache_root(cache: Path | None) -> Path:
             if place != stated:
                 _say(stated, place, weakness(stated))
             return place
-    place = _of_this_process()
+    place = _of_this_process(os.geteuid())
     _say(stated, place, weakness(stated))
     return place
 
@@ -57,7 +57,7 @@ def cache_folder(kind: str, cache: Path | None = None) -> Path:
         other = root / f"{kind}-of-{os.geteuid()}"
         make_private(other)
         if weakness(other):
-            other = _of_this_process() / kind
+            other = _of_this_process(os.geteuid()) / kind
             make_private(other)
         _say(folder, other, reason)
         return other
@@ -68,7 +68,7 @@ def code_folder() -> Path:
     """A folder for compiled code, to which nobody else can write."""
     folder = cache_folder("compiled")
     if weakness(folder):
-        folder = _of_this_process() / "compiled"
+        folder = _of_this_process(os.geteuid()) / "compiled"
         make_private(folder)
     return folder
 
@@ -177,8 +177,8 @@ def _candidates(stated: Path) -> Iterator[Path]:
 
 
 @functools.cache
-def _of_this_process() -> Path:
-    """A cache that ends with the process."""
+def _of_this_process(user: int) -> Path:
+    """A cache that ends with the process, of the user that it runs as."""
     place = Path(tempfile.mkdtemp(prefix="calotype-"))
     atexit.register(remove_tree, place)
     return place

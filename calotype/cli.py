@@ -25,6 +25,7 @@ Flag = Annotated[bool, arg(help_behavior_hint="")]
 Family = Annotated[str, arg(metavar="FAMILY", help_behavior_hint="")]
 Data = Annotated[str, arg(metavar="DATA", help_behavior_hint="")]
 Size = Annotated[str, arg(metavar="SIZE", help_behavior_hint="")]
+Fitting = Annotated[Literal["crop", "pad", "stretch", ""], arg(metavar="{crop,pad,stretch}", help_behavior_hint="")]
 Range = Annotated[str, arg(metavar="LO:HI", help_behavior_hint="")]
 Assignments = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="KEY=VALUE", help_behavior_hint="")]
 
@@ -33,11 +34,13 @@ def check(
     data: Data,
     /,
     size: Size = "",
-    fit: Literal["crop", "pad", "stretch"] = "crop",
+    fit: Fitting = "",
     range: Range = "",
     channels: Literal[0, 1, 3, 4] = 0,
     no_labels: Flag = False,
+    labels_from: Words = "",
     strict: Flag = False,
+    stream: Flag = False,
     json: Flag = False,
 ) -> int:
     """Say what is in a source of pictures, what is wrong with it, and what size to train at.
@@ -47,19 +50,23 @@ def check(
     Args:
         data: folder, zip or tar, Parquet, npz or npy, "glyphs", or a hub name.
         size: 32 or 48x64 (width x height); by default what suits the pictures.
-        fit: how pictures of another shape are made to fit.
+        fit: how pictures of another shape are made to fit; by default crop.
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
         channels: 1 gray, 3 RGB, 4 RGBA; 0 decides: gray without colour, RGBA if most are transparent.
         no_labels: pass over classes, from subfolders or of the source.
+        labels_from: FILE:COLUMN, a table beside the pictures that says their classes, such as metadata.csv:label.
         strict: stop at the first bad file.
+        stream: look at a sample of shards, Parquet files or tars, as train --stream does.
         json: print for programs.
     """
+    asked = locals().copy()
     from json import dumps
 
     from calotype.data import check as check_data
     from calotype.display import for_stream, packing_on
+    from calotype.request import data_config
 
-    config = _data_config(data, size, fit, range, channels, not no_labels, strict)
+    config = data_config(data, size or None, _data_settings(asked))
     if json:
         report = check_data(config)
         print(dumps(report.as_dict(), indent=1))
@@ -79,12 +86,11 @@ def train(
     resume: MaybePath = None,
     preset: Words = "",
     size: Size = "",
-    fit: Annotated[
-        Literal["crop", "pad", "stretch", ""], arg(metavar="{crop,pad,stretch}", help_behavior_hint="")
-    ] = "",
+    fit: Fitting = "",
     range: Range = "",
     channels: Literal[0, 1, 3, 4] = 0,
     no_labels: Flag = False,
+    labels_from: Words = "",
     strict: Flag = False,
     stream: Flag = False,
     flips: Flag = False,
@@ -115,6 +121,7 @@ def train(
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
         channels: 1 gray, 3 RGB, 4 RGBA; 0 decides: gray without colour, RGBA if most are transparent.
         no_labels: pass over classes, from subfolders or of the source.
+        labels_from: FILE:COLUMN, a table beside the pictures that says their classes, such as metadata.csv:label.
         strict: stop at the first bad file.
         stream: read shards, Parquet files or tars, while training, and pack but a sample: for more pictures than the
             disk has room for.
@@ -522,10 +529,12 @@ def compare(
     out: MaybePath = None,
     resume: MaybePath = None,
     size: Size = "",
-    fit: Literal["crop", "pad", "stretch"] = "crop",
+    fit: Fitting = "",
     range: Range = "",
     channels: Literal[0, 1, 3, 4] = 0,
     no_labels: Flag = False,
+    labels_from: Words = "",
+    strict: Flag = False,
     stream: Flag = False,
     n: Annotated[int, arg(aliases=["-n"], help_behavior_hint="")] = 0,
     seed: int = 0,
@@ -545,10 +554,12 @@ def compare(
         out: the directory; by default a new one below runs/.
         resume: the directory of a comparison to go on with; only --device has a place then.
         size: 32 or 48x64 (width x height); by default what suits the pictures.
-        fit: how pictures of another shape are made to fit.
+        fit: how pictures of another shape are made to fit; by default crop.
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
         channels: 1 gray, 3 RGB, 4 RGBA; 0 decides: gray without colour, RGBA if most are transparent.
         no_labels: pass over classes, from subfolders or of the source.
+        labels_from: FILE:COLUMN, a table beside the pictures that says their classes, such as metadata.csv:label.
+        strict: stop at the first bad file.
         stream: read shards while training, and pack but a sample, as for train.
         n: images per set; by default as many as are held out, 200 to 2000.
         seed: of weights, order, noise and samples.
@@ -566,16 +577,13 @@ def compare(
         _refuse_beside_resume(compare, asked, ("device",), "comparison")
         comparison_job.resume(resume, device=device, display=for_stream())
         return 0
-    settings = _given(fit=fit if fit != "crop" else "", value_range=range, channels=channels, stream=stream)
-    if no_labels:
-        settings["labels"] = False
     comparison_job.compare(
         data,
         budget=budget or None,
         families=_names(families) or (),
         out=out,
         size=size or None,
-        settings=settings,
+        settings=_data_settings(asked),
         n=n,
         seed=seed,
         features=features,
@@ -748,17 +756,9 @@ def _training_settings(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     from calotype.request import family_of, sections
 
     settings: dict[str, dict[str, Any]] = {
-        "data": _given(
-            fit=asked["fit"],
-            value_range=asked["range"],
-            channels=asked["channels"],
-            strict=asked["strict"],
-            stream=asked["stream"],
-        ),
+        "data": _data_settings(asked),
         "training": _given(**{name: asked[name] for name in ("flips", "balanced", "compile", "on_collapse")}),
     }
-    if asked["no_labels"]:
-        settings["data"]["labels"] = False
     if asked["seed"] is not None:
         settings["training"]["seed"] = asked["seed"]
     for assignment in asked["set"]:
@@ -809,21 +809,24 @@ def _assignments(**values: Any) -> list[str]:
     return [f"{name}={value}" for name, value in values.items() if value is not None]
 
 
-def _data_config(*values: Any) -> Any:
-    from calotype.data import DataConfig, parse_size
+# Options of check, train and compare about pictures, and the entries of [data] that they set.
+DATA_OPTIONS: Mapping[str, str] = {
+    "fit": "fit",
+    "range": "value_range",
+    "channels": "channels",
+    "no_labels": "labels",
+    "labels_from": "labels_from",
+    "strict": "strict",
+    "stream": "stream",
+}
 
-    data, size, fit, value_range, channels, labels, strict = values
-    width, height = parse_size(size) if size else (0, 0)
-    return DataConfig(
-        source=data,
-        width=width,
-        height=height,
-        fit=fit,
-        channels=channels,
-        value_range=value_range,
-        labels=labels,
-        strict=strict,
-    )
+
+def _data_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of [data] that arguments of a command set."""
+    found = {entry: asked[option] for option, entry in DATA_OPTIONS.items() if asked[option]}
+    if "labels" in found:
+        found["labels"] = False
+    return found
 
 
 def _overview() -> str:

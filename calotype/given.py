@@ -47,6 +47,8 @@ def given(
             height=model.spec.height,
             channels=model.spec.channels,
             labels=wants_labels,
+            labels_from="",  # a table of the pictures that were learned is not there beside others
+            stream=False,
             to_learn=False,
         ),
         progress=packing_on(display),

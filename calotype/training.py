@@ -320,6 +320,8 @@ def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
     if not config.to_learn:
         raise ConfigError("data.to_learn is false, which is for pictures that are only measured: leave it out")
     packed = processes.first_then_all(lambda: prepare(config, progress=packing_on(shown)))
+    for note in packed.survey()["notes"]:
+        shown.message(note)
     if packed.skipped:
         first = packed.skipped[0]
         shown.message(

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from calotype.data.layout import arrange, claims_picture, is_clutter
+from calotype.data.layout import arrange, claims_picture
 
 
 def places(*names: str) -> dict[str, tuple[str | None, int | None]]:
@@ -73,12 +73,10 @@ def test_one_side_of_a_split_is_no_split(names):
     assert {place.split for place in arrange(names).places.values()} == {None}
 
 
-def test_names_tell_pictures_and_clutter():
+def test_names_tell_pictures():
     assert claims_picture("A B.JPeG") is True
     assert claims_picture("labels.csv") is False
     assert claims_picture("IMG_0001") is None
-    assert all(map(is_clutter, [".DS_Store", "__MACOSX", "Thumbs.db", ".git"]))
-    assert not is_clutter("picture.png")
 
 
 def test_many_names_take_little_time():

@@ -159,7 +159,9 @@ def test_too_few_pictures_say_what_was_found(tmp_path, cache):
     folder = folder_of(tmp_path / "few", numbered(15))
     (folder / "bad.png").write_bytes(b"")
     (folder / "list.csv").write_text("a,b")
-    with pytest.raises(DataError, match=r"(?s)15 usable.*at least 16.*1 skipped, empty file.*bad\.png.*1 other file"):
+    with pytest.raises(
+        DataError, match=r"(?s)15 usable.*at least 16.*1 skipped, empty file.*bad\.png.*1 left out: such as list\.csv"
+    ):
         prepare(config(folder), cache=cache)
     assert packs(cache) == []
 

@@ -82,7 +82,19 @@ def npz(path: Path, labels: bool = True) -> Source:
         for part in parts:
             yield from _part_records(path, part)
 
-    return Source(records, class_names)
+    return Source(records, class_names, notes=tuple(_notes(parts, keys)) if labels else ())
+
+
+def _notes(parts: list[_Part], keys: set[str]) -> Iterator[str]:
+    """What is to be said of arrays that may be labels, and are not."""
+    names = {images: labels for images, labels, _ in _NAMES}
+    unlabelled = [part.images for part in parts if part.labels is None]
+    if len(unlabelled) < len(parts):
+        yield from (f"No labels: {name} has no {names[name]} beside it, which others have." for name in unlabelled)
+    used = {name for part in parts for name in (part.images, names[part.images])}
+    if others := sorted(keys - used):
+        wanted = ", ".join(names[name] for name in unlabelled)
+        yield f"The arrays {', '.join(others)} are not read" + (f": classes would be {wanted}." if wanted else ".")
 
 
 def _parts(path: Path, keys: set[str], wanted: bool) -> list[_Part]:

@@ -117,8 +117,7 @@ def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         head = file.read(6)
         file.seek(0)
         bounded = cast(Any, _Unfolding(_unfolded(file, head), path))
-        # What is not UTF-8 is shown escaped; no two names become the same.
-        with tarfile.open(fileobj=bounded, mode="r:", encoding="utf-8", errors="backslashreplace") as archive:
+        with tarfile.open(fileobj=bounded, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
             yield archive
 
 

@@ -41,7 +41,8 @@ class CheckReport:
     source: str
     pictures: int  # usable ones
     skipped: tuple[Skipped, ...]
-    other_files: int
+    other_files: int  # files that are no pictures by name and content
+    ignored: tuple[Skipped, ...]  # folders and files that are left out, these among them, with reason and remedy
     formats: dict[str, int]
     modes: dict[str, int]
     sizes: dict[str, Any]  # min, median and max of width and of height, distinct, most_common
@@ -69,7 +70,8 @@ class CheckReport:
     def as_dict(self) -> dict[str, Any]:
         """All findings as values that JSON has."""
         found = asdict(self)
-        found["skipped"] = [{"name": entry.name, "reason": entry.reason} for entry in self.skipped]
+        for name in ("skipped", "ignored"):
+            found[name] = [{"name": entry.name, "reason": entry.reason} for entry in getattr(self, name)]
         found["values"] = self.values._asdict() if self.values else None
         return found
 
@@ -115,6 +117,7 @@ def _report(config: DataConfig, pack: PackedDataset) -> CheckReport:
         pictures=len(pack),
         skipped=pack.skipped,
         other_files=survey["other_files"],
+        ignored=tuple(Skipped(*entry) for entry in survey["ignored"]),
         formats=survey["formats"],
         modes=survey["modes"],
         sizes=_size_summary(survey["sizes"]),
@@ -128,7 +131,7 @@ def _report(config: DataConfig, pack: PackedDataset) -> CheckReport:
         values=pack.values,
         value_range=value_range,
         channels=pack.spec.channels,
-        train=len(pack.train),
+        train=pack.learned,
         held_out=len(pack.held_out),
         split_rule=pack.split_rule,
         pack_bytes=pack.images.nbytes,
@@ -157,6 +160,7 @@ def _report_too_few(config: DataConfig, error: TooFewPictures) -> CheckReport:
         pictures=len(error.found.outcomes) + len(error.found.apart) - len(error.skipped),
         skipped=error.skipped,
         other_files=survey["other_files"],
+        ignored=tuple(Skipped(*entry) for entry in survey["ignored"]),
         formats=survey["formats"],
         modes=survey["modes"],
         sizes=_size_summary(survey["sizes"]),
@@ -245,6 +249,10 @@ def _command(config: DataConfig, size: tuple[int, int], value_range: str) -> str
         words += ["--range", chosen]
     if not config.labels:
         words += ["--no-labels"]
+    if config.labels_from:
+        words += ["--labels-from", config.labels_from]
+    if config.stream:
+        words += ["--stream"]
     return shlex.join(words)
 
 
@@ -273,6 +281,7 @@ def _lines(report: CheckReport) -> Iterator[str]:
         yield from _entry("disk", f"{report.pack_bytes / 1e6:,.1f} MB for the packed pictures")
         yield from _entry("memory", f"about {report.memory_bytes / 1e9:.1f} GB to train ({MEMORY_ASSUMPTION})")
     yield from _skipped_lines(report.skipped)
+    yield from _ignored_lines(report.ignored)
     for note in report.notes:
         yield from _entry("note", note)
     if report.recommended_size:
@@ -355,6 +364,17 @@ def _skipped_lines(skipped: tuple[Skipped, ...]) -> Iterator[str]:
             yield from _entry("", entry.name + (f": {detail}" if detail else ""))
         if count > _EXAMPLES:
             yield from _entry("", f"and {count - _EXAMPLES:,} more (--json lists all)")
+
+
+def _ignored_lines(ignored: tuple[Skipped, ...]) -> Iterator[str]:
+    """Names of files and folders with their reason and remedy, those of one reason together."""
+    names: dict[str, list[str]] = {}
+    for entry in ignored:
+        names.setdefault(entry.reason, []).append(entry.name)
+    for reason, several in names.items():
+        more = f" and {len(several) - _EXAMPLES:,} more (--json lists all)" if several[_EXAMPLES:] else ""
+        kind, _, remedy = reason.partition(": ")
+        yield from _entry("left out", f"{', '.join(several[:_EXAMPLES])}{more}: {kind}; {remedy}")
 
 
 def _entry(name: str, value: str) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from calotype.data.label_files import LabelsFrom
 from calotype.errors import ConfigError
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -42,6 +43,7 @@ class DataConfig:
     channels: int = 0  # 1, 3 or 4; 0: decided from what most files are
     value_range: str = ""  # "LO:HI" for 16-bit and float pictures; "": 0:65535 for integers, 0:1 for floats
     labels: bool = True  # False: the labels of the source are not read
+    labels_from: str = ""  # "FILE:COLUMN", a table in the source that says the classes; "": folders or label files do
     strict: bool = False  # True: the first file that cannot be used is an error, not an entry in a list
     stream: bool = False  # True: shards are read while a model learns from them, and but a sample is packed
     to_learn: bool = True  # False: pictures to be measured, not learnt from; one is enough, and they may be alike
@@ -69,6 +71,15 @@ class DataConfig:
                 "or 0 to let the files decide"
             )
         self.range()
+        if self.labels_from and not self.labels:
+            raise ConfigError(f"labels_from is {self.labels_from!r}, but labels is false: leave out one of them")
+        if self.labels_from and self.stream:
+            raise ConfigError(f"labels_from is {self.labels_from!r}, but shards that are streamed have no such table")
+        self.table()
+
+    def table(self) -> LabelsFrom | None:
+        """The table that says the classes, or None where none is stated."""
+        return LabelsFrom.parse(self.labels_from) if self.labels_from else None
 
     def range(self) -> ValueRange | None:
         """The stated value range, or None where none is stated."""

@@ -24,7 +24,7 @@ from calotype.untrusted import NotPlain, brief, check_regular, read_json
 if TYPE_CHECKING:
     from calotype.data.stream import Stream
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files of a pack. Another one is packed again."""
 
 MOST_BYTES = 1 << 32
@@ -205,7 +205,10 @@ def _is_survey(found: Any, pictures: int, most: int) -> bool:
     if not isinstance(sizes, list) or not all(isinstance(size, list) and len(size) == 3 for size in sizes):
         return False
     numbers += [number for size in sizes for number in size]
-    texts = [names, found.get("notes")]
+    texts, ignored = [names, found.get("notes")], found.get("ignored")
+    if not isinstance(ignored, list) or not all(isinstance(entry, list) and len(entry) == 2 for entry in ignored):
+        return False
+    texts += ignored
     return (
         all(type(number) is int and number >= 0 for number in numbers)
         and all(min(size) > 0 for size in sizes)

@@ -44,6 +44,8 @@ from calotype.files import write_new
 from calotype.model import ImageSpec
 from calotype.untrusted import read_json
 
+_REASONS = 5  # why files were left out, in the error for a source without pictures
+
 VALUE_RULE = (
     "byte = round(255 (v - low) / (high - low)) for 16-bit gray, integer and float pictures, with value_range, or "
     "0:65535 for integers and 0:1 for floats; the high byte for 16-bit colour files"
@@ -333,7 +335,10 @@ def _too_few(
     for kind, count in Counter(entry.kind for entry in skipped).most_common():
         example = next(entry for entry in skipped if entry.kind == kind)
         lines.append(f"  {count} skipped, {kind}: such as {example.name} ({example.reason})")
-    if found.other_files:
+    for reason, count in Counter(entry.reason for entry in found.ignored).most_common(_REASONS):
+        example = next(entry for entry in found.ignored if entry.reason == reason)
+        lines.append(f"  {count} left out: such as {example.name} ({reason})")
+    if found.other_files and not found.ignored:
         lines.append(f"  {found.other_files} other files, which are no pictures by name and content")
     if values and any(entry.kind == "values out of range" for entry in skipped):
         lines.append(f"All values lie from {values.low:g} to {values.high:g}: pass --range {suggest_range(values)}")

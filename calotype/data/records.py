@@ -108,3 +108,4 @@ class Source:
     other_files: int = 0  # files that are no pictures and do not claim to be
     notes: tuple[str, ...] = ()  # what the user may not expect, as sentences
     class_counts: tuple[int, ...] = ()  # training pictures of each class, where the records are but a sample of them
+    ignored: tuple[Skipped, ...] = ()  # folders and files that are left out though nothing is wrong with them

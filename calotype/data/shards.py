@@ -8,34 +8,27 @@ object storage such as s3://bucket/photos, which pyarrow reads.
 from __future__ import annotations
 
 import hashlib
-import json
-import tarfile
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.data.files import walk
-from calotype.data.layout import claims_picture, split_named
-from calotype.data.records import Split, check_class_count
+from calotype.data.files import COMPRESSED_TARS, walk
+from calotype.data.layout import split_of_file
+from calotype.data.records import Skipped, Split, check_class_count
 from calotype.data.tables import INSTALL, Table, names_of_values, table_of
+from calotype.data.tars import index, label_tars
 from calotype.errors import DataError
-from calotype.files import write_atomic, write_bytes
-from calotype.untrusted import open_regular, read_json
+from calotype.untrusted import open_regular
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 MEMBERS = 1_000  # pictures of a part of a tar
 OPEN = 4  # files that stay open
-_LABELS = (".cls", ".json")  # members with the class of the picture of the same key
-_KEYS = ("cls", "label")  # of a JSON member
-_MEMBER = np.dtype([("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
 
 
 class Encoded(NamedTuple):
@@ -69,9 +62,7 @@ class File(NamedTuple):
     @property
     def split(self) -> Split | None:
         """That its name, or its folder's, says."""
-        path = PurePosixPath(self.name)
-        stem = path.stem.replace("_", "-").replace(".", "-").partition("-")[0]
-        return split_named(stem) or split_named(path.parent.name)
+        return split_of_file(self.name)
 
 
 class Storage(NamedTuple):
@@ -80,6 +71,7 @@ class Storage(NamedTuple):
     files: tuple[File, ...]
     open: Callable[[File], BinaryIO]
     look: Callable[[File], tuple[int, int]]  # size and time of change, now
+    ignored: tuple[Skipped, ...] = ()  # what else is there
 
 
 class Shards(NamedTuple):
@@ -88,15 +80,27 @@ class Shards(NamedTuple):
     shards: tuple[Shard, ...]
     splits: tuple[Split | None, ...]
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    ignored: tuple[Skipped, ...] = ()  # what is left out of them, and files beside them
+    other_files: int = 0
 
 
 def storage(address: str) -> Storage:
     """The shards at a place. Raises DataError where there are none, or they cannot be listed."""
     found = _remote(address) if "://" in address else _local(Path(address))
     files = tuple(file for file in found.files if file.name.lower().endswith((".parquet", ".tar")))
+    compressed = next((file for file in found.files if file.name.lower().endswith(COMPRESSED_TARS)), None)
+    if not files and compressed:
+        raise DataError(
+            f"{address} has compressed tars, such as {compressed.name}, which cannot be read by place: unpack them to "
+            ".tar, or leave out --stream"
+        )
     if not files:
         raise DataError(f"{address} has no shards: give a folder of .parquet files, or of .tar files as WebDataset's")
-    return found._replace(files=files)
+    chosen = set(files)
+    others = [file.name for file in found.files if file not in chosen]
+    ignored = (*found.ignored, *(Skipped(name, "no shard, but beside them: give it by itself") for name in others))
+    return found._replace(files=files, ignored=ignored)
 
 
 def fingerprint(found: Storage) -> str:
@@ -106,17 +110,20 @@ def fingerprint(found: Storage) -> str:
 
 
 def _local(path: Path) -> Storage:
+    ignored: tuple[Skipped, ...] = ()
     if path.is_file():
         status = path.stat()
         files = [File(path.name, str(path), status.st_size, status.st_mtime_ns)]
     else:
-        files = [File(file.name, str(file.path), file.size, file.mtime_ns) for file in walk(path).files]
+        found = walk(path)
+        files = [File(file.name, str(file.path), file.size, file.mtime_ns) for file in found.files]
+        ignored = (*found.ignored, *found.skipped)
 
     def look(file: File) -> tuple[int, int]:
         status = Path(file.address).stat()
         return status.st_size, status.st_mtime_ns
 
-    return Storage(tuple(files), lambda file: open_regular(Path(file.address)), look)
+    return Storage(tuple(files), lambda file: open_regular(Path(file.address)), look, ignored)
 
 
 def _remote(address: str) -> Storage:
@@ -162,14 +169,11 @@ def open_shards(found: Storage, labels: bool, notes: Path) -> Shards:
             "folder with one kind"
         )
     files = _Files(found)
-    if kinds == {"parquet"}:
-        shards, class_names = _parquet(files, labels)
-    else:
-        shards, class_names = _tars(files, labels, notes)
-    splits = tuple(file.split for file in found.files)
-    if not {"train", "held_out"} <= set(splits):
-        splits = (None,) * len(splits)
-    return Shards(shards, splits, class_names)
+    opened = _parquet(files, labels) if kinds == {"parquet"} else _tars(files, labels, notes)
+    for splits in (tuple(file.split for file in found.files), opened.splits):
+        if {"train", "held_out"} <= set(splits):
+            return opened._replace(splits=splits, ignored=(*found.ignored, *opened.ignored))
+    return opened._replace(splits=(None,) * len(opened.splits), ignored=(*found.ignored, *opened.ignored))
 
 
 class _Files:
@@ -251,7 +255,7 @@ def _from_parquet(files: _Files, file: File, read: Callable[[pq.ParquetFile], An
         raise DataError(f"{file.address} is damaged ({error}): download it again") from None
 
 
-def _parquet(files: _Files, labels: bool) -> tuple[tuple[Shard, ...], tuple[str, ...]]:
+def _parquet(files: _Files, labels: bool) -> Shards:
     try:
         import pyarrow.compute as pc
     except ModuleNotFoundError:
@@ -277,7 +281,8 @@ def _parquet(files: _Files, labels: bool) -> tuple[tuple[Shard, ...], tuple[str,
     class_names = table.class_names or (names_of_values(sorted(values - {None})) if values - {None} else ())
     numbers = {name: k for k, name in enumerate(class_names)}
     shards = tuple(_ParquetShard(files, file, table, numbers, counts) for file, counts in found)
-    return shards, class_names
+    notes = table.notes(opened.schema_arrow.names) if labels else ()
+    return Shards(shards, (None,) * len(shards), class_names, notes)
 
 
 # -- tars
@@ -286,15 +291,15 @@ def _parquet(files: _Files, labels: bool) -> tuple[tuple[Shard, ...], tuple[str,
 class _TarShard:
     """Members of a tar. Where each lies is in a file, of which a part is read with the part."""
 
-    def __init__(self, files: _Files, file: File, notes: Path, numbers: NDArray[np.int32]) -> None:
+    def __init__(self, files: _Files, file: File, rows: Path, column: str, numbers: NDArray[np.int64]) -> None:
         self.name = file.name
-        self._files, self._file, self._notes, self._numbers = files, file, notes, numbers
-        total = len(np.load(notes, mmap_mode="r"))
+        self._files, self._file, self._rows, self._column, self._numbers = files, file, rows, column, numbers
+        total = len(np.load(rows, mmap_mode="r"))
         self.counts = tuple(min(MEMBERS, total - start) for start in range(0, total, MEMBERS))
 
     def read(self, part: int) -> Sequence[Encoded]:
         """As of Shard."""
-        places = np.load(self._notes, mmap_mode="r")[part * MEMBERS : (part + 1) * MEMBERS]
+        places = np.load(self._rows, mmap_mode="r")[part * MEMBERS : (part + 1) * MEMBERS]
         opened = self._files.get(self._file, lambda file: file)
         first = int(places["offset"][0])
         try:
@@ -302,103 +307,39 @@ class _TarShard:
             content = opened.read(int(places["offset"][-1] + places["size"][-1]) - first)
         except OSError as error:
             raise DataError(f"{self._file.address} cannot be read ({error}): restore it") from error
+        rows = zip(places["offset"].tolist(), places["size"].tolist(), self._labels(places), strict=True)
         found = []
-        for offset, size, label in places.tolist():
+        for offset, size, label in rows:
             data = content[offset - first : offset - first + size]
-            number = int(self._numbers[label]) if len(self._numbers) and label >= 0 else None
-            found.append(Encoded(data if len(data) == size and size else None, number))
+            found.append(Encoded(data if len(data) == size and size else None, label))
         return found
 
     def labels(self, part: int) -> Sequence[int | None]:
         """As of Shard."""
-        codes = np.load(self._notes, mmap_mode="r")["label"][part * MEMBERS : (part + 1) * MEMBERS].tolist()
-        return [int(self._numbers[code]) if len(self._numbers) and code >= 0 else None for code in codes]
+        places = np.load(self._rows, mmap_mode="r")[part * MEMBERS : (part + 1) * MEMBERS]
+        return self._labels(places)
+
+    def _labels(self, places: NDArray[Any]) -> list[int | None]:
+        codes = places[self._column].tolist() if self._column else [-1] * len(places)
+        return [int(self._numbers[code]) if code >= 0 else None for code in codes]
 
 
-def _tars(files: _Files, labels: bool, notes: Path) -> tuple[tuple[Shard, ...], tuple[str, ...]]:
-    known: dict[str, int] = {}  # what is said of classes, in the order in which it is met
-    places = []
+def _tars(files: _Files, labels: bool, kept: Path) -> Shards:
+    indices = []
     for file in files.storage.files:
-        key = hashlib.blake2b(f"{file.address}\0{file.size}\0{file.changed}".encode(), digest_size=12).hexdigest()
-        place = notes / f"{key}.npy"
-        values = notes / f"{key}.json"  # written last
-        said = _noted(place, values)
-        if said is None:
-            members, said = _members(files, file)
-            write_atomic(place, partial(np.save, arr=members))
-            noted = json.dumps({"classes": said, "sha256": _sha256(place)}).encode()
-            write_bytes(values, noted)
-        for value in said:
-            known.setdefault(value, len(known))
-            check_class_count(len(known))
-        places.append((file, place, said))
-    numeric = bool(known) and all(value.isdecimal() for value in known)
-    if not known or not labels:
-        class_names: tuple[str, ...] = ()
-    else:
-        class_names = names_of_values(sorted(int(v) for v in known) if numeric else sorted(known))
-    order = {name: k for k, name in enumerate(class_names)}
-    shards = []
-    for file, place, said in places:
-        numbers = np.array([order[str(int(v)) if numeric else v] for v in said] if class_names else [], np.int32)
-        shards.append(_TarShard(files, file, place, numbers))
-    return tuple(shards), class_names
-
-
-def _noted(place: Path, values: Path) -> list[str] | None:
-    """The classes that a tar names, where it has been looked at, and what was noted of it is as it was written."""
-    try:
-        noted = read_json(values)
-        return noted["classes"] if noted["sha256"] == _sha256(place) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _members(files: _Files, file: File) -> tuple[NDArray[Any], list[str]]:
-    """Where the pictures of a tar lie, by one pass over its headers, and the classes that it names."""
-    pictures: list[tuple[str, int, int]] = []
-    told: dict[str, str] = {}
-    try:
-        opened = files.get(file, lambda opened: opened)
-        opened.seek(0)
-        with tarfile.open(fileobj=opened, mode="r:") as archive:
-            for member in archive:
-                key, dot, ending = member.name.rpartition("/")[2].partition(".")
-                key = member.name[: len(member.name) - len(ending) - len(dot)]
-                if not member.isfile() or member.issparse():
-                    continue
-                if claims_picture(member.name):
-                    pictures.append((key, member.offset_data, member.size))
-                elif f".{ending.lower()}" in _LABELS:
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    label = _told(content.read(1 << 20), ending.lower())
-                    if label is not None:
-                        told[key] = label
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise DataError(
-            f"{file.address} is no tar that can be read by place ({error}): unpack it if it is compressed, or make it "
-            "again"
-        ) from None
-    if not pictures:
-        raise DataError(f"{file.address} has no members that are pictures by name: such as 000001.jpg")
-    codes = {value: k for k, value in enumerate(dict.fromkeys(told.values()))}
-    rows = [(offset, size, codes[told[key]] if key in told else -1) for key, offset, size in pictures]
-    return np.array(rows, _MEMBER), list(codes)
-
-
-def _told(content: bytes, kind: str) -> str | None:
-    """The class that a member says."""
-    text = content.decode("utf-8", errors="replace").strip()
-    if kind == "json":
-        values: Any = None
-        with suppress(ValueError, RecursionError):
-            values = json.loads(text)
-        found = next((values[key] for key in _KEYS if key in values), None) if isinstance(values, dict) else None
-        return str(found) if isinstance(found, (int, str)) else None
-    return text or None
+        key = f"{file.address}\0{file.size}\0{file.changed}"
+        indices.append(index(files.get(file, lambda opened: opened), file.address, key, kept))
+    classes = label_tars(indices, [file.name for file in files.storage.files], labels)
+    pairs = zip(files.storage.files, indices, classes.numbers, strict=True)
+    return Shards(
+        tuple(_TarShard(files, file, index.rows, classes.column, numbers) for file, index, numbers in pairs),
+        classes.splits,
+        classes.class_names,
+        classes.notes,
+        tuple(
+            Skipped(f"{file.name}/{entry.name}", entry.reason)
+            for file, index in zip(files.storage.files, indices, strict=True)
+            for entry in index.ignored
+        ),
+        sum(index.other_files for index in indices),
+    )

@@ -7,6 +7,7 @@ import re
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,16 +15,29 @@ from typing import Literal, NamedTuple
 from calotype.data.arrays import npy, npz
 from calotype.data.bombs import check_entries, is_tar
 from calotype.data.config import DataConfig
-from calotype.data.files import folder, picture, tar_archive, walk, zip_archive
+from calotype.data.exclusions import why_other
+from calotype.data.files import (
+    COMPRESSED_TARS,
+    Found,
+    folder,
+    head,
+    picture,
+    tar_archive,
+    tar_archives,
+    walk,
+    zip_archive,
+)
 from calotype.data.glyphs import CHANNELS, CLASS_NAMES, GlyphsConfig, render
-from calotype.data.layout import SNIFF_BYTES, claims_picture, starts_like_picture
-from calotype.data.records import Facts, Loaded, Record, Source
+from calotype.data.layout import SNIFF_BYTES, claims_picture, split_of_file, starts_like_picture
+from calotype.data.records import Facts, Loaded, Record, Skipped, Source
 from calotype.data.tables import hub, parquet
 from calotype.errors import DataError
 from calotype.files import kind
 
 GLYPHS_SIZE = 32
 """Width and height of glyphs where the config leaves them open: they have no size of their own."""
+
+_TAR_SUFFIXES = (".tar", *COMPRESSED_TARS)
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -61,17 +75,29 @@ def open_source(location: Location, config: DataConfig) -> Source:
     Raises:
         DataError: it is not there, cannot be read, or is nothing that holds pictures.
     """
-    if location.kind == "glyphs":
-        return glyphs(GlyphsConfig.parse(location.address), config.width or GLYPHS_SIZE, config.height or GLYPHS_SIZE)
+    if location.kind == "path":
+        return _path(Path(location.address), location.fingerprint is None, config)
+    _refuse_table(config, location.address)
     if location.kind == "hub":
         return hub(location.address.removeprefix("hub:"), config.labels)
-    path = Path(location.address)
-    if location.fingerprint is None:
+    return glyphs(GlyphsConfig.parse(location.address), config.width or GLYPHS_SIZE, config.height or GLYPHS_SIZE)
+
+
+def _path(path: Path, missing: bool, config: DataConfig) -> Source:
+    if missing:
         raise DataError(f"{path} does not exist: give a folder, an archive, a Parquet or NumPy file, or user/name")
     if path.is_dir():
-        return _folder_or_parquet(path, config.labels)
+        return _folder(path, config)
     _check_ends(path)
     return _opener(path, config)(path)
+
+
+def _refuse_table(config: DataConfig, source: str) -> None:
+    if config.labels_from:
+        raise DataError(
+            f"labels_from is {config.labels_from!r}, but {source} is no folder, zip or tar of pictures, which may have "
+            "such a table: leave it out"
+        )
 
 
 def glyphs(config: GlyphsConfig, width: int, height: int) -> Source:
@@ -101,41 +127,68 @@ def _check_ends(path: Path) -> None:
         raise DataError(f"{path} is empty: give a folder of pictures, a zip or tar of one, .parquet, .npz or .npy")
 
 
-def _folder_or_parquet(path: Path, labels: bool) -> Source:
-    files = [file.path for file in walk(path).files]
-    tables = [file for file in files if file.suffix.lower() == ".parquet"]
-    if tables and not any(claims_picture(file.name) for file in files):
-        return parquet(tables, labels)
-    return folder(path)
+def _folder(path: Path, config: DataConfig) -> Source:
+    """Pictures as files; or where there are none, Parquet files or tars, which are one data set."""
+    found = walk(path)
+    tables = [file for file in found.files if file.name.lower().endswith(".parquet")]
+    tars = [file for file in found.files if file.name.lower().endswith(_TAR_SUFFIXES)]
+    if not (tables or tars) or any(map(_is_picture, found.files)):
+        return folder(path, config.labels, config.table())
+    if tables and tars:
+        raise DataError(
+            f"{path} has Parquet files and tars, such as {tables[0].name} and {tars[0].name}: give a folder with one "
+            "kind"
+        )
+    _refuse_table(config, str(path))
+    if tables:
+        source = parquet([file.path for file in tables], config.labels)
+    else:
+        source = tar_archives([(file.path, file.name, split_of_file(file.name)) for file in tars], config.labels)
+    chosen = set(tables or tars)
+    others = [file.name for file in found.files if file not in chosen]
+    ignored = (*found.ignored, *(Skipped(name, str(why_other(name))) for name in others), *source.ignored)
+    return replace(
+        source, skipped=(*found.skipped, *source.skipped), ignored=ignored, other_files=source.other_files + len(others)
+    )
+
+
+def _is_picture(file: Found) -> bool:
+    claim = claims_picture(file.name)
+    return starts_like_picture(head(file.path, SNIFF_BYTES)) if claim is None else claim
 
 
 def _opener(path: Path, config: DataConfig) -> Callable[[Path], Source]:
     """The function for a file, by its first bytes."""
-    labels = config.labels
+    labels, table = config.labels, config.table()
     try:
         with path.open("rb") as file:
-            head = file.read(SNIFF_BYTES)
-        if head.startswith(b"\x93NUMPY"):
+            first = file.read(SNIFF_BYTES)
+        if first.startswith(b"\x93NUMPY"):
+            _refuse_table(config, str(path))
             return npy
-        if head.startswith(b"PAR1"):
+        if first.startswith(b"PAR1"):
+            _refuse_table(config, str(path))
             return lambda path: parquet([path], labels)
         if zipfile.is_zipfile(path):
-            return _zip_opener(path, labels)
-        if not starts_like_picture(head) and is_tar(path):
-            return tar_archive
-        if starts_like_picture(head) and not config.to_learn:
+            return _zip_opener(path, config)
+        if not starts_like_picture(first) and is_tar(path):
+            return partial(tar_archive, labels=labels, wanted=table)
+        if starts_like_picture(first) and not config.to_learn:
             return picture
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last two of zips
         raise DataError(f"{path} cannot be read ({error}): check its permissions, or make it again") from None
-    what = "is one picture" if starts_like_picture(head) else "is no archive, Parquet or NumPy file"
+    what = "is one picture" if starts_like_picture(first) else "is no archive, Parquet or NumPy file"
     raise DataError(f"{path} {what}: give a folder of pictures, a zip or tar of one, .parquet, .npz or .npy")
 
 
-def _zip_opener(path: Path, labels: bool) -> Callable[[Path], Source]:
+def _zip_opener(path: Path, config: DataConfig) -> Callable[[Path], Source]:
     check_entries(path)
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-    return partial(npz, labels=labels) if names and all(name.endswith(".npy") for name in names) else zip_archive
+    if not names or not all(name.endswith(".npy") for name in names):
+        return partial(zip_archive, labels=config.labels, wanted=config.table())
+    _refuse_table(config, str(path))
+    return partial(npz, labels=config.labels)
 
 
 def _fingerprint(path: Path) -> str:

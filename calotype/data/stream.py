@@ -211,7 +211,15 @@ class Looked(NamedTuple):
             f"Of {int(self.stream.counts.sum()):,} pictures in {len(self.stream.shards.shards):,} shards "
             f"{sum(len(c.rows) for c in self.chosen):,} were looked at.",
         )
-        return Source(records, self.stream.shards.class_names, notes=notes, class_counts=self.stream.class_counts())
+        shards = self.stream.shards
+        return Source(
+            records,
+            shards.class_names,
+            other_files=shards.other_files,
+            notes=(*notes, *shards.notes),
+            class_counts=self.stream.class_counts(),
+            ignored=shards.ignored,
+        )
 
 
 def look(address: str, labels: bool, notes: Path) -> Looked:

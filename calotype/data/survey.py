@@ -36,6 +36,7 @@ class Survey:
     apart: tuple[Skipped, ...]  # skipped by the source itself, and so no records
     other_files: int
     notes: tuple[str, ...]
+    ignored: tuple[Skipped, ...] = ()
 
     @property
     def facts(self) -> list[Facts]:
@@ -59,6 +60,7 @@ class Survey:
             "deep": sum(fact.deep for fact in facts),
             "other_files": self.other_files,
             "notes": list(self.notes),
+            "ignored": [list(entry) for entry in self.ignored],
         }
 
 
@@ -83,7 +85,7 @@ def survey(source: Source, *, strict: bool, progress: Progress | None = None) ->
             outcomes.append(outcome)
             if progress and len(outcomes) % 256 == 0:
                 progress(0, len(outcomes))
-    return Survey(tuple(outcomes), source.skipped, source.other_files, source.notes)
+    return Survey(tuple(outcomes), source.skipped, source.other_files, source.notes, source.ignored)
 
 
 def strict_error(skipped: Skipped) -> DataError:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calotype.data.layout import split_named
+from calotype.data.layout import split_named, split_of_file
 from calotype.data.records import (
     MAX_FILE_BYTES,
     BadPicture,
@@ -37,6 +36,16 @@ class Table(NamedTuple):
     image: str
     label: str | None
     class_names: tuple[str, ...]  # empty: the labels are numbers or texts without names, or there are none
+
+    def notes(self, columns: list[str]) -> tuple[str, ...]:
+        """What is to be said of columns that may be labels, where none is read as such."""
+        others = [name for name in columns if name not in (self.image, self.label)]
+        if self.label or not others:
+            return ()
+        return (
+            f"No labels: the columns {', '.join(others)} are not read; name one {' or '.join(_LABEL_COLUMNS)} to have "
+            "its values as classes.",
+        )
 
 
 def parquet(files: list[Path], labels: bool = True) -> Source:
@@ -75,7 +84,7 @@ def parquet(files: list[Path], labels: bool = True) -> Source:
             except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
                 raise DataError(f"{file} is damaged ({error}): download it again") from None
 
-    return Source(records, class_names)
+    return Source(records, class_names, notes=table.notes(pq.read_schema(files[0]).names) if labels else ())
 
 
 def hub(name: str, labels: bool = True) -> Source:
@@ -111,7 +120,8 @@ def hub(name: str, labels: bool = True) -> Source:
             own = None if whole else splits[split]
             yield from _rows(batches, table.image, table.label, class_names, split, own, by_path=True)
 
-    return Source(records, class_names)
+    columns = list(next(iter(parts.values())).features)
+    return Source(records, class_names, notes=table.notes(columns) if labels else ())
 
 
 def table_of(schema: pa.Schema, file: Path, labels: bool) -> Table:
@@ -232,7 +242,7 @@ def _is_downloaded(path: Path) -> bool:
 
 
 def _splits(files: list[Path]) -> dict[Path, Split | None]:
-    found = {file: split_named(re.split(r"[-_.]", file.stem)[0]) or split_named(file.parent.name) for file in files}
+    found = {file: split_of_file(file.as_posix()) for file in files}
     if {"train", "held_out"} <= set(found.values()):
         return found
     return dict.fromkeys(files)

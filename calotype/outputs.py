@@ -118,11 +118,13 @@ def check_outputs(command: str, inputs: Sequence[str | Path], **places: Path | N
             _check_place(command, option, path, form)
             if form is REPORT:
                 _check_place(command, f"the page of {option}", path.with_suffix(".html"), PAGE)
-            for source in inputs:
+            for source in inputs if form is not DIRECTORY else ():  # which is new, or refused for what is in it
                 _refuse_input(option, path, form, Path(source).expanduser())
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody, or links in a circle
             reason = error.strerror if isinstance(error, OSError) else error
-            raise PlaceError(f"{option} {_shown(path)} cannot be written ({reason}): choose another place") from error
+            raise PlaceError(
+                f"{option} {_shown(path)} cannot be written ({reason}): choose another {option}"
+            ) from error
     for (option, path, form), (other, second, _) in combinations(named, 2):
         if os.path.abspath(path) == os.path.abspath(second):
             raise PlaceError(f"{option} and {other} both name {path}: choose two places")
@@ -144,15 +146,19 @@ def _check_place(command: str, option: str, path: Path, form: Form) -> None:
         status = None
     if status is not None and form.is_folder:
         if not path.is_dir():
-            raise PlaceError(f"{option} {path} is {_described(path, status)}, but {form.what} is made: choose another")
+            raise PlaceError(
+                f"{option} {path} is {_described(path, status)}, but {form.what} is made: choose another {option}"
+            )
         if form is PICTURES:
             _check_pictures(command, option, path)
     elif status is not None:
         if not stat.S_ISREG(status.st_mode):
-            raise PlaceError(f"{option} {path} is {_described(path, status)}, but {form.what} is written: name a file")
+            such = f", such as {path / f'{command}{form.endings[0]}'}" if form.endings and path.is_dir() else ""
+            what = f"{_described(path, status)}, but {form.what} is written"
+            raise PlaceError(f"{option} {path} is {what}: name a file{such}")
         if not _is_own(path, form, command):
             whose = f", and `calotype {command}` did not write it" if form.is_own else " already"
-            raise PlaceError(f"{option} {path} is there{whose}: remove it, or choose another")
+            raise PlaceError(f"{option} {path} is there{whose}: remove it, or choose another {option}")
     _check_writable(path, form.is_folder and status is not None)
 
 
@@ -170,7 +176,8 @@ def _check_pictures(command: str, option: str, folder: Path) -> None:
         elif listed:
             continue
         raise PlaceError(
-            f"{option} {folder} is not empty, and `calotype {command}` did not write its {name}: choose another folder"
+            f"{option} {folder} is not empty and has {name}, which `calotype {command}` did not write: choose another "
+            f"{option}"
         )
 
 
@@ -200,9 +207,9 @@ def _refuse_input(option: str, path: Path, form: Form, source: Path) -> None:
     except (OSError, ValueError):  # a source that is no path, or is refused where it is read
         return
     if path.exists() and os.path.samestat(path.stat(), there):
-        raise PlaceError(f"{option} {path} is what is read, and would be replaced: choose another place")
+        raise PlaceError(f"{option} {path} is what is read, and would be replaced: choose another {option}")
     if form is PICTURES and path.resolve().is_relative_to(source.resolve()):
-        raise PlaceError(f"{option} {path} lies in {source}, whose pictures are read: choose a folder outside")
+        raise PlaceError(f"{option} {path} lies in {source}, whose pictures are read: choose another {option}")
 
 
 def _described(path: Path, status: os.stat_result) -> str:

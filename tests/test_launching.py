@@ -193,7 +193,7 @@ def test_a_job_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["launch", *ON, "--write", str(path), "--", *OK, "--flips"]) == 2
     assert "is there already: remove it" in capsys.readouterr().err
     assert path.read_text() == text
-    assert cli.main(["launch", *ON, "--write", str(tmp_path / "no" / "job"), "--", *OK]) == 2
+    assert cli.main(["launch", *ON, "--write", str(path / "job"), "--", *OK]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -124,7 +124,10 @@ def _check_ends(path: Path) -> None:
             "tar of one, .parquet, .npz or .npy; what a program writes, write to a file first"
         )
     if not status.st_size:  # also files that the kernel makes up, such as those of /proc
-        raise DataError(f"{path} is empty: give a folder of pictures, a zip or tar of one, .parquet, .npz or .npy")
+        raise DataError(
+            f"{path} is no archive, Parquet or NumPy file, since it is empty: give a folder of pictures, a zip or tar "
+            "of one, .parquet, .npz or .npy"
+        )
 
 
 def _folder(path: Path, config: DataConfig) -> Source:

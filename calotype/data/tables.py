@@ -118,7 +118,7 @@ def hub(name: str, labels: bool = True) -> Source:
         for split, part in parts.items():
             batches = part.iter(batch_size=_ROWS)
             own = None if whole else splits[split]
-            yield from _rows(batches, table.image, table.label, class_names, split, own, by_path=True)
+            yield from _rows(batches, table.image, table.label, class_names, split, own, by_path=name)
 
     columns = list(next(iter(parts.values())).features)
     return Source(records, class_names, notes=table.notes(columns) if labels else ())
@@ -206,9 +206,9 @@ def _rows(
     class_names: tuple[str, ...],
     origin: str,
     split: Split | None,
-    by_path: bool = False,
+    by_path: str = "",
 ) -> Iterator[Record]:
-    """Records of rows; `by_path`: pictures may be files of this machine, as in the cache of `datasets`."""
+    """Records of rows; `by_path`: of a data set of this name, whose pictures may be files that `datasets` keeps."""
     numbers = {name: i for i, name in enumerate(class_names)}
     row = 0
     for batch in batches:
@@ -222,10 +222,10 @@ def _rows(
             row += 1
 
 
-def _cell(cell: dict[str, Any] | None, label: int | None, by_path: bool) -> Loaded:
+def _cell(cell: dict[str, Any] | None, label: int | None, by_path: str) -> Loaded:
     if cell and cell["bytes"]:
         return Loaded(io.BytesIO(cell["bytes"]), label)
-    if by_path and cell and cell["path"] and _is_downloaded(Path(cell["path"])):
+    if by_path and cell and cell["path"] and _is_part(Path(cell["path"]), by_path):
         try:
             return Loaded(open_regular(Path(cell["path"])), label)
         except NotPlain as error:
@@ -233,11 +233,11 @@ def _cell(cell: dict[str, Any] | None, label: int | None, by_path: bool) -> Load
     raise BadPicture("no picture in this row" + (f": only the path {cell['path']!r}" if cell and cell["path"] else ""))
 
 
-def _is_downloaded(path: Path) -> bool:
-    """Whether a file is one that `datasets` keeps: a table may name any file of this machine."""
+def _is_part(path: Path, name: str) -> bool:
+    """Whether a file is one that `datasets` keeps, or in a folder of this name: a table may name any file."""
     from datasets import config
 
-    kept = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH)
+    kept = (name, config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH)
     return path.is_absolute() and any(path.resolve().is_relative_to(Path(folder).resolve()) for folder in kept)
 
 

@@ -25,6 +25,7 @@ Flag = Annotated[bool, arg(help_behavior_hint="")]
 Family = Annotated[str, arg(metavar="FAMILY", help_behavior_hint="")]
 Data = Annotated[str, arg(metavar="DATA", help_behavior_hint="")]
 Size = Annotated[str, arg(metavar="SIZE", help_behavior_hint="")]
+Pages = Annotated[Literal["first", "all", ""], arg(metavar="{first,all}", help_behavior_hint="")]
 Fitting = Annotated[Literal["crop", "pad", "stretch", ""], arg(metavar="{crop,pad,stretch}", help_behavior_hint="")]
 Range = Annotated[str, arg(metavar="LO:HI", help_behavior_hint="")]
 Assignments = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="KEY=VALUE", help_behavior_hint="")]
@@ -37,6 +38,7 @@ def check(
     fit: Fitting = "",
     range: Range = "",
     channels: Literal[0, 1, 3, 4] = 0,
+    pages: Pages = "",
     no_labels: Flag = False,
     labels_from: Words = "",
     strict: Flag = False,
@@ -53,6 +55,7 @@ def check(
         fit: how pictures of another shape are made to fit; by default crop.
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
         channels: 1 gray, 3 RGB, 4 RGBA; 0 decides: gray without colour, RGBA if most are transparent.
+        pages: of TIFF stacks and animations take the first, or all, each as a picture; by default first.
         no_labels: pass over classes, from subfolders or of the source.
         labels_from: FILE:COLUMN, a table beside the pictures that says their classes, such as metadata.csv:label.
         strict: stop at the first bad file.
@@ -89,6 +92,7 @@ def train(
     fit: Fitting = "",
     range: Range = "",
     channels: Literal[0, 1, 3, 4] = 0,
+    pages: Pages = "",
     no_labels: Flag = False,
     labels_from: Words = "",
     strict: Flag = False,
@@ -120,6 +124,7 @@ def train(
         fit: how pictures of another shape are made to fit; by default crop.
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
         channels: 1 gray, 3 RGB, 4 RGBA; 0 decides: gray without colour, RGBA if most are transparent.
+        pages: of TIFF stacks and animations take the first, or all, each as a picture; by default first.
         no_labels: pass over classes, from subfolders or of the source.
         labels_from: FILE:COLUMN, a table beside the pictures that says their classes, such as metadata.csv:label.
         strict: stop at the first bad file.
@@ -532,6 +537,7 @@ def compare(
     fit: Fitting = "",
     range: Range = "",
     channels: Literal[0, 1, 3, 4] = 0,
+    pages: Pages = "",
     no_labels: Flag = False,
     labels_from: Words = "",
     strict: Flag = False,
@@ -557,6 +563,7 @@ def compare(
         fit: how pictures of another shape are made to fit; by default crop.
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
         channels: 1 gray, 3 RGB, 4 RGBA; 0 decides: gray without colour, RGBA if most are transparent.
+        pages: of TIFF stacks and animations take the first, or all, each as a picture; by default first.
         no_labels: pass over classes, from subfolders or of the source.
         labels_from: FILE:COLUMN, a table beside the pictures that says their classes, such as metadata.csv:label.
         strict: stop at the first bad file.
@@ -814,6 +821,7 @@ DATA_OPTIONS: Mapping[str, str] = {
     "fit": "fit",
     "range": "value_range",
     "channels": "channels",
+    "pages": "pages",
     "no_labels": "labels",
     "labels_from": "labels_from",
     "strict": "strict",

@@ -79,7 +79,7 @@ def with_data_of(
         if data.get(key, 0) not in (0, known[key]):
             raise ConfigError(f"data.{key} is {data[key]}, but it is {known[key]} in the first stage: leave it out")
         data[key] = known[key]
-    for key in ("fit", "value_range"):
+    for key in ("fit", "value_range", "pages"):
         data.setdefault(key, known[key])
     return chosen
 

@@ -328,12 +328,12 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(/tmp/x) (w) file\n"
             lambda: png_chunks(struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0), zlib.compress(bytes(99))),
             "too large",
         ),
-        (lambda: texts(1 << 25, 1), "damaged"),
-        (lambda: texts((1 << 20) - 9, 100), "damaged"),
+        (lambda: texts(1 << 25, 1), ""),
+        (lambda: texts((1 << 20) - 9, 100), ""),
         (lambda: frames(1_000_000 if FAULTS else 50_000), ""),
         (lambda: moving(1_000_000 if FAULTS else 50_000), ""),
-        (lambda: SVG, "not a picture"),
-        (lambda: EPS, "not a picture"),
+        (lambda: SVG, "SVG, which is not read"),
+        (lambda: EPS, "PostScript or a drawing, which is not read"),
     ],
     ids=["pixels", "text", "texts", "gif", "webp", "svg", "eps"],
 )
@@ -344,8 +344,9 @@ def test_a_picture_that_is_a_bomb(make: Callable[[], bytes], reason: str) -> Non
             with pytest.raises(BadPicture, match=reason):
                 decode_bytes(content)
         else:
-            assert read_facts(io.BytesIO(content)).width == 2
-            assert decode_bytes(content).pixels.shape[:2] == (2, 2)
+            side = read_facts(io.BytesIO(content)).width
+            assert side in (2, 8)
+            assert decode_bytes(content).pixels.shape[:2] == (side, side)
     assert time.process_time() - started < 20
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from calotype.data.config import ValueRange
-from calotype.data.decode import decode_array, decode_bytes, quiet_pillow, read_facts, suggest_range
+from calotype.data.decode import decode_array, decode_bytes, quiet_pillow, read_facts
 from calotype.data.records import BadPicture, Values
+from calotype.data.values import suggest_range
 from tests.pictures import TRANSPOSED, encode, encode_image, noise, png16, png_chunks, png_header, smooth
 
 GRAY, RGB, RGBA = noise(1, channels=1), noise(2), noise(3, channels=4)
@@ -75,9 +76,16 @@ def test_16_bit_gray_is_scaled_and_rounded(kind):
     assert decoded.values == Values(0, 65535, True)
 
 
-def test_16_bit_colour_keeps_the_high_byte():
-    values = np.random.default_rng(0).integers(0, 65536, (4, 5, 3)).astype(np.uint16)
-    np.testing.assert_array_equal(decode_bytes(png16(values)).pixels, values >> 8)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_png_is_scaled_by_the_range_but_for_alpha(channels):
+    values = np.random.default_rng(0).integers(0, 4096, (4, 5, channels)).astype(np.uint16)
+    alpha = channels % 2 == 0
+    expected = np.rint(values * (255 / 4095))
+    if alpha:
+        expected[:, :, -1] = np.rint(values[:, :, -1] / 257)
+    if channels == 2:
+        expected = expected[:, :, [0, 0, 0, 1]]
+    np.testing.assert_array_equal(decode_bytes(png16(values), ValueRange(0, 4095)).pixels, expected)
 
 
 def test_floats_are_scaled_by_the_range():

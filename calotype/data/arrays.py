@@ -137,6 +137,11 @@ def _part_records(path: Path, part: _Part) -> Iterator[Record]:
     with _array_of(path, part.images) as (file, header):
         shape, _, dtype = header
         channels_first = _checked(header, f"{part.images} in {path.name}")
+        if header.fortran_order and len(shape) > 1:
+            raise DataError(
+                f"{part.images} in {path} is stored column by column, so that no picture can be read by itself: save "
+                "numpy.ascontiguousarray of it"
+            )
         if part.labels is not None and len(part.labels) != shape[0]:
             raise DataError(f"{path} has {shape[0]} pictures in {part.images}, but {len(part.labels)} labels for them")
         facts = array_facts(_picture_shape(shape, channels_first), dtype)
@@ -168,9 +173,9 @@ def _array_of(path: Path, name: str) -> Iterator[tuple[Any, Header]]:
 
 def _checked(header: Header, name: str) -> bool:
     """Whether the channels of pictures come first. Raises DataError for what is no array of pictures."""
-    shape, fortran_order, dtype = header
-    if fortran_order or dtype.hasobject:
-        raise DataError(f"{name} is stored column by column or as objects: save numpy.ascontiguousarray of numbers")
+    shape, _, dtype = header
+    if dtype.kind not in "biuf":
+        raise DataError(f"{name} holds values of type {dtype}, but pictures are integers, floats or bools: save such")
     channels_first = _channels_first(shape, name)
     height, width, *_ = _picture_shape(shape, channels_first)
     if not 0 < height * width <= MAX_PIXELS or not dtype.itemsize or not all(shape[1:]):

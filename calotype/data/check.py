@@ -14,12 +14,12 @@ import numpy as np
 
 from calotype.data.classes import balance_notes, class_notes
 from calotype.data.config import DataConfig
-from calotype.data.decode import suggest_range
 from calotype.data.duplicates import exact_duplicates, near_duplicates
 from calotype.data.packed import PackedDataset
 from calotype.data.packing import TooFewPictures, prepare
 from calotype.data.records import Skipped, Values
 from calotype.data.survey import Progress, recommended_size
+from calotype.data.values import suggest_range
 
 _EXAMPLES = 5  # names to show of each kind of finding; --json has all
 _COLUMN = 14  # where values begin
@@ -247,6 +247,8 @@ def _command(config: DataConfig, size: tuple[int, int], value_range: str) -> str
         words += ["--channels", str(config.channels)]
     if chosen := config.value_range or value_range:
         words += ["--range", chosen]
+    if config.pages != "first":
+        words += ["--pages", config.pages]
     if not config.labels:
         words += ["--no-labels"]
     if config.labels_from:

@@ -10,6 +10,7 @@ from calotype.data.label_files import LabelsFrom
 from calotype.errors import ConfigError
 
 Fit = Literal["crop", "pad", "stretch"]
+Pages = Literal["first", "all"]
 
 FEWEST_TO_LEARN = 16  # pictures: with fewer there is not one to hold out that means anything
 MAX_PIXELS = 100_000_000
@@ -42,6 +43,7 @@ class DataConfig:
     fit: Fit = "crop"  # crop keeps the scale of both axes and leaves no border, so it is the default
     channels: int = 0  # 1, 3 or 4; 0: decided from what most files are
     value_range: str = ""  # "LO:HI" for 16-bit and float pictures; "": 0:65535 for integers, 0:1 for floats
+    pages: Pages = "first"  # of a TIFF stack or an animation; all: each page or frame is a picture of its own
     labels: bool = True  # False: the labels of the source are not read
     labels_from: str = ""  # "FILE:COLUMN", a table in the source that says the classes; "": folders or label files do
     strict: bool = False  # True: the first file that cannot be used is an error, not an entry in a list
@@ -58,6 +60,13 @@ class DataConfig:
             )
         if self.stream and not self.to_learn:
             raise ConfigError("stream is set, but the pictures are to be measured, which packs them: leave it out")
+        if self.pages not in get_args(Pages):
+            raise ConfigError(f"pages is {self.pages!r}, but the choice is first or all: choose one")
+        if self.pages == "all" and self.stream:
+            raise ConfigError(
+                "pages is all, but of shards that are streamed the number of pictures must be known: leave out one of "
+                "them, or save the pages as files"
+            )
         if self.width * self.height > MAX_PIXELS:
             raise ConfigError(
                 f"width {self.width} and height {self.height} are more than {MAX_PIXELS:,} pixels, which no picture "

@@ -17,6 +17,16 @@ START = b"\xff\xd8\xff"
 _HARMLESS = ("extraneous bytes", "Unknown Adobe color transform", "JFIF major revision")
 
 
+# The markers that begin a frame: usual ones, and others by what is special about them.
+_USUAL = (0xC0, 0xC1, 0xC2)
+_SPECIAL = {
+    **dict.fromkeys((0xC3, 0xC7, 0xCB, 0xCF), "lossless"),
+    **dict.fromkeys((0xC5, 0xC6, 0xCD, 0xCE), "hierarchical"),
+    **dict.fromkeys((0xC9, 0xCA), "arithmetic coding"),
+    0xF7: "JPEG-LS",
+}
+
+
 class Header(NamedTuple):
     """Size as stored, before orientation, and whether there is colour."""
 
@@ -26,7 +36,7 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of a gray or YCbCr JPEG from its first bytes; None: it is another kind, or goes on beyond them.
+    """The header of a gray or YCbCr JPEG of 8 bits from its first bytes; None: another kind, or it goes on beyond them.
 
     Other kinds are CMYK and YCCK: simplejpeg turns them into RGB without regard to whether the ink is inverted.
     """
@@ -34,7 +44,29 @@ def read_header(data: bytes) -> Header | None:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, KeyError):  # KeyError: the data ends within the header
         return None
-    return Header(width, height, space == "YCbCr") if space in ("Gray", "YCbCr") else None
+    if space not in ("Gray", "YCbCr") or _frame(data)[1] != 8:
+        return None
+    return Header(width, height, space == "YCbCr")
+
+
+def kind_not_read(data: bytes) -> str | None:
+    """What is special about a JPEG that cannot be decoded, so that it need not be damaged; None: nothing is."""
+    marker, bits = _frame(data)
+    return _SPECIAL.get(marker) or (f"{bits} bits a sample" if bits != 8 else None)
+
+
+def _frame(data: bytes) -> tuple[int, int]:
+    """The marker that begins the frame, and the bits of a sample; of one that is not found those of the usual.
+
+    Source: ITU-T T.81, B.2.2; of JPEG-LS, ITU-T T.87.
+    """
+    at = 2
+    while at + 5 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in _SPECIAL or marker in _USUAL:
+            return marker, data[at + 4]
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return _USUAL[0], 8
 
 
 def decode_jpeg(data: bytes, header: Header, min_side: int = 0) -> NDArray[np.uint8] | None:
@@ -52,7 +84,7 @@ def decode_jpeg(data: bytes, header: Header, min_side: int = 0) -> NDArray[np.ui
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace, min_height=min_side, min_width=min_side)
     except ValueError as error:
-        if any(text in str(error) for text in _HARMLESS):
+        if any(text in str(error) for text in _HARMLESS) or kind_not_read(data):
             return None
         raise BadPicture(f"damaged: {error}") from None
     return pixels

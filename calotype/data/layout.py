@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from calotype.data.exclusions import SUFFIXES
+from calotype.data.formats import HEAD_BYTES, TIFF_STARTS
 from calotype.data.records import Split
 
 PICTURE_SUFFIXES = frozenset(
@@ -26,16 +27,15 @@ _PICTURE_STARTS = (
     b"\x89PNG\r\n\x1a\n",
     b"GIF87a",
     b"GIF89a",
-    b"II*\0",
-    b"MM\0*",
+    *TIFF_STARTS,
     b"BM",
     b"qoif",
     b"8BPS",
     b"\0\0\0\x0cjP  ",
     b"DDS ",
 )
-SNIFF_BYTES = 16
-"""How much of a file `starts_like_picture` wants to see."""
+SNIFF_BYTES = HEAD_BYTES
+"""How much of a file is looked at where its name does not say what it is."""
 
 _TRAIN = frozenset({"train", "training"})
 _HELD_OUT = frozenset(
@@ -84,7 +84,7 @@ def claims_picture(name: str) -> bool | None:
 
 
 def starts_like_picture(head: bytes) -> bool:
-    """Whether the first SNIFF_BYTES bytes of a file are those of a common picture format."""
+    """Whether the first bytes of a file, 16 or more, are those of a common picture format."""
     return head.startswith(_PICTURE_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:8] == b"ftyp"
 
 

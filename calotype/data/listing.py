@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from calotype.data import label_files, samples
 from calotype.data.exclusions import LABEL_FILES, companions, system_part, why_other
+from calotype.data.formats import not_read
 from calotype.data.label_files import LabelsFrom, PictureNames, Table
 from calotype.data.layout import (
     SNIFF_BYTES,
@@ -40,6 +41,7 @@ class _File:
     name: str
     windows: bool
     picture: bool
+    format: str  # of one that is not read, why it is not; "": it is of no such format
     label: str | None = None  # that a label file says
     table: bytes | None = None  # content of what may be a table
 
@@ -61,6 +63,7 @@ class Contents(NamedTuple):
     others: tuple[str, ...]  # files that are no pictures
     used: frozenset[str]  # of these, those with the label of a picture
     notes: tuple[str, ...]
+    not_read: tuple[Skipped, ...]  # of formats that hold pictures and are not read
 
 
 class Listing:
@@ -91,10 +94,12 @@ class Listing:
             windows: whether the archive says that it was written on Windows.
         """
         base = re.split(r"[/\\]", name)[-1]
-        claim = claims_picture(base)
-        if claim is None:
-            claim = starts_like_picture(read(SNIFF_BYTES))
-        file = _File(key, name, windows, claim)
+        claim, format = claims_picture(base), None
+        if claim is None:  # films, documents and the like are known by name alone
+            start = read(SNIFF_BYTES)
+            format = not_read(base, start)
+            claim = format is None and starts_like_picture(start)
+        file = _File(key, name, windows, claim, format.reason if format else "")
         self._files.append(file)
         if self._labels and not claim and not base.startswith("."):
             self._look_into(file, base, size, read)
@@ -145,9 +150,10 @@ class Listing:
             matched.labels,
             {n: f.table for n, f in kept.items() if f.table is not None and (self._wanted or _bare(n) not in bare)},
             (*ignored, *apart.ignored),
-            tuple(name for name, file in kept.items() if not file.picture),
+            tuple(name for name, file in kept.items() if not file.picture and not file.format),
             frozenset(used),
             (*notes, *apart.notes, *matched.notes),
+            tuple(Skipped(name, file.format) for name, file in kept.items() if file.format),
         )
 
     def _named(self) -> tuple[dict[str, _File], tuple[str, ...]]:
@@ -196,7 +202,8 @@ def arrange_contents(parts: Sequence[Contents], labels: bool, wanted: LabelsFrom
     """
     layout = arrange(dict.fromkeys(picture.name for part in parts for picture in part.pictures))
     notes = [note for part in parts for note in part.notes]
-    skipped = [Skipped(name, _OUTSIDE) for name in layout.outside]
+    skipped = [entry for part in parts for entry in part.not_read]
+    skipped += [Skipped(name, _OUTSIDE) for name in layout.outside]
     places = [{p.name: layout.places[p.name] for p in part.pictures if p.name in layout.places} for part in parts]
     class_names = layout.class_names
     read: set[str] = set()

@@ -16,7 +16,7 @@ from calotype.caches import cache_folder
 from calotype.data.cache import new_pack, pack_path, slug, unusable
 from calotype.data.classes import check_names, listed
 from calotype.data.config import DataConfig
-from calotype.data.decode import decode, quiet_pillow, suggest_range
+from calotype.data.decode import decode, quiet_pillow
 from calotype.data.fit import fit_picture
 from calotype.data.packed import (
     DATASET,
@@ -35,10 +35,11 @@ from calotype.data.packed import (
 from calotype.data.parallel import ordered_map
 from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, Split, Values, in_memory
 from calotype.data.sources import Location, locate, open_source
-from calotype.data.split import SplitResult, nothing_held_out, split_pictures
+from calotype.data.split import SplitResult, last_held_out, nothing_held_out, split_pictures
 from calotype.data.stream import digest as stream_digest
 from calotype.data.stream import look
 from calotype.data.survey import Progress, Survey, resolve, strict_error, survey
+from calotype.data.values import suggest_range
 from calotype.errors import DataError
 from calotype.files import write_new
 from calotype.model import ImageSpec
@@ -47,8 +48,8 @@ from calotype.untrusted import read_json
 _REASONS = 5  # why files were left out, in the error for a source without pictures
 
 VALUE_RULE = (
-    "byte = round(255 (v - low) / (high - low)) for 16-bit gray, integer and float pictures, with value_range, or "
-    "0:65535 for integers and 0:1 for floats; the high byte for 16-bit colour files"
+    "byte = round(255 (v - low) / (high - low)) for pictures of more than 8 bits and of floats, with value_range, or "
+    "0:65535 for integers and 0:1 for floats"
 )
 
 
@@ -68,6 +69,7 @@ class _Fitted(NamedTuple):
     hash: bytes  # 16, of the pixels
     label: int | None
     split: Split | None
+    file: str  # of which it is a page
     values: Values | None
 
 
@@ -84,6 +86,7 @@ class _Contents:
     hashes: list[bytes] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     own_split: list[Split | None] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     values: Values | None = None
 
@@ -194,8 +197,7 @@ def _build(
         skipped = tuple(found.skipped) + tuple(contents.skipped)
         if len(contents.names) < config.fewest:
             raise _too_few(config, len(contents.names), found, skipped, contents.values)
-        hashes = np.frombuffer(b"".join(contents.hashes), np.uint64)[::2]
-        split = split_pictures(hashes, contents.own_split) if config.to_learn else nothing_held_out(len(hashes))
+        split = _split(contents) if config.to_learn else nothing_held_out(len(contents.names))
         _check_held_out(source, contents, split)
         _write_arrays(folder, contents, split)
         listed = _json({**found.summary(), "names": contents.names})
@@ -218,6 +220,20 @@ def _build(
         }
         write_new(folder / DATASET, lambda file: file.write(_json(about)))
     return PackedDataset.open(target)
+
+
+def _split(contents: _Contents) -> SplitResult:
+    """By the hash of each picture; pages of one file, which are much alike, share that of its first."""
+    hashes = np.frombuffer(b"".join(contents.hashes), np.uint64)[::2].copy()
+    if set(contents.files) == {""}:
+        return split_pictures(hashes, contents.own_split)
+    if len(set(contents.files)) == 1:
+        return last_held_out(len(hashes))
+    first: dict[str, int] = {}
+    for number, file in enumerate(contents.files):
+        hashes[number] = hashes[first.setdefault(file, number) if file else number]
+    found = split_pictures(hashes, contents.own_split)
+    return found._replace(rule=f"{found.rule}; all pages of a file on the side of its first")
 
 
 def _write_images(
@@ -264,7 +280,7 @@ def _fit(record: Record, config: DataConfig) -> _Fitted | _Failed:
     pixels = fit_picture(
         decoded.pixels, width=config.width, height=config.height, channels=config.channels, fit=config.fit
     )
-    return _Fitted(record.name, pixels, pixel_hash(pixels), loaded.label, record.split, decoded.values)
+    return _Fitted(record.name, pixels, pixel_hash(pixels), loaded.label, record.split, record.file, decoded.values)
 
 
 def _gather(contents: _Contents, fitted: _Fitted, num_classes: int) -> None:
@@ -278,6 +294,7 @@ def _gather(contents: _Contents, fitted: _Fitted, num_classes: int) -> None:
     contents.names.append(fitted.name)
     contents.hashes.append(fitted.hash)
     contents.own_split.append(fitted.split)
+    contents.files.append(fitted.file)
 
 
 def _write_arrays(folder: Path, contents: _Contents, split: SplitResult) -> None:

@@ -73,6 +73,7 @@ class Facts(NamedTuple):
     colour: bool
     alpha: bool | None  # None: there is an alpha channel, and only decoding tells whether it is ever below 255
     deep: bool  # more than 8 bits per channel, to be scaled by the value range
+    pages: int = 1  # pages of a TIFF, or frames of an animation; where one of them is a record of its own, 1
 
 
 class Loaded(NamedTuple):
@@ -80,6 +81,7 @@ class Loaded(NamedTuple):
 
     content: BinaryIO | NDArray[Any]
     label: int | None
+    page: int | None = None  # of a file with several, as `decode.pages` names it; None: the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Record:
     split: Split | None = None  # None: the source does not say
     facts: Facts | None = None  # where the source knows them without loading
     held: int = 0  # bytes of it that are in memory already
+    file: str = ""  # the name of the file of which it is one of several pages; "": it is alone
 
 
 def in_memory(record: Record) -> int:

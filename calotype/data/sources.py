@@ -27,8 +27,10 @@ from calotype.data.files import (
     walk,
     zip_archive,
 )
+from calotype.data.formats import not_read
 from calotype.data.glyphs import CHANNELS, CLASS_NAMES, GlyphsConfig, render
 from calotype.data.layout import SNIFF_BYTES, claims_picture, split_of_file, starts_like_picture
+from calotype.data.pages import count_pages, every_page
 from calotype.data.records import Facts, Loaded, Record, Skipped, Source
 from calotype.data.tables import hub, parquet
 from calotype.errors import DataError
@@ -75,6 +77,11 @@ def open_source(location: Location, config: DataConfig) -> Source:
     Raises:
         DataError: it is not there, cannot be read, or is nothing that holds pictures.
     """
+    source = _open(location, config)
+    return every_page(source) if config.pages == "all" else source
+
+
+def _open(location: Location, config: DataConfig) -> Source:
     if location.kind == "path":
         return _path(Path(location.address), location.fingerprint is None, config)
     _refuse_table(config, location.address)
@@ -176,12 +183,18 @@ def _opener(path: Path, config: DataConfig) -> Callable[[Path], Source]:
             return _zip_opener(path, config)
         if not starts_like_picture(first) and is_tar(path):
             return partial(tar_archive, labels=labels, wanted=table)
-        if starts_like_picture(first) and not config.to_learn:
+        if starts_like_picture(first) and (not config.to_learn or config.pages == "all"):
             return picture
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:  # the last two of zips
         raise DataError(f"{path} cannot be read ({error}): check its permissions, or make it again") from None
-    what = "is one picture" if starts_like_picture(first) else "is no archive, Parquet or NumPy file"
-    raise DataError(f"{path} {what}: give a folder of pictures, a zip or tar of one, .parquet, .npz or .npy")
+    if format := not_read(path.name, first):
+        raise DataError(f"{path} is {format.reason}")
+    what = "is no archive, Parquet or NumPy file"
+    if starts_like_picture(first):
+        count = count_pages(path)
+        what = f"has {count:,} pages or frames: give --pages all, or" if count > 1 else "is one picture"
+    give = " give" if what.endswith(" or") else ": give"
+    raise DataError(f"{path} {what}{give} a folder of pictures, a zip or tar of one, .parquet, .npz or .npy")
 
 
 def _zip_opener(path: Path, config: DataConfig) -> Callable[[Path], Source]:

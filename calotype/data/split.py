@@ -45,6 +45,12 @@ def nothing_held_out(n: int) -> SplitResult:
     return SplitResult(np.zeros(n, np.bool_), "none: the pictures are to be measured")
 
 
+def last_held_out(n: int) -> SplitResult:
+    """The split of the n pages of one file: the last are held out, since those beside each other are much alike."""
+    held_out = np.arange(n) >= n - max(1, round(HELD_OUT_SHARE * n))
+    return SplitResult(held_out, f"the last {HELD_OUT_SHARE:.0%} of the pages of the only file")
+
+
 def _by_hash(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Below a fixed threshold, so that a picture keeps its side when others are added."""
     least, greatest = hashes.min(), hashes.max()

@@ -12,6 +12,7 @@ import numpy as np
 
 from calotype.data.config import DataConfig
 from calotype.data.decode import array_facts, decode, has_transparency, quiet_pillow, read_facts
+from calotype.data.pages import note_on_pages
 from calotype.data.parallel import ordered_map
 from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, in_memory
 from calotype.errors import DataError
@@ -85,7 +86,8 @@ def survey(source: Source, *, strict: bool, progress: Progress | None = None) ->
             outcomes.append(outcome)
             if progress and len(outcomes) % 256 == 0:
                 progress(0, len(outcomes))
-    return Survey(tuple(outcomes), source.skipped, source.other_files, source.notes, source.ignored)
+    notes = (*source.notes, *note_on_pages(outcomes))
+    return Survey(tuple(outcomes), source.skipped, source.other_files, notes, source.ignored)
 
 
 def strict_error(skipped: Skipped) -> DataError:
@@ -124,11 +126,11 @@ def _look(record: Record) -> Facts | Skipped:
     if record.facts:
         return record.facts
     try:
-        content = record.load().content
+        content, _, page = record.load()
         if isinstance(content, np.ndarray):
             return array_facts(content.shape, content.dtype)
         with content as file:
-            return read_facts(file)
+            return read_facts(file, page)
     except BadPicture as error:
         return Skipped(record.name, error.reason)
     except OSError as error:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import calotype
-from calotype import training
+from calotype import loop, training
 from calotype.data import DataConfig
 from calotype.errors import ConfigError, RunError
 from calotype.families.diffusion import Diffusion
@@ -146,6 +146,7 @@ def test_remarks_of_the_model_are_shown_once_and_logged(tmp_path: Path, monkeypa
     monkeypatch.setattr(
         Diffusion, "remark", lambda self, parts: Remark("lower the rate") if parts["model"] > 0 else None
     )
+    monkeypatch.setattr(loop, "SETTLED", 0)
     display, out = Quiet(), tmp_path / "run"
     run = training.train(
         "diffusion", "glyphs:gray:80", budget="80img", size="12", out=out, settings=TINY, display=display

@@ -88,8 +88,8 @@ def evaluated(
     if held < n:
         some = "is 1 held-out image" if held == 1 else f"are {held} held-out images"
         warnings.append(
-            f"there {some} for sets of {n}: the FD of the controls held-out and patches is too large beside that of the "
-            "samples; FD∞ and KID are not"
+            f"there {some} for sets of {n}: the FD of the controls held-out and patches is too large beside that of "
+            "the samples; FD∞ and KID are not"
         )
     main = _features(material, network, display)
     values = _measured(main, METRICS, seed, display)

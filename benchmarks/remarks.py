@@ -53,8 +53,8 @@ class Plan(NamedTuple):
     labels: bool = True
 
 
-def healthy(family: str, number: int, most: int) -> Plan:
-    """The healthy run of a number, of at most so many images seen."""
+def healthy(family: str, number: int, images: tuple[int, int]) -> Plan:
+    """The healthy run of a number, of so many images seen at least and at most."""
     u = Noise.shared(fold(0, "remarks", family, number), 1, "cpu").uniform(6)[0].tolist()
 
     def between(low: float, high: float, share: float) -> int:
@@ -63,11 +63,11 @@ def healthy(family: str, number: int, most: int) -> Plan:
     pictures = between(*PICTURES, u[0])
     source = f"glyphs:{MODES[int(u[1] * len(MODES))]}:{pictures}:{number}"
     preset = PRESETS[family][int(u[2] * len(PRESETS[family]))]
-    images = between(IMAGES[0], min(IMAGES[1], most), u[3])
+    seen = between(*images, u[3])
     size, model = SIZES[int(u[4] * len(SIZES))], {}
     if preset in ("codes", "map"):  # made for larger pictures: with fewer features, so that a run takes seconds
         size, model = SIZES[0], {"widths": [32], "blocks": [1], "latents": [1]}
-    return Plan(family, preset, source, size, images, number, model, labels=u[5] < 0.5)
+    return Plan(family, preset, source, size, seen, number, model, labels=u[5] < 0.5)
 
 
 FAILURES: Mapping[str, Plan] = {
@@ -130,11 +130,13 @@ def rate(count: int, n: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
 
 
-def measure_healthy(family: str, first: int, runs: int, most: int, course: Path | None) -> Iterator[dict[str, Any]]:
+def measure_healthy(
+    family: str, numbers: range, images: tuple[int, int], course: Path | None
+) -> Iterator[dict[str, Any]]:
     """A line for each run, and one for all."""
     alarms, seconds = 0, 0.0
-    for number in range(first, first + runs):
-        plan = healthy(family, number, most)
+    for number in numbers:
+        plan = healthy(family, number, images)
         found = trained(plan)
         alarms += bool(found.remarks)
         seconds += found.seconds
@@ -142,8 +144,14 @@ def measure_healthy(family: str, first: int, runs: int, most: int, course: Path 
             with course.open("a") as file:
                 file.write(json.dumps({"plan": plan, "checkpoints": found.checkpoints}) + "\n")
         yield {"run": number, **plan._asdict(), "remarks": found.remarks, "seconds": round(found.seconds, 1)}
-    low, high = rate(alarms, runs)
-    yield {"family": family, "runs": runs, "false alarms": alarms, "interval": [low, high], "seconds": round(seconds)}
+    low, high = rate(alarms, len(numbers))
+    yield {
+        "family": family,
+        "runs": len(numbers),
+        "false alarms": alarms,
+        "interval": [low, high],
+        "seconds": round(seconds),
+    }
 
 
 def measure_failures() -> Iterator[dict[str, Any]]:
@@ -161,12 +169,15 @@ def main() -> None:
     parser.add_argument("family", choices=tuple(PRESETS), nargs="?", default="vae")
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="number of the first run")
+    parser.add_argument("--least", type=int, default=IMAGES[0], help="images seen in a run, at least")
     parser.add_argument("--most", type=int, default=IMAGES[1], help="images seen in a run, at most")
     parser.add_argument("--course", type=Path)
     asked = parser.parse_args()
     lines = measure_failures()
     if asked.what == "healthy":
-        lines = measure_healthy(asked.family, asked.first, asked.runs, asked.most, asked.course)
+        lines = measure_healthy(
+            asked.family, range(asked.first, asked.first + asked.runs), (asked.least, asked.most), asked.course
+        )
     for line in lines:
         print(json.dumps(line), flush=True)
 

@@ -20,7 +20,7 @@ from calotype.display import Display, for_process, packing_on
 from calotype.errors import ConfigError, RunError
 from calotype.evaluation import controls, features
 from calotype.evaluation.page import Pictures, page
-from calotype.evaluation.protocol import Outcome, Subject, evaluated
+from calotype.evaluation.protocol import FEWEST, Outcome, Subject, evaluated
 from calotype.evaluation.report import Report
 from calotype.evaluation.views import NOTHING, Views, views
 from calotype.files import make_folder, write_atomic
@@ -31,6 +31,7 @@ from calotype.outputs import check_outputs
 from calotype.rng import fold, permutation
 from calotype.runs import Run, load, name_source
 
+COLOURED = ("RGB", "P", "CMYK", "YCbCr", "LAB", "HSV")  # modes of Pillow
 SHOWN = 100  # samples on the page
 PREVIEWS = 6  # of training
 VIEWED = 96  # held-out images whose latents are looked at
@@ -224,9 +225,49 @@ def _found(folder: Path, packed: PackedDataset, n: int, seed: int, display: Disp
     """Images from elsewhere, brought to the size and the channels of the data set."""
     spec = packed.spec
     config = DataConfig(
-        source=str(folder), width=spec.width, height=spec.height, channels=spec.channels, labels=False, to_learn=False
+        source=str(folder),
+        width=spec.width,
+        height=spec.height,
+        fit=packed.config.fit,
+        channels=spec.channels,
+        labels=False,
+        to_learn=False,
     )
     there = prepare(config, progress=packing_on(display))
+    if len(there) < FEWEST:
+        raise ConfigError(f"{folder} has {len(there)} image, but a set to measure has {FEWEST} or more: add images")
     indices = permutation(fold(seed, "images"), len(there))[: n or drawing.IMAGES]
     facts = {"kind": "images", "path": str(folder), "images": len(there), "skipped": len(there.skipped)}
-    return Subject([there.read(np.sort(indices)).images], None, (), facts, {}, (), ())
+    warnings = unlike(there, packed)
+    if n > len(there):
+        warnings.append(f"{n} images were asked for, but there are {len(there)}: all of them are measured")
+    return Subject([there.read(np.sort(indices)).images], None, (), facts, {}, (), (), warnings)
+
+
+def unlike(there: PackedDataset, packed: PackedDataset) -> list[str]:
+    """In what images from elsewhere are not as the pictures of the data set, as sentences."""
+    survey, spec, found = there.survey(), packed.spec, []
+    others = sorted((count, f"{width}x{height}") for width, height, count in survey["sizes"])
+    sizes = [size for _, size in others[::-1] if size != f"{spec.width}x{spec.height}"]
+    if sizes:
+        several = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+        found.append(
+            f"images of {sizes[0]}{several} were brought to the {spec.width}x{spec.height} of the data set "
+            f"({packed.config.fit}): what is measured are the images after that"
+        )
+    colour = any(mode.startswith(COLOURED) or mode.endswith(("x 3", "x 4")) for mode in survey["modes"])
+    if colour and spec.channels == 1:
+        found.append("images in colour were made gray, as the data set is")
+    if not colour and spec.channels > 1:
+        found.append(f"the images are gray, but the data set has {spec.channels} channels: they differ by that alone")
+    if survey["alpha_channels"] and spec.channels != 4:
+        found.append("images with transparency were laid over white, as the data set has none")
+    if there.skipped:
+        first = there.skipped[0]
+        found.append(
+            f"{len(there.skipped)} of the files cannot be used, the first {first.name} ({first.reason}): they are not "
+            "measured"
+        )
+    if there.values is not None:
+        found.append("images of 16 bits or floats were brought to bytes by the range of their type")
+    return found

@@ -28,6 +28,10 @@ from calotype.trainer import NonFinite, Progress, Trainer
 RETURNS_LIMIT = 3  # to a checkpoint without reaching the next one; then the settings are wrong, not the data
 HELD_OUT_IMAGES = 256  # measured at each checkpoint: enough to rank checkpoints, a per cent or so of the time
 BEGUN = 0.1  # share of training before which what is not there cannot have been lost
+# Images seen before which the same holds however short the training is. In healthy runs of the smallest networks
+# latents became active between 250 and more than 1,600 images, samples diverse between 130 and more than 500
+# (benchmarks/remarks.py); the rest is for networks and pictures that take longer.
+SETTLED = 10_000
 LOG_SECONDS = 1.0  # between log lines
 
 
@@ -189,7 +193,8 @@ def _checkpoint(context: Context, parts: Mapping[str, float]) -> _Measured:
     if "samples/distance" in record:
         facts["score"] = record["samples/distance"]
         told = f"samples {facts['score']:.3g} from real, {record['samples/diversity']:.0%} as diverse"
-    remark = trainer.model.remark({**parts, **record}) if trainer.model.progress >= BEGUN else None
+    settled = trainer.model.progress >= BEGUN and trainer.images_seen >= SETTLED
+    remark = trainer.model.remark({**parts, **record}) if settled else None
     if remark is not None and remark.collapsed and run.config.training.on_collapse == "rollback":
         raise Collapsed(remark.text)
     trainer.returns = 0

@@ -68,9 +68,8 @@ def _job(
     classes = sampling.cycle(numbers) if choices else None
     sampling.check(model.model, classes, chosen)
     if choices:
-        display.message(
-            f"classes: {told(choices[first % len(choices) :] + choices[: first % len(choices)], model.class_names)}"
-        )
+        turn = first % len(choices)
+        display.message(f"classes: {told([*choices[turn:], *choices[:turn]], model.class_names)}")
     facts = {"weights_sha256": model.digest, "labels": numbers or None, "options": plain(chosen)}
     return export.Job(model.model, n, seed, first, classes, chosen, facts, model.class_names)
 

@@ -19,7 +19,7 @@ from calotype import devices, dividing, processes, sampling, stages
 from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
-from calotype.data.classes import balance_notes, class_notes
+from calotype.data.notes import all_notes, balance_notes
 from calotype.data.stream import Stream
 from calotype.display import Display, for_process, packing_on
 from calotype.errors import ConfigError, RunError, is_out_of_memory
@@ -328,7 +328,7 @@ def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
             f"{len(packed.skipped)} of the files cannot be used, the first {first.name} ({first.reason}); "
             f"`calotype check {config.source}` lists them"
         )
-    for note in class_notes(packed):
+    for note in all_notes(packed):
         shown.message(note)
     return packed
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from calotype import checkpoints, cli
+from calotype import checkpoints, cli, loop
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.errors import TrainingDiverged
 from calotype.families.gan import GAN
@@ -104,6 +104,7 @@ def test_a_collapse_is_said_or_gone_back_from(
         return Remark("all alike: raise model.r1", collapsed=True) if len(seen) == 3 else None
 
     monkeypatch.setattr(GAN, "remark", remark)
+    monkeypatch.setattr(loop, "SETTLED", 0)
     display = Quiet()
     settings = TINY | {"training": TINY["training"] | {"on_collapse": how}}
     run = train("gan", picture_folder, budget="320img", out=tmp_path / "run", settings=settings, display=display)
@@ -125,6 +126,7 @@ def test_a_collapse_that_comes_again_ends_the_run(
     picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GAN, "remark", lambda self, parts: Remark("all alike: raise model.r1", collapsed=True))
+    monkeypatch.setattr(loop, "SETTLED", 0)
     settings = TINY | {"training": TINY["training"] | {"on_collapse": "rollback"}}
     with pytest.raises(TrainingDiverged, match=r"all alike: raise model\.r1; this came again after 3 returns"):
         train("gan", picture_folder, budget="320img", out=tmp_path / "run", settings=settings)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import calotype
-from calotype import training
+from calotype import loop, training
 from calotype.data import DataConfig
 from calotype.errors import ConfigError, RunError
 from calotype.families.diffusion import Diffusion
@@ -146,6 +146,7 @@ def test_remarks_of_the_model_are_shown_once_and_logged(tmp_path: Path, monkeypa
     monkeypatch.setattr(
         Diffusion, "remark", lambda self, parts: Remark("lower the rate") if parts["model"] > 0 else None
     )
+    monkeypatch.setattr(loop, "SETTLED", 0)
     display, out = Quiet(), tmp_path / "run"
     run = training.train(
         "diffusion", "glyphs:gray:80", budget="80img", size="12", out=out, settings=TINY, display=display
@@ -154,6 +155,24 @@ def test_remarks_of_the_model_are_shown_once_and_logged(tmp_path: Path, monkeypa
     logged = [line for line in run.read_log() if line["event"] == "remark"]
     assert len(logged) > 1
     assert {line["text"] for line in logged} == {"lower the rate"}
+
+
+def test_remarks_wait_until_something_can_have_been_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first no latent says anything, in a healthy run as in one that has collapsed."""
+    vae = {"widths": [16, 16], "blocks": [1, 1], "latents": [0, 1], "latent_width": 4}
+
+    def remarks(name: str, **changes: float) -> list[str]:
+        settings = {"model": vae | changes, "training": {"batch_size": 16}}
+        run = training.train(
+            "vae", "glyphs:gray:80", budget="320img", size="8", out=tmp_path / name, settings=settings, display=Quiet()
+        )
+        log = run.read_log()
+        assert all(record["held_out/model/active"] == 0 for record in log if record["event"] == "checkpoint")
+        return [record["text"] for record in log if record["event"] == "remark"]
+
+    assert remarks("healthy") == []
+    monkeypatch.setattr(loop, "SETTLED", 256)
+    assert any("the posterior has collapsed" in text for text in remarks("collapsed", beta=100.0))
 
 
 def test_balanced_needs_classes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from calotype.data.config import MAX_PIXELS
 from calotype.data.decode import array_facts
 from calotype.data.npy import DAMAGE, Header, read_header, read_member
-from calotype.data.records import Loaded, Record, Source, Split, check_class_count
+from calotype.data.records import Loaded, Record, Source, Split, check_class_number
 from calotype.errors import DataError
 
 # Names of the pictures and of their labels in an .npz file, with the split they belong to. The first line of each
@@ -74,9 +74,9 @@ def npz(path: Path, labels: bool = True) -> Source:
     known = [part.labels for part in parts if part.labels is not None]
     class_names: tuple[str, ...] = ()
     if len(known) == len(parts):
-        count = 1 + max(int(part.max(initial=0)) for part in known)
-        check_class_count(count)
-        class_names = tuple(str(i) for i in range(count))
+        highest = max(int(part.max(initial=0)) for part in known)
+        check_class_number(highest)
+        class_names = tuple(str(i) for i in range(1 + highest))
 
     def records() -> Iterator[Record]:
         for part in parts:
@@ -119,7 +119,8 @@ def _labels(archive: zipfile.ZipFile, key: str, path: Path) -> NDArray[np.int64]
     labels = read_member(archive, key)
     if labels.ndim == 2 and labels.shape[1] > 1 and _is_one_hot(labels):
         return labels.argmax(axis=1).astype(np.int64)
-    if labels.ndim == 0 or labels.size != len(labels) or labels.dtype.kind not in "iu":
+    whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
+    if labels.ndim == 0 or labels.size != len(labels) or not whole or np.isinf(labels).any():
         raise DataError(
             f"{key} in {path} has shape {labels.shape} and type {labels.dtype}, but labels are one integer "
             "or one one-hot row per picture: save class numbers, or pass over them with --no-labels"

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from calotype.data.classes import balance_notes, class_notes
 from calotype.data.config import DataConfig
 from calotype.data.duplicates import exact_duplicates, near_duplicates
+from calotype.data.notes import all_notes, balance_notes
 from calotype.data.packed import PackedDataset
 from calotype.data.packing import TooFewPictures, prepare
 from calotype.data.records import Skipped, Values
@@ -109,7 +109,7 @@ def _report(config: DataConfig, pack: PackedDataset) -> CheckReport:
     classes = _class_counts(pack)
     size = recommended_size(_expand(survey["sizes"]))
     value_range = _range_to_use(config, pack.values)
-    notes = [*survey["notes"], *class_notes(pack), *balance_notes(pack)]
+    notes = [*survey["notes"], *all_notes(pack), *balance_notes(pack)]
     if not near.complete:
         notes.append("So many pictures are alike in part that not all pairs were compared for near duplicates.")
     return CheckReport(

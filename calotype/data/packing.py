@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from calotype.caches import cache_folder
 from calotype.data.cache import new_pack, pack_path, slug, unusable
-from calotype.data.classes import check_names, listed
 from calotype.data.config import DataConfig
 from calotype.data.decode import decode, quiet_pillow
 from calotype.data.fit import fit_picture
+from calotype.data.notes import check_names, listed
 from calotype.data.packed import (
     DATASET,
     FORMAT,

@@ -29,6 +29,15 @@ def check_class_count(count: int) -> None:
         )
 
 
+def check_class_number(highest: int) -> None:
+    """Raise DataError where labels are numbers too high to be those of classes, however few there are."""
+    if highest >= MAX_CLASSES:
+        raise DataError(
+            f"the labels are numbers up to {highest:,}, but classes are numbered below {MAX_CLASSES:,}: number them "
+            "from 0 on, or pass over them with --no-labels"
+        )
+
+
 class BadPicture(DataError):
     """One picture that cannot be used. The text before the first colon of the reason is its kind."""
 

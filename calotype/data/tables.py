@@ -17,6 +17,7 @@ from calotype.data.records import (
     Source,
     Split,
     check_class_count,
+    check_class_number,
 )
 from calotype.errors import DataError
 from calotype.untrusted import NotPlain, brief, open_regular, parse_json
@@ -165,7 +166,7 @@ def names_of_values(values: list[Any]) -> tuple[str, ...]:
     """
     present = [value for value in values if value is not None]
     if all(isinstance(value, int) for value in present) and present:
-        check_class_count(max(present) + 1)
+        check_class_number(max(present))
         return tuple(str(i) for i in range(max(present) + 1))
     if all(isinstance(value, str) for value in present):
         check_class_count(len(set(present)))

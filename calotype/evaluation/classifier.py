@@ -106,7 +106,7 @@ def classifier(packed: PackedDataset, report: Callable[[int, int], None]) -> Cla
     Args:
         report: told of the images seen, and of how many.
     """
-    if packed.labels is None or len(packed.class_names) < 2:
+    if packed.labels is None or len(packed.spec.classes) < 2:
         return None
     with seeded(fold(0, "classifier")):
         model = Classifier(packed.spec)

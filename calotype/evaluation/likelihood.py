@@ -64,5 +64,8 @@ def likelihoods(
 
 
 def _mean(name: str, per_image: Tensor) -> Value:
-    value, error = float(per_image.mean()), float(per_image.std()) / len(per_image) ** 0.5
+    value = float(per_image.mean())
+    if len(per_image) < 2:
+        return Value(name, "samples", value, None, None, len(per_image), "of one held-out image: no interval")
+    error = float(per_image.std()) / len(per_image) ** 0.5
     return Value(name, "samples", value, value - NORMAL * error, value + NORMAL * error, len(per_image))

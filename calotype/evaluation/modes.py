@@ -26,8 +26,8 @@ def shares(classes: Tensor, count: int) -> Tensor:
 
 
 def reached(found: Tensor, wanted: Tensor) -> float:
-    """How many classes are reached, from their shares."""
-    return float(((found > 0) & (found >= REACHED * wanted)).sum())
+    """How many classes are reached, of those that are wanted at all, from their shares."""
+    return float(((wanted > 0) & (found > 0) & (found >= REACHED * wanted)).sum())
 
 
 def divergence(found: Tensor, wanted: Tensor) -> float:
@@ -50,7 +50,7 @@ def modes(of: str, sets: Sequence[Tensor], wanted: Tensor, asked: Tensor | None,
     for name, measure in (("modes", reached), ("class divergence", divergence)):
         value = sum(measure(shares(classes, len(wanted)), wanted) for classes in sets) / len(sets)
         half = NORMAL * _spread(sets, wanted, measure, fold(seed, name, of))
-        most = float(len(wanted)) if name == "modes" else float("inf")
+        most = float((wanted > 0).sum()) if name == "modes" else float("inf")
         found.append(Value(name, of, value, max(0.0, value - half), min(most, value + half), len(sets[0])))
     if asked is not None:
         right = torch.cat([classes == asked for classes in sets])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from calotype.data import PackedDataset
 from calotype.display import Display
+from calotype.errors import ConfigError
 from calotype.evaluation import controls, copying, features
 from calotype.evaluation.classifier import Classifier, as_features, classifier
 from calotype.evaluation.course import Course, course
@@ -20,6 +21,7 @@ from calotype.evaluation.report import Copying, Protocol, Report, Value
 from calotype.rng import fold, permutation
 
 PER_CLASS = ("KID", "precision", "coverage")  # right with the few images of a class
+FEWEST = 2  # images of a set, and training images: no distance has a meaning with fewer
 SMALL = 64  # pixels: gray images no larger are compared by the classifier of the data set, too
 
 
@@ -33,6 +35,7 @@ class Subject(NamedTuple):
     cost: Mapping[str, Any]
     likelihoods: Sequence[Value]
     course: Sequence[Course]  # samples as training went on
+    warnings: Sequence[str] = ()  # what the images are that one may not expect
 
 
 class Outcome(NamedTuple):
@@ -66,14 +69,27 @@ def evaluated(
     subject: Subject, packed: PackedDataset, network: features.FeatureNetwork, seed: int, command: str, display: Display
 ) -> Outcome:
     """Measure a subject and the controls by the protocol."""
-    n, warnings = len(subject.sets[0]), []
+    n, warnings = min(map(len, subject.sets)), list(subject.warnings)
+    if n < FEWEST:
+        raise ConfigError(f"there {'is 1 image' if n == 1 else 'are no images'} to measure: give {FEWEST} or more")
+    if len(packed.train) < FEWEST:
+        raise ConfigError(
+            f"{packed.config.source} has {len(packed.train)} training picture, but images are compared with "
+            f"{FEWEST} or more: add pictures"
+        )
+    if not len(packed.held_out):
+        raise ConfigError(
+            f"{packed.config.source} has no held-out pictures whose class has training pictures, to compare with: add "
+            "some"
+        )
     telling = classifier(packed, lambda done, total: display.count("training a classifier on images", done, total))
     material = _material(subject, packed, n, seed)
     held = len(material.sets["held_out"][0])
     if held < n:
+        some = "is 1 held-out image" if held == 1 else f"are {held} held-out images"
         warnings.append(
-            f"there are {held} held-out images for sets of {n}: the FD of the controls held-out and patches is "
-            "too large beside that of the samples; FD∞ and KID are not"
+            f"there {some} for sets of {n}: the FD of the controls held-out and patches is too large beside that of "
+            "the samples; FD∞ and KID are not"
         )
     main = _features(material, network, display)
     values = _measured(main, METRICS, seed, display)
@@ -123,7 +139,7 @@ def _about(packed: PackedDataset) -> dict[str, Any]:
         "width": packed.spec.width,
         "height": packed.spec.height,
         "channels": packed.spec.channels,
-        "classes": packed.spec.num_classes,
+        "classes": len(packed.spec.classes),
     }
 
 
@@ -240,9 +256,15 @@ def _copies(material: Material, main: Features) -> tuple[Copying, list[tuple[Ten
     found = {name: copying.examined(space, name, material.seed) for name, space in spaces.items()}
     flagged = any(finding.flagged for finding in found.values())
     told = " and ".join(f"{100 * finding.share:.1f} % by {name}" for name, finding in found.items())
+    count = sum(map(len, sets["samples"]))
+    if count < copying.FEWEST_TO_COMPARE and not flagged:
+        doubt = f" Of {count} images that says little: give {copying.FEWEST_TO_COMPARE} or more."
+    else:
+        doubt = ""
     verdict = (
         f"{'This looks like copying' if flagged else 'No sign of copying'}: {told} of the samples "
         "are nearer to a training image than 99 % of other images are; without copying it is about 1 %."
+        f"{doubt}"
     )
     near = found["features"].near
     suspects = copying.suspects(near).tolist()

@@ -111,7 +111,7 @@ class GAN(GenerativeModel, Encodable):
         sure = parts.get("seen/discriminator/accuracy", 0.0) - parts.get("held_out/discriminator/accuracy", 0.0)
         if seen - held_out > OVERFIT * seen and sure > SURER:
             return Remark(
-                f"the discriminator knows the training pictures by heart: held-out ones are {1 - held_out / seen:.0%} "
+                f"the discriminator has memorised the training pictures: held-out ones are {1 - held_out / seen:.0%} "
                 "of the way to generated ones for it. Show it more pictures, or changed ones, by --set "
                 "model.augment=0.4"
             )

@@ -1,4 +1,4 @@
-"""What is to be said of the classes of a data set: those with nothing to learn from, and those with next to nothing."""
+"""What is to be said of a data set before anything is learned from it: classes and splits with next to nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from calotype.data.config import FEWEST_TO_LEARN
 from calotype.data.packed import PackedDataset
 from calotype.errors import DataError
 
+FEW_HELD_OUT = 3  # pictures: what is measured on fewer says next to nothing
 LISTED = 10  # names in a sentence
 RARE = 10  # times as many pictures as a class has, in the largest one: below that repetition is no matter
 
@@ -28,6 +30,27 @@ def check_names(names: Sequence[str]) -> None:
             f"{len(twice)} class names stand for several classes each, such as {listed(twice[:1])}: rename them, or "
             "leave classes out with --no-labels"
         )
+
+
+def all_notes(pack: PackedDataset) -> list[str]:
+    """The sentences that concern every training on it."""
+    return [*class_notes(pack), *split_notes(pack)]
+
+
+def split_notes(pack: PackedDataset) -> list[str]:
+    """Sentences on a side of the split that has next to no pictures."""
+    found = []
+    if pack.learned < FEWEST_TO_LEARN // 2:
+        found.append(
+            f"There are only {pack.learned} pictures to learn from: a model will memorise them. Add training pictures."
+        )
+    if len(pack.held_out) < FEW_HELD_OUT:
+        count = len(pack.held_out)
+        found.append(
+            f"There {'is' if count == 1 else 'are'} only {count} held-out picture{'s' if count > 1 else ''}, on which "
+            "the held-out loss, the best checkpoint and likelihoods rest: they say next to nothing. Add pictures."
+        )
+    return found
 
 
 def class_notes(pack: PackedDataset) -> list[str]:

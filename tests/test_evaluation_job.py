@@ -39,7 +39,7 @@ def small() -> features.FeatureNetwork:
 @pytest.fixture(autouse=True)
 def _small_features(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "network", lambda name: small())
-    monkeypatch.setattr(classifier, "IMAGES", 1024)  # a second of training
+    monkeypatch.setattr(classifier, "IMAGES", 64)  # how well it learns is not tested here
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,16 @@ import ctypes
 import gc
 import os
 import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from calotype.errors import ConfigError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def choose(name: str = "auto") -> torch.device:
@@ -42,7 +48,7 @@ def make_repeatable() -> None:
 
 
 # Of mallopt, in glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
 def keep_memory() -> None:
@@ -60,16 +66,18 @@ def keep_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     if _is_limited():
         mallopt(_MMAP_THRESHOLD, 2**17)  # and stay there, as it does not by itself
-        os.environ.setdefault(
-            "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0"
-        )  # read at the first kernel; for other processes too
+        mallopt(_ARENA_MAX, 1)  # a heap for each thread takes 64 MB of addresses
+        # Read at the first kernel. It is for the processes that this one starts as well, which have the same limit.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
         return
     mallopt(_TRIM_THRESHOLD, -1)  # never
     mallopt(_MMAP_THRESHOLD, 2**30)  # larger blocks alone have mappings of their own
 
 
 def _is_limited() -> bool:
-    import resource  # of POSIX, as glibc is
+    if not hasattr(os, "fork"):
+        return False
+    import resource  # of POSIX
 
     limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     return any(limit != resource.RLIM_INFINITY for limit in limits)
@@ -82,3 +90,28 @@ def give_back_memory() -> None:
         torch.cuda.empty_cache()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+class OwnThread:
+    """Calls functions in a thread of its own where the memory of this process has a limit; else in the caller's.
+
+    Where oneDNN finds no room for the code of a kernel, it compiles none in that thread any more: its assembler, Xbyak,
+    keeps the error in a variable of the thread and never clears it, so that every later kernel "could not create a
+    primitive", whatever room there is. After such an error another thread has to go on; the main one, which draws and
+    measures, stays sound.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._threads = ThreadPoolExecutor(1) if device.type == "cpu" and _is_limited() else None
+
+    def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What the function returns, or raises."""
+        if self._threads is None:
+            return function(*args, **kwargs)
+        return self._threads.submit(function, *args, **kwargs).result()
+
+    def renew(self) -> None:
+        """Go on in another thread."""
+        if self._threads is not None:
+            self._threads.shutdown()
+            self._threads = ThreadPoolExecutor(1)

@@ -191,6 +191,7 @@ class Trainer(Generic[Model]):
             name: make(player, config.learning_rate, betas, config.weight_decay)
             for name, player in model.players().items()
         }
+        self._thread = devices.OwnThread(self.device)
         self._ema_exponent = power_exponent(config.ema_std)
         if config.precision == "bf16" and not native_bf16(self.device):
             raise ConfigError(f"training.precision is bf16, but this {self.device.type} only emulates it: use auto")
@@ -310,7 +311,7 @@ class Trainer(Generic[Model]):
         before = [buffer.clone() for buffer in self.model.buffers()]
         while True:
             try:
-                loss = self._accumulate(turn, batch, draw, params)
+                loss = self._thread(self._accumulate, turn, batch, draw, params)
                 break
             except (RuntimeError, MemoryError) as error:
                 # Of divided weights all processes would have to go back together.
@@ -320,6 +321,7 @@ class Trainer(Generic[Model]):
                 p.grad = None
             for buffer, value in zip(self.model.buffers(), before, strict=True):
                 buffer.data.copy_(value)  # running statistics are to see no image twice
+            self._thread.renew()
             devices.give_back_memory()
             self.micro_batch = -(-self.micro_batch // 2)
         return self._over_processes(loss, [] if self.division is not None else params)

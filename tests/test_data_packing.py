@@ -6,10 +6,8 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import namedtuple
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from PIL import Image
 from calotype.data import DataConfig, PackedDataset, Skipped, prepare
 from calotype.data.survey import recommended_size
 from calotype.errors import DataError
+from tests.conftest import unprivileged
 from tests.pictures import TRANSPOSED, encode, encode_image, folder_of, noise, numbered, png_header, smooth
 
 
@@ -104,32 +103,25 @@ def test_a_hostile_folder_gives_its_good_pictures_and_reasons_for_the_rest(hosti
     assert data.survey()["other_files"] == 1
 
 
-@contextmanager
-def ordinary_user():
-    """Root may read everything, and becomes somebody else for a while; others stay who they are."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
+SKIPPED = """
+import json, sys
+from pathlib import Path
+from calotype.data import DataConfig, prepare
+skipped = prepare(DataConfig(source=sys.argv[1]), cache=Path(sys.argv[2])).skipped
+print(json.dumps({picture.name: picture.reason for picture in skipped}))
+"""
 
 
-def test_unreadable_files_and_folders_are_listed():
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o777)
-        pictures = folder_of(folder / "pictures", numbered(20))
-        prepare(config(pictures), cache=folder / "first")  # imports what it needs from where that user may not look
-        (pictures / "000.png").chmod(0)
-        (pictures / "closed").mkdir(mode=0)
-        with ordinary_user():
-            skipped = prepare(config(pictures), cache=folder / "second").skipped
-        reasons = {picture.name: picture.reason for picture in skipped}
-        assert set(reasons) == {"000.png", "closed"}
-        assert all("Permission denied" in reason for reason in reasons.values())
+def test_unreadable_files_and_folders_are_listed(photos, cache):
+    (photos / "000.png").chmod(0)
+    (photos / "closed").mkdir(mode=0)
+    command = [*unprivileged(), sys.executable, "-c", SKIPPED, photos, cache]
+    done = subprocess.run(command, capture_output=True, text=True)
+    (photos / "closed").chmod(0o700)  # for whoever sweeps up
+    assert done.returncode == 0, done.stderr
+    reasons = json.loads(done.stdout)
+    assert set(reasons) == {"000.png", "closed"}
+    assert all("Permission denied" in reason for reason in reasons.values())
 
 
 def test_a_file_that_cannot_be_read_is_listed(photos, cache, monkeypatch):

@@ -5,8 +5,12 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import threading
 
 import pytest
+import torch
+
+from calotype import devices
 
 PROGRAM = """
 import resource, torch
@@ -31,3 +35,20 @@ def test_memory_that_is_freed_is_used_again() -> None:
         return int(ran.stdout)
 
     assert new_pages(kept=True) < new_pages(kept=False) / 4  # the heap may still grow now and then
+
+
+def test_under_a_limit_another_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, here = torch.device("cpu"), threading.get_ident()
+    monkeypatch.setattr(devices, "_is_limited", lambda: True)
+    for device, apart in ((cpu, True), (torch.device("cuda"), False)):
+        thread = devices.OwnThread(device)
+        first = thread(threading.get_ident)
+        assert (first != here) == apart
+        assert thread(threading.get_ident) == first
+        kept = [threading.current_thread()] if not apart else [thread(threading.current_thread)]
+        thread.renew()
+        assert (thread(threading.current_thread) not in kept) == apart
+        with pytest.raises(ZeroDivisionError):
+            thread(divmod, 1, 0)
+    monkeypatch.setattr(devices, "_is_limited", lambda: False)
+    assert devices.OwnThread(cpu)(threading.get_ident) == here

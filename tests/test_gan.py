@@ -341,6 +341,7 @@ def test_a_shift_moves_whole_pixels_and_leaves_black() -> None:
         assert min(kept.shape) >= 7
 
 
+@pytest.mark.slow
 def test_what_is_seen_changed_now_and_then_is_learned_as_it_is() -> None:
     """Dots in the middle, which the discriminator sees shifted in half of cases: they are drawn in the middle."""
     spec = ImageSpec(1, 8, 8)

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, get_args
 
 from calotype.data.label_files import LabelsFrom
 from calotype.errors import ConfigError
+from calotype.paths import check_word
 
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -51,6 +52,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.source:
             raise ConfigError("source is empty, but there must be pictures: give a path, glyphs, or hub:user/name")
+        check_word(self.source)
         if min(self.width, self.height) < 0 or (self.width == 0) != (self.height == 0):
             raise ConfigError(
                 f"width {self.width} and height {self.height} are no size: give both as 1 or more, "
@@ -101,7 +103,9 @@ def parse_size(text: str) -> tuple[int, int]:
         ConfigError: the text has another form.
     """
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and 0 < int(side) < 100_000 for side in sides):
+    if len(sides) > 2 or not all(
+        side.isascii() and side.isdigit() and len(side) < 20 and 0 < int(side) < 100_000 for side in sides
+    ):
         raise ConfigError(f"size {text!r} is no size in pixels: write 32 for a square, or 48x64 for width x height")
     return int(sides[0]), int(sides[-1])
 

@@ -38,7 +38,7 @@ def named(path: Path) -> Path:
     try:
         found = path.resolve() if path.name in ("", "..") else path
         found.lstat()
-    except (FileNotFoundError, NotADirectoryError):  # what is to be there says so itself
+    except FileNotFoundError:  # what is to be there says so itself
         return path.absolute() if path.name in ("", "..") else path
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

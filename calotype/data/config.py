@@ -103,9 +103,7 @@ def parse_size(text: str) -> tuple[int, int]:
         ConfigError: the text has another form.
     """
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(
-        side.isascii() and side.isdigit() and len(side) < 20 and 0 < int(side) < 100_000 for side in sides
-    ):
+    if len(sides) > 2 or not all(re.fullmatch("[0-9]{1,19}", side) and 0 < int(side) < 100_000 for side in sides):
         raise ConfigError(f"size {text!r} is no size in pixels: write 32 for a square, or 48x64 for width x height")
     return int(sides[0]), int(sides[-1])
 

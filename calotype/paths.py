@@ -7,6 +7,7 @@ from pathlib import Path
 
 from calotype.errors import ConfigError
 
+DEEPEST = 250  # parts of a path; making each folder of thousands would take as many calls within one another
 LONGEST = 200  # bytes of a name to which something is added; file systems allow 255
 
 
@@ -35,6 +36,8 @@ def named(path: Path) -> Path:
     Raises:
         ConfigError: the system takes no such path: a name too long, links in a loop, a folder that one may not enter.
     """
+    if len(path.parts) > DEEPEST:
+        raise ConfigError(f"the path {str(path)[:97]}... has {len(path.parts):,} parts: give one of at most {DEEPEST}")
     try:
         found = path.resolve() if path.name in ("", "..") else path
         found.lstat()

@@ -1,7 +1,7 @@
 """Command lines and environments that nobody should give: each ends with a status and a message, and breaks nothing.
 
-Arguments are made from the declared options of each command, with values of all kinds of wrong. `make faults` tries five
-times as many.
+Arguments are made from the declared options of each command, with values of all kinds of wrong. `make faults` tries
+five times as many.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from calotype import cli, environment, terminal
 from calotype.errors import ConfigError
 from calotype.families import FAMILIES
 from calotype.request import sections
-from calotype.signals import Stopped
+from calotype.signals import Stopped, request, stop_requests, stops_raised, way_on
 from tests.conftest import Survived
 from tests.conftest import environment as variables_of
 from tests.faults import FAULTS
@@ -396,3 +396,236 @@ def test_no_command_line_ends_in_a_traceback(place: Path, survived: Survived, mo
     assert not lost, lost
     print(f"the slowest took {slowest[0]:.1f} s: {slowest[1]}")
     survived(LINES)
+
+
+# -- signals and streams, in processes of their own
+
+COMMAND = [sys.executable, "-m", "calotype"]
+
+
+def started(*words: str, **variables: str) -> subprocess.Popen[str]:
+    """A command in a process of its own."""
+    return subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables_of(**variables)
+    )
+
+
+def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash in which `calotype` is this one."""
+    script = f'calotype() {{ {shlex.join(COMMAND)} "$@"; }}\nset -o pipefail\n{line}'
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env=variables_of(**variables), errors="replace"
+    )
+
+
+def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    """Wait until a process has come somewhere."""
+    began = time.monotonic()
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - began < 120
+        time.sleep(0.02)
+
+
+def progressed(run: Path) -> bool:
+    return (run / "log.jsonl").exists() and (run / "log.jsonl").read_text().count('"progress"') >= 2
+
+
+@pytest.mark.fault("SIGHUP and SIGUSR1, as where a connection is lost or time is over", "it stops, saved at its step")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_lost_connection_loses_nothing(place: Path, number: signal.Signals) -> None:
+    run = place / f"stopped-{number}"
+    process = started("train", "vae", "photos", "--budget", "900kimg", "--preset", "tiny", "--out", str(run))
+    wait_for(process, lambda: progressed(run))
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Continue with: calotype train --resume" in errors
+    assert max(int(folder.name) for folder in (run / "checkpoints").glob("0*")) > 0
+
+
+@pytest.mark.fault("a reader of the output that goes away, in training", "it stops, saved at its step, with status 141")
+def test_a_broken_pipe_stops_training_and_loses_nothing(place: Path) -> None:
+    run = place / "piped"
+    process = started("train", "vae", "photos", "--budget", "900kimg", "--preset", "tiny", "--out", str(run))
+    wait_for(process, lambda: progressed(run))
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGPIPE, errors
+    assert max(int(folder.name) for folder in (run / "checkpoints").glob("0*")) > 0
+    assert '"stopped"' in (run / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("calotype check glyphs:gray:20 >&-", 0, ""),
+        ("calotype check glyphs:gray:20 >/dev/full", 1, "standard output cannot be written (No space left on device)"),
+        ("calotype check glyphs:gray:20 | true", 141, ""),
+        ("calotype --help | true", 141, ""),
+        ("calotype check none 2>/dev/full", 2, ""),
+        ("calotype check none 2>&- >&- <&-", 2, ""),
+    ],
+)
+def test_streams_that_fail(place: Path, line: str, status: int, said: str) -> None:
+    done = shell(line)
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+    assert said in done.stderr
+    assert said or not done.stderr
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"OMP_NUM_THREADS": "x", "COLUMNS": "0", "TERM": "nonsense", "TMPDIR": "/nowhere", "HOME": "/nowhere"},
+    ],
+)
+def test_output_without_unicode(place: Path, variables: dict[str, str]) -> None:
+    shutil.copytree(place / "photos", place / "größe", dirs_exist_ok=True)
+    (place / "größe" / "Äpfel.png").write_bytes(b"none")
+    done = shell("calotype check größe; calotype check --help >/dev/null", **variables)
+    assert "Traceback" not in done.stderr
+    assert done.stdout if "PYTHONUTF8" not in variables else "PYTHONUTF8=1" in done.stderr
+
+
+def test_any_text_can_be_written_in_any_encoding() -> None:
+    for encoding in ("ascii", "latin-1", "cp437", "shift-jis", "utf-8"):
+        text = "".join(map(chr, [*range(1, 0x3000), *range(0xD800, 0xE000), 0x1F600])).encode(
+            encoding, terminal.DEGRADE
+        )
+        assert text.decode(encoding)
+    assert "FD∞ 8×8 │━ é caf\udce9".encode("ascii", terminal.DEGRADE) == rb"FDinf 8x8 |- \xe9 caf\xe9"
+
+
+@pytest.mark.parametrize("words", [["check"], ["train", "vae"], ["compare"], ["evaluate", "run", "--data"]])
+def test_names_that_are_not_utf8_are_refused_by_name(
+    words: list[str], place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    shutil.copytree(place / "photos", place / odd, dirs_exist_ok=True)
+    assert cli.main([*words, odd]) == 2
+    assert "caf\\xe9' is not UTF-8" in capsys.readouterr().err
+    monkeypatch.chdir(place / odd)
+    assert cli.main(["check", "."]) == 2  # and where the current folder has such a name
+    assert "caf\\xe9' is not UTF-8" in capsys.readouterr().err
+
+
+def test_classes_whose_names_are_not_utf8_are_learned_under_escaped_names(place: Path) -> None:
+    folder = place / "classes"
+    for name in (b"caf\xe9", b"tea"):
+        shutil.copytree(place / "photos", os.path.join(os.fsencode(folder), name))
+    words = ["--budget", "32img", "--preset", "tiny", "--out", "odd-classes"]
+    assert cli.main(["train", "vae", "classes", *words]) == 0
+    assert cli.main(["sample", "odd-classes", "-n", "2", "--labels", "caf\\xe9", "--grid", "odd.png"]) == 0
+
+
+def test_the_current_folder_is_a_path_like_others(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "new"):
+        (place / name).mkdir(exist_ok=True)
+    monkeypatch.chdir(place / "here")
+    words = ["../photos", "--budget", "96img", "--size", "8"]
+    assert cli.main(["train", "diffusion", *words, "--out", ".", "--latents", "auto"]) == 0
+    assert (place / "here-first" / "config.toml").exists()
+    assert cli.main(["sample", ".", "-n", "1"]) == 0
+    assert cli.main(["train", "--resume", "."]) == 0
+    monkeypatch.chdir(place / "photos")
+    assert cli.main(["evaluate", ".", "--data", "../photos", "-n", "2"]) == 0
+    assert (place / "photos-evaluation" / "evaluation.json").exists()
+    shutil.rmtree(place / "photos-evaluation")
+    assert cli.main(["evaluate", "/", "--data", "../photos", "-n", "2"]) == 2
+
+
+def test_a_recipe_may_be_a_run(place: Path) -> None:
+    assert cli.main(["train", "--recipe", "run", "--out", "again"]) == 0
+    assert (place / "again" / "config.toml").read_text() == (place / "run" / "config.toml").read_text()
+
+
+# -- signals, in this process
+
+
+@pytest.fixture
+def _handlers() -> Iterator[None]:
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in previous:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_stop_says_the_way_on_of_the_outermost_block(capfd: pytest.CaptureFixture[str]) -> None:
+    def command() -> int:
+        with way_on("Continue with: calotype compare --resume X"), way_on("Continue with: calotype train --resume Y"):
+            signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    assert terminal.run(command) == 128 + signal.SIGTERM
+    assert capfd.readouterr().err == "calotype: stopped. Continue with: calotype compare --resume X\n"
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by nohup
+    with stops_raised():
+        signal.raise_signal(signal.SIGHUP)
+        with stop_requests() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop() == 0
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_what_is_no_signal_can_ask_a_loop_to_stop() -> None:
+    assert not request(signal.SIGPIPE)
+    with stop_requests() as stop:
+        assert request(signal.SIGPIPE)
+        assert stop() == signal.SIGPIPE
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_mistake_of_calotype_asks_for_a_report(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command() -> int:
+        raise KeyError("x")
+
+    monkeypatch.delenv("CALOTYPE_TRACEBACK", raising=False)
+    assert terminal.run(command) == terminal.BUG
+    said = capfd.readouterr().err
+    assert "this is a bug in Calotype: KeyError at test_surroundings.py" in said
+    assert "Traceback" not in said
+    monkeypatch.setenv("CALOTYPE_TRACEBACK", "1")
+    terminal.run(command)
+    assert "Traceback" in capfd.readouterr().err
+
+
+# -- environment variables
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "1.5", "9" * 5000, "٣", "3"])
+def test_a_number_of_the_environment_is_one_or_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", value)
+    with pytest.raises(ConfigError, match="RANK is"):
+        environment.whole("RANK", 0, most=2)
+    monkeypatch.setenv("RANK", "")
+    assert environment.whole("RANK", 2) == 2
+
+
+def test_processes_that_nobody_brings_together(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Any, place: Path
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ["train", "vae", "photos", "--budget", "32img", "--out", "never"]
+    assert cli.main(words) == 2
+    assert "RANK is not set" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "0")
+    assert cli.main(words) == 2
+    assert "MASTER_ADDR is not set" in capsys.readouterr().err

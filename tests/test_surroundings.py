@@ -371,6 +371,7 @@ def complaint(found: Answer) -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.fault("command lines and environments that nobody should give", "each is refused or done; nothing is lost")
 def test_no_command_line_ends_in_a_traceback(place: Path, survived: Survived, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WORLD_SIZE", "RANK", "XDG_CACHE_HOME", "NO_COLOR"):
@@ -517,7 +518,7 @@ def test_names_that_are_not_utf8_are_refused_by_name(
 def test_classes_whose_names_are_not_utf8_are_learned_under_escaped_names(place: Path) -> None:
     folder = place / "classes"
     for name in (b"caf\xe9", b"tea"):
-        shutil.copytree(place / "photos", os.path.join(os.fsencode(folder), name))
+        shutil.copytree(place / "photos", folder / os.fsdecode(name))
     words = ["--budget", "32img", "--preset", "tiny", "--out", "odd-classes"]
     assert cli.main(["train", "vae", "classes", *words]) == 0
     assert cli.main(["sample", "odd-classes", "-n", "2", "--labels", "caf\\xe9", "--grid", "odd.png"]) == 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calotype.comparison_job import compare
-    from calotype.data import check
+    from calotype.data.check import check
     from calotype.errors import CalotypeError, ConfigError, DataError, RunError, TrainingDiverged
     from calotype.evaluation_job import evaluate
     from calotype.runs import load

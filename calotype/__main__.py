@@ -1,7 +1,20 @@
-"""`python -m calotype`: the command where only a module can be named, as by torchrun."""
+"""The command as a process, also as `python -m calotype` where only a module can be named, as by torchrun."""
 
 import sys
 
-from calotype.cli import main
+from calotype import terminal
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line of this process; returns its exit status. A signal is taken from the first import on."""
+
+    def command() -> int:
+        from calotype.cli import main
+
+        return main(sys.argv[1:])
+
+    return terminal.run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,7 +21,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from calotype import environment
+from calotype.errors import ConfigError
 from calotype.files import make_private, open_folder, remove_tree
+from calotype.paths import named
 from calotype.untrusted import open_regular
 
 _HEAD = b"calotype entry 1\n"
@@ -157,23 +160,27 @@ def _is_usable(folder: Path) -> bool:
 
 
 def _is_shared() -> bool:
-    return os.environ.get("CALOTYPE_CACHE_SHARED") == "1"
+    return environment.text("CALOTYPE_CACHE_SHARED") == "1"
 
 
 def _stated(cache: Path | None) -> Path:
     if cache:
         return cache
-    if stated := os.environ.get("CALOTYPE_CACHE"):
-        return Path(stated).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calotype"
+    if stated := environment.folder("CALOTYPE_CACHE"):
+        return named(stated)
+    home = environment.home()
+    base = environment.folder("XDG_CACHE_HOME") or (home / ".cache" if home else None)
+    if base is None:
+        raise ConfigError("the user has no home for a cache: set CALOTYPE_CACHE to a folder of yours")
+    return named(base / "calotype")
 
 
 def _candidates(stated: Path) -> Iterator[Path]:
     """Where the cache may be, the best first."""
     yield stated
     yield stated / f"of-{os.geteuid()}"
-    with suppress(RuntimeError):  # there is no home
-        yield Path.home() / ".cache" / "calotype"
+    if home := environment.home():
+        yield home / ".cache" / "calotype"
 
 
 @functools.cache
@@ -186,7 +193,7 @@ def _of_this_process(user: int) -> Path:
 
 @functools.cache
 def _say(stated: Path, place: Path, reason: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if environment.text("RANK", "0") == "0":
         print(
             f"calotype: nothing in the cache {stated} is used, since {reason}: {place} takes its place. Take the right "
             "to write there away from others (chmod go-w), set CALOTYPE_CACHE to a folder of yours, or, if you trust "

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
+from calotype import environment, terminal
 from calotype.errors import CalotypeError, ConfigError, StoppedElsewhere, is_out_of_memory
+from calotype.paths import check_word, named
+from calotype.untrusted import LARGEST
 
 # What the help shows for options without a default of their own.
 Words = Annotated[str, arg(metavar="TEXT", help_behavior_hint="")]
@@ -742,6 +745,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
     "demo": demo,
 }
 DEMO_IMAGES = 500  # per set: enough to tell the families apart
+MORE_MEMORY = "close other programs, raise the limit of this one, or give smaller pictures or fewer at a time"
 TOGETHER = ("train", "sample", "evaluate", "compare", "demo")  # what several processes can do together
 
 
@@ -845,8 +849,14 @@ def _overview() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Run a command line; returns the exit status.
+
+    Args:
+        arguments: by default those of this process, whose streams and signals are then taken care of.
+    """
+    if arguments is None:
+        return terminal.run(lambda: main(sys.argv[1:]))
+    arguments = list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -869,31 +879,53 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     import tyro
 
     try:
-        if name not in TOGETHER and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        for word in arguments:
+            check_word(word)
+        if name not in TOGETHER and environment.whole("WORLD_SIZE", 1, least=1) > 1:
             raise ConfigError(f"{name} runs in one process: start it without torchrun")
         prog, config = f"calotype {name}", (FlagCreatePairsOff,)
-        return tyro.cli(COMMANDS[name], prog=prog, args=arguments, config=config)
+        return tyro.cli(_with_checks(COMMANDS[name]), prog=prog, args=arguments, config=config)
     except StoppedElsewhere as error:
         return error.exit_status
     except CalotypeError as error:
-        rank = os.environ.get("RANK", "0")
+        rank = environment.text("RANK", "0")
         print(f"calotype: {'' if rank == '0' else f'process {rank}: '}{error}", file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        sys.stderr.close()
-        return 0
-    except KeyboardInterrupt:
-        print("calotype: stopped", file=sys.stderr)
-        return 130
     except (MemoryError, RuntimeError, OSError) as error:
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            reason, remedy = f"memory ran out ({error!r})", MORE_MEMORY
+        elif isinstance(error, OSError) and isinstance(error.filename, str) and error.errno:
+            reason, remedy = f"{error.filename} cannot be used ({error.strerror})", "mend that, and repeat the command"
+        else:
             raise
-        print(
-            f"calotype: memory ran out ({error!r}): close other programs, raise the limit of this one, or give smaller "
-            "pictures or fewer at a time",
-            file=sys.stderr,
-        )
+        print(f"calotype: {reason}: {remedy}", file=sys.stderr)
         return CalotypeError.exit_status
+
+
+def _with_checks(command: Callable[..., int]) -> Callable[..., int]:
+    """The command, which refuses paths that the system does not take, and numbers that nothing means."""
+    from functools import wraps
+    from inspect import signature
+
+    @wraps(command)
+    def checked(*values: Any, **options: Any) -> int:
+        bound = signature(command).bind(*values, **options)
+        bound.arguments = {key: _check_value(key, value) for key, value in bound.arguments.items()}
+        return command(*bound.args, **bound.kwargs)
+
+    return checked
+
+
+def _check_value(name: str, value: Any) -> Any:
+    """A value of an argument, a path with a name. Raises ConfigError."""
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(value, Path):
+        return named(value)
+    if isinstance(value, int) and not -LARGEST <= value < LARGEST:
+        raise ConfigError(f"{option} is {str(value)[:20]}..., but numbers have at most 64 bits: give a smaller one")
+    if isinstance(value, float) and not isfinite(value):
+        raise ConfigError(f"{option} is {value}, but it has to be a finite number: give one, or leave it out")
+    return value
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ T = TypeVar("T")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file."""
+    """The content of a TOML file; of a run directory that of its config.toml."""
     try:
+        path = path / "config.toml" if (path / "config.toml").is_file() else path
         return parse_toml(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist: give the path of a recipe or of a run's config.toml") from error

@@ -28,8 +28,10 @@ from calotype.images import read_png
 from calotype.leading import Action, Help, led
 from calotype.model import Encodable
 from calotype.outputs import check_outputs
+from calotype.paths import beside
 from calotype.rng import fold, permutation
 from calotype.runs import Run, load, name_source
+from calotype.signals import way_on
 
 COLOURED = ("RGB", "P", "CMYK", "YCbCr", "LAB", "HSV")  # modes of Pillow
 SHOWN = 100  # samples on the page
@@ -91,8 +93,7 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
     Raises:
         CalotypeError: for anything the user can mend.
     """
-    beside = subject if _is_run(subject) else subject.with_name(f"{subject.name}-evaluation")
-    place = out or beside / "evaluation.json"
+    place = out or (subject if _is_run(subject) else beside(subject, after="-evaluation")) / "evaluation.json"
 
     def told(outcome: Outcome, shown: Display) -> None:
         shown.message(outcome.report.text())
@@ -101,7 +102,7 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
         shown.message(f"report: {place}")
         shown.message(f"page: {written}")
 
-    with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
+    with way_on(REMEDY), processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
         inputs = (subject, asked["data"], asked["network"].partition(":")[2] or asked["network"])
         processes.by_first(lambda: check_outputs("evaluate", inputs, out=place))
         outcome = measure(subject, display=shown, **asked)

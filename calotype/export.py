@@ -20,6 +20,7 @@ from calotype.images import grid, png, read_png, write_png
 from calotype.leading import Help, led
 from calotype.model import GenerativeModel
 from calotype.outputs import MANIFEST
+from calotype.paths import named
 from calotype.untrusted import read_json
 
 
@@ -95,6 +96,7 @@ def parts_folder(job: Job, path: Path) -> Path:
     Jobs of other settings have other folders, so that a second job does not trip over a stopped first.
     """
     mark = hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()[:8]
+    path = named(path)
     return path.with_name(f"{hidden_stem(path.name)}{mark}.parts")
 
 

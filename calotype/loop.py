@@ -145,6 +145,7 @@ def _loop(context: Context) -> None:
             if saved != trainer.step:  # else a checkpoint with its held-out loss is there
                 trainer.gather()
                 run.save(trainer, {})
+            run.log("stopped", images_seen=trainer.images_seen, signal=number)
             interrupted = Interrupted(run.path, number)
             raise interrupted if processes.is_first() else StoppedElsewhere.of(interrupted)
 

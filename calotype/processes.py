@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +21,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from calotype import environment
 from calotype.errors import CalotypeError, ConfigError, LostProcesses, StoppedElsewhere
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
+MEETING = timedelta(seconds=300)  # until all have come, as torch has it
 PATIENCE = 1_800.0  # seconds for the others; the first alone measures at checkpoints
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # of torchrun: each attempt gets a store of its own
 ANSWER = 5.0  # seconds for an answer, where it is asked who is still there
@@ -70,7 +71,8 @@ def joined(remedy: str = REMEDY) -> Iterator[None]:
     Args:
         remedy: what is kept and what to do where the others are lost, a sentence.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or _joined():
+    count = environment.whole("WORLD_SIZE", 1, least=1)
+    if count < 2 or _joined():
         yield
         return
     # Its functions have the group of the moment of its import as a default, which lives on by that: threads of gloo are
@@ -79,9 +81,10 @@ def joined(remedy: str = REMEDY) -> Iterator[None]:
 
     global _board, _remedy
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    patience = timedelta(seconds=float(os.environ.get("CALOTYPE_PATIENCE", PATIENCE)))
-    _board, _remedy = _store(number, count), remedy
+    environment.required("RANK", f"WORLD_SIZE is {count}")
+    number = environment.whole("RANK", 0, most=count - 1)
+    patience = timedelta(seconds=environment.seconds("CALOTYPE_PATIENCE", PATIENCE))
+    _board, _remedy = _store(number, count, patience), remedy
     dist.init_process_group(backend, store=_board, rank=number, world_size=count, timeout=patience)
     try:
         yield
@@ -95,7 +98,7 @@ def joined(remedy: str = REMEDY) -> Iterator[None]:
         _board = None
 
 
-def _store(number: int, count: int) -> Store:
+def _store(number: int, count: int, patience: timedelta) -> Store:
     """Where processes find each other: that of torchrun, if it keeps one, else one that the first keeps.
 
     Its entries bear the number of the attempt: processes that torchrun starts again would else find the addresses of
@@ -103,29 +106,38 @@ def _store(number: int, count: int) -> Store:
     that may start processes again need a store of each attempt's own, which the first process keeps.
 
     Raises:
-        ConfigError: where they have another.
+        ConfigError: where they have another, or nobody says where they meet.
+        LostProcesses: where the others do not come.
     """
-    theirs = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    theirs = environment.text("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    machines = environment.whole("GROUP_WORLD_SIZE", 1, least=1)
     if theirs and machines > 1 and may_be_restarted():
         raise ConfigError(
             f"torchrun is to start processes again on {machines} machines, and would not bring them together: set "
             f"{OWN_STORE}=1 in the environment of each torchrun, and use --rdzv-backend c10d"
         )
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, count, is_master=number == 0 and not theirs)
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if theirs else "alone"
+    address = environment.required("MASTER_ADDR", f"WORLD_SIZE is {count}")
+    environment.required("MASTER_PORT", f"WORLD_SIZE is {count}")
+    port = environment.whole("MASTER_PORT", 0, least=1, most=65_535)
+    try:
+        store = TCPStore(address, port, count, is_master=number == 0 and not theirs, timeout=min(patience, MEETING))
+    except (RuntimeError, ValueError) as error:
+        raise LostProcesses(
+            f"the {count} processes of WORLD_SIZE do not meet at {address}:{port} ({str(error).splitlines()[0][:200]}):"
+            " start all of them, by torchrun, or unset WORLD_SIZE"
+        ) from error
+    attempt = environment.text("TORCHELASTIC_RESTART_COUNT", "0") if theirs else "alone"
     return PrefixStore(f"calotype, attempt {attempt}", store)
 
 
 def is_restarted() -> bool:
     """Whether torchrun has started these processes again, after one of them died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return environment.whole("TORCHELASTIC_RESTART_COUNT", 0) > 0
 
 
 def may_be_restarted() -> bool:
     """Whether torchrun would."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    return environment.whole("TORCHELASTIC_MAX_RESTARTS", 0) > 0
 
 
 @contextmanager
@@ -161,7 +173,7 @@ def _first_line(error: RuntimeError) -> str:
 def local_device(name: str) -> str:
     """The device for this process where any will do: each has a GPU of its own."""
     if name in ("auto", "cuda") and size() > 1 and torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        return f"cuda:{environment.whole('LOCAL_RANK', 0)}"
     return name
 
 

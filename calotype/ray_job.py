@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from calotype import environment
 from calotype.cli import main
 from calotype.errors import CalotypeError, JobError
 from calotype.launching.ray import VARIABLE
@@ -45,7 +46,7 @@ def run(job: Mapping[str, Any]) -> None:
 
     place = Path(job["place"])
     wanted = {"CPU": job["cpus"], "memory": job["memory"], "GPU": int(job["gpu"])}
-    patience = int(os.environ.get("CALOTYPE_PATIENCE", PATIENCE))
+    patience = round(environment.seconds("CALOTYPE_PATIENCE", PATIENCE))
     trainer = TorchTrainer(
         work,
         train_loop_config={"words": list(job["words"])},

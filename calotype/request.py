@@ -113,10 +113,6 @@ def data_config(data: str | Path | DataConfig, size: str | None, values: Mapping
         if not named and "source" not in values:
             raise ConfigError("no pictures are named: give a folder, an archive, a Parquet or NumPy file, or glyphs")
         data = build(DataConfig, dict(values) | named, "data")
-    try:
-        data.source.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"the name {data.source!r} is not UTF-8, which a run's config.toml is: rename it") from error
     if size is None:
         return data
     width, height = parse_size(size)

@@ -13,7 +13,10 @@ from calotype.errors import ConfigError
 from calotype.files import check_own, remove_tree
 from calotype.outputs import check_outputs
 from calotype.runs import load
+from calotype.signals import way_on
 
+MOST = 100_000_000  # images of a job; the list of those that are missing is held in memory
+LAST = 10**15  # number of a first image
 REMEDY = "Finished images are kept: repeat the command to continue"
 
 
@@ -38,7 +41,7 @@ def run(
     Raises:
         CalotypeError: for anything the user can mend, before the first image is drawn.
     """
-    with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
+    with way_on(REMEDY), processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
         if out is None and grid is None and npz is None:
             grid = path / (f"samples-{seed}.png" if first == 0 else f"samples-{seed}-from-{first}.png")
         processes.by_first(lambda: check_outputs("sample", (), out=out, grid=grid, npz=npz))
@@ -61,6 +64,8 @@ def _job(
     """What is to be drawn. Raises CalotypeError."""
     if n < 1 or first < 0:
         raise ConfigError(f"n is {n} and first is {first}: draw at least 1 image, numbered from 0 or more")
+    if n > MOST or first > LAST:
+        raise ConfigError(f"n is {n} and first is {first}: draw at most {MOST:,} at a time, from {LAST:,} or below")
     model = load(path, checkpoint=checkpoint, ema=ema, device=processes.local_device(device), report=display.message)
     chosen = build(model.model.Options, read_assignments(options), "option")
     choices = model.choices(labels)

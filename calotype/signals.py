@@ -1,4 +1,8 @@
-"""SIGINT and SIGTERM as a request to stop at the next good moment."""
+"""Signals that ask a program to stop: a request where a loop saves at the next good moment, an exception elsewhere.
+
+SIGINT (Ctrl-C), SIGTERM (a scheduler), SIGHUP (the terminal or the connection is gone) and SIGUSR1 (as Slurm sends it
+before the end of the time) mean the same. One that the parent process has set to be ignored, as `nohup` does, stays so.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +12,97 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 ONE_REQUEST = 2.0  # seconds; a scheduler tells every process of a job to stop, and torchrun tells its own once more
+
+_loops: list[Callable[[int], None]] = []  # that save on request, outermost first
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has ended what was going on; the command line says the way on, and ends with 128 + its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number, self.way_on = number, ""
+
+
+@contextmanager
+def stops_raised() -> Iterator[None]:
+    """Raise Stopped where a signal comes; afterwards such a signal ends the process, as is the system's default.
+
+    Below torchrun SIGINT alone is raised: a process that waits for others in compiled code would not see an exception.
+    """
+    handled = (signal.SIGINT,) if "TORCHELASTIC_RUN_ID" in os.environ else STOPS
+    taken = [number for number in handled if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    for number in taken:
+        signal.signal(number, _raise)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _raise(number: int, _: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+@contextmanager
+def way_on(text: str) -> Iterator[None]:
+    """Say how to go on after a block that a signal ends, such as "Repeat the command"; the outermost block says it."""
+    try:
+        yield
+    except Stopped as stopped:
+        stopped.way_on = text
+        raise
 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
-    """Turn the first SIGINT or SIGTERM into a request that the loop reads; a second one acts at once.
+    """Turn the first signal of STOPS into a request that the loop reads; a second one acts at once.
 
     Below torchrun what comes within a moment is one request.
 
     Yields a function that returns the number of the signal received, or 0. Elsewhere than in the main thread Python
-    delivers no signals, and the function returns 0.
+    delivers no signals, and the function returns what `request` has noted alone.
     """
     received, since = 0, 0.0
     moment = ONE_REQUEST if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
 
-    def note(number: int, _: object) -> None:
-        nonlocal received, since
+    def receive(number: int, _: FrameType | None) -> None:
+        nonlocal since
         if not received:
-            received, since = number, time.monotonic()
+            since = time.monotonic()
+            note(number)
         elif time.monotonic() - since >= moment:
             signal.signal(number, previous[signal.Signals(number)])
             signal.raise_signal(number)
 
+    def note(number: int) -> None:
+        nonlocal received
+        received = received or number
+
     def asked() -> int:
         return received
 
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    on_main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in STOPS} if on_main else {}
+    previous = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    _loops.append(note)
     for number in previous:
-        signal.signal(number, note)
+        signal.signal(number, receive)
     try:
         yield asked
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        _loops.remove(note)
+
+
+def request(number: int) -> bool:
+    """Ask the loop that is running to stop as if a signal had come; False where there is none."""
+    for note in _loops:
+        note(number)
+    return bool(_loops)

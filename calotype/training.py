@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from calotype import devices, dividing, processes, sampling, stages
+from calotype.config import build
 from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
@@ -30,11 +31,12 @@ from calotype.loop import Context, until_done
 from calotype.mirror import Mirror, tensorboard_mirror
 from calotype.model import GenerativeModel
 from calotype.outputs import check_outputs
+from calotype.paths import beside, shortened
 from calotype.plan import MEASURED_IMAGES, MEASURED_VALUES, Budget, plan
 from calotype.request import Request, family_of, request
 from calotype.rng import fold, permutation
 from calotype.runs import DatasetFacts, Run, RunConfig, TrainedModel, family, name_source, refuse_existing
-from calotype.signals import stop_requests
+from calotype.signals import stop_requests, way_on
 from calotype.trainer import TrainConfig, Trainer
 
 SAMPLES = "samples.png"  # in the run directory; the last thing that training writes, after the curves
@@ -170,7 +172,7 @@ def _begun(
         stages.check_settings(asked.settings["training"])
     path = _place(out, asked)
     torch_device = devices.choose(processes.local_device(device))
-    _set_up_process(int(asked.settings["training"].get("threads", 0)))
+    _set_up_process(build(TrainConfig, {"images": 1, **asked.settings["training"]}, "training").threads)
 
     if recipe is not None and not str(data) and "source" not in chosen.get("data", {}):
         name_source(asked.data.source, Path(recipe), shown.message)
@@ -218,7 +220,7 @@ def _first_part(both: Request, second: Path, device: str, shown: Display) -> Pat
     Raises:
         RunError: where a run of something else lies there.
     """
-    place = second.with_name(f"{second.name}-first")
+    place = beside(second, after="-first")
     preset, budget = stages.PRESETS[family(both.family).models_codes], both.budget.part(stages.FIRST_SHARE)
     if (place / "config.toml").exists():
         there = Run.open(place).config
@@ -305,7 +307,7 @@ def _place(out: str | Path | None, asked: Request) -> Path:
 def new_place(source: str, suffix: str) -> Path:
     """A directory below runs/ that is not there yet, named for the pictures."""
     stem = source.removeprefix("hub:").rstrip("/").replace(":", "-").split("/")[-1].split(".")[0] or "pictures"
-    base = Path("runs") / f"{stem}-{suffix}"
+    base = Path("runs") / f"{shortened(stem)}-{suffix}"
     numbered = (base if k == 1 else base.with_name(f"{base.name}-{k}") for k in range(1, 10_000))
     return next(path for path in numbered if not path.exists())
 
@@ -428,7 +430,8 @@ def _train_run(
     mirror: AbstractContextManager[Mirror] = nullcontext(lambda *_: None)
     if tensorboard and processes.is_first():
         mirror = tensorboard_mirror(run.path / "tensorboard")
-    with run.locked(), stop_requests() as stop, mirror as write:
+    go_on = f"Continue with: calotype train --resume {quote(str(run.path))}"
+    with way_on(go_on), run.locked(), stop_requests() as stop, mirror as write:
         devices.make_repeatable()
         batches = _training_batches(packed, config, shown.message)
         trainer = Trainer(run.config.new_model().to(device), batches, config, shard)

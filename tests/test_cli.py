@@ -29,7 +29,7 @@ PATIENCE = 180  # seconds, far more than anything here takes even on a busy mach
 
 
 def command(*arguments: str | Path, python: Sequence[str] = ()) -> list[str]:
-    return [sys.executable, *python, "-m", "calotype.cli", *map(str, arguments)]
+    return [sys.executable, *python, "-m", "calotype", *map(str, arguments)]
 
 
 def calotype_cli(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first. A module may import from its own layer's package or from layers below.
 LAYERS = [
     {"errors", "untrusted"},
-    {"files"},
+    {"files", "signals", "environment", "paths"},
     {
         "rng",
         "images",
@@ -25,7 +25,7 @@ LAYERS = [
         "display",
         "devices",
         "processes",
-        "signals",
+        "terminal",
         "mirror",
         "caches",
         "logs",

@@ -34,6 +34,7 @@ from calotype.loop import Interrupted
 from calotype.outputs import check_outputs
 from calotype.request import DEFAULT_BUDGET, data_config
 from calotype.runs import name_source
+from calotype.signals import way_on
 
 __all__ = ["CompareConfig", "compare", "resume"]
 
@@ -188,15 +189,17 @@ def _name_sources(path: Path, config: CompareConfig, data: DataConfig, shown: Di
 
 
 def _all(job: Job) -> Comparison:
+    go_on = f"Continue with: calotype compare --resume {quote(str(job.path))}"
     try:
-        packed = processes.first_then_all(lambda: prepare(job.data, progress=packing_on(job.shown)))
-        runs = planned(job)
-        train_all(job, runs)
-        measure_all(job, packed)
-        comparison = processes.first_then_all(lambda: _found(job))
-        processes.by_first(lambda: _write(job, packed, comparison))
+        with way_on(go_on):
+            packed = processes.first_then_all(lambda: prepare(job.data, progress=packing_on(job.shown)))
+            runs = planned(job)
+            train_all(job, runs)
+            measure_all(job, packed)
+            comparison = processes.first_then_all(lambda: _found(job))
+            processes.by_first(lambda: _write(job, packed, comparison))
     except Interrupted as error:
-        stopped = RunError(f"stopped and saved. Continue with: calotype compare --resume {quote(str(job.path))}")
+        stopped = RunError(f"stopped and saved. {go_on}")
         stopped.exit_status = error.exit_status
         raise stopped from error
     except OSError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from calotype.data.label_files import LabelsFrom
 from calotype.errors import ConfigError
+from calotype.paths import check_word
 
 Fit = Literal["crop", "pad", "stretch"]
 Pages = Literal["first", "all"]
@@ -53,6 +55,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.source:
             raise ConfigError("source is empty, but there must be pictures: give a path, glyphs, or hub:user/name")
+        check_word(self.source)
         if min(self.width, self.height) < 0 or (self.width == 0) != (self.height == 0):
             raise ConfigError(
                 f"width {self.width} and height {self.height} are no size: give both as 1 or more, "
@@ -110,7 +113,7 @@ def parse_size(text: str) -> tuple[int, int]:
         ConfigError: the text has another form.
     """
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and 0 < int(side) < 100_000 for side in sides):
+    if len(sides) > 2 or not all(re.fullmatch("[0-9]{1,19}", side) and 0 < int(side) < 100_000 for side in sides):
         raise ConfigError(f"size {text!r} is no size in pixels: write 32 for a square, or 48x64 for width x height")
     return int(sides[0]), int(sides[-1])
 

@@ -60,6 +60,8 @@ def locate(source: str) -> Location:
     if source == "glyphs" or source.startswith("glyphs:"):
         return Location("glyphs", source, repr(GlyphsConfig.parse(source)))
     if source.startswith("hub:"):
+        if not re.fullmatch(r"hub:[\w.-]+(/[\w.-]+)?", source):
+            raise DataError(f"{source!r} names nothing on the hub: write hub:user/name")
         return Location("hub", source, source)
     try:
         path = Path(source).expanduser()

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from calotype import environment
 from calotype.caches import cache_folder, weakness
 from calotype.distributions import LEVELS, Bernoulli, Categorical, Distribution, Logistics, Taste
 from calotype.files import write_atomic
@@ -49,9 +50,9 @@ SETUP = np.dtype(
 @functools.cache
 def built() -> ctypes.CDLL | None:
     """The compiled loop; None where it cannot be built, as without a C compiler, which is said once."""
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
+    compiler = shutil.which(environment.text("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        if os.environ.get("RANK", "0") == "0":
+        if environment.text("RANK", "0") == "0":
             print(
                 "calotype: there is no C compiler here (cc, gcc or clang): images are drawn without the compiled loop, "
                 "many times more slowly. Install one, or name yours by the variable CC",

@@ -17,6 +17,7 @@ from calotype.data.cache import new_pack, pack_path, slug, unusable
 from calotype.data.classes import check_names, listed
 from calotype.data.config import DataConfig
 from calotype.data.decode import decode, quiet_pillow, suggest_range
+from calotype.data.duplicates import near_duplicates
 from calotype.data.fit import fit_picture
 from calotype.data.packed import (
     DATASET,
@@ -35,7 +36,7 @@ from calotype.data.packed import (
 from calotype.data.parallel import ordered_map
 from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, Split, Values, in_memory
 from calotype.data.sources import Location, locate, open_source
-from calotype.data.split import SplitResult, nothing_held_out, split_pictures
+from calotype.data.split import RULES, SplitResult, nothing_held_out, own_split, split_by_hash
 from calotype.data.stream import digest as stream_digest
 from calotype.data.stream import look
 from calotype.data.survey import Progress, Survey, resolve, strict_error, survey
@@ -157,6 +158,8 @@ def _find_pack(packs: Path, location: Location, config: DataConfig) -> PackedDat
             continue
         if _settings(config) not in (_settings(pack.config), _requested(pack)):
             continue
+        if location.fingerprint is not None and pack.split_rule not in RULES:
+            continue
         if location.fingerprint not in (pack.fingerprint, None) or not pack.is_whole():
             continue
         if location.fingerprint is not None:
@@ -192,8 +195,7 @@ def _build(
         skipped = tuple(found.skipped) + tuple(contents.skipped)
         if len(contents.names) < config.fewest:
             raise _too_few(config, len(contents.names), found, skipped, contents.values)
-        hashes = np.frombuffer(b"".join(contents.hashes), np.uint64)[::2]
-        split = split_pictures(hashes, contents.own_split) if config.to_learn else nothing_held_out(len(hashes))
+        split = _split(contents, folder / IMAGES, spec, config)
         _check_held_out(source, contents, split)
         _write_arrays(folder, contents, split)
         listed = _json({**found.summary(), "names": contents.names})
@@ -276,6 +278,20 @@ def _gather(contents: _Contents, fitted: _Fitted, num_classes: int) -> None:
     contents.names.append(fitted.name)
     contents.hashes.append(fitted.hash)
     contents.own_split.append(fitted.split)
+
+
+def _split(contents: _Contents, images: Path, spec: ImageSpec, config: DataConfig) -> SplitResult:
+    """Which of the packed pictures are held out."""
+    count = len(contents.names)
+    if not config.to_learn:
+        return nothing_held_out(count)
+    if own := own_split(contents.own_split):
+        return own
+    pixels = np.memmap(images, np.uint8, "r", shape=(count, spec.height, spec.width, spec.channels))
+    hashes = np.frombuffer(b"".join(contents.hashes), np.uint64)[::2]
+    copies = set(range(count)) - set(np.unique(hashes, return_index=True)[1].tolist())
+    labels = np.array(contents.labels, np.int64) if contents.labels else None
+    return split_by_hash(hashes, near_duplicates(pixels, copies).pairs, labels)
 
 
 def _write_arrays(folder: Path, contents: _Contents, split: SplitResult) -> None:

@@ -1,7 +1,8 @@
 """Are these my training images? Distances of samples to training images, beside those of images not trained on.
 
 A sample is *close* where it is nearer to a training image than all but one in a hundred held-out images are. Of a model
-that does not copy about one sample in a hundred is; held-out images that were not used to find that distance are the
+that does not copy about one sample in a hundred is, however many images are held out: that is the mean over held-out
+images, and with few of them the share of one model varies by as much as itself. Held-out images that were not used to find that distance are the
 control. Distances are taken between features, and between pixels.
 """
 
@@ -25,6 +26,7 @@ CLOSEST = 0.01  # of held-out images, whose distance is called close
 FLAGGED = 0.1
 SUSPECTS = 16
 FEWEST_TO_COMPARE = 50  # images, to say how near is near
+TAIL = 10  # of the least distances, from which smaller ones are extrapolated
 APART = 2_000  # training images that say it where there are fewer held-out ones, at most
 PIXELS = 32 * 32  # positions of the images whose pixels are compared; larger ones are averaged down
 
@@ -73,8 +75,24 @@ def apart(training: Tensor, n: int, seed: int) -> Tensor:
 
 
 def limit(of_held_out: Tensor) -> float:
-    """The distance that is called close, from those of held-out images: (N,)."""
-    return float(of_held_out.double().quantile(CLOSEST))
+    """The distance that is called close, from those of N held-out images, so that CLOSEST of others come closer: (N,).
+
+    Below the i-th least of N distances lie i / (N + 1) of others in the mean. Where i = (N + 1) CLOSEST is 1 or more,
+    the distance is interpolated. Below the least one, so for N < 99, it is extrapolated by the power of the distance
+    that few images of a space of m dimensions follow, P(d) ~ d^m, with the likeliest m of the tenth of the images, or of
+    10, that is nearest.
+
+    Source: Hill 1975, Annals of Statistics 3, 1163, for m.
+    """
+    ordered = of_held_out.double().sort().values
+    n = len(ordered)
+    rank = CLOSEST * (n + 1)
+    if rank >= 1:
+        below = int(rank)
+        return float(torch.lerp(ordered[below - 1], ordered[min(below, n - 1)], rank - below))
+    tail = ordered[: min(n, max(TAIL, n // 10) + 1)]
+    spread = float((tail[-1] / tail[:-1]).log().mean()) if tail[0] > 0 else 0.0  # 1 / m
+    return float(ordered[0]) * rank**spread
 
 
 def close(found: Near, closest: float) -> float:

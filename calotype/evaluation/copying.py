@@ -1,9 +1,9 @@
 """Are these my training images? Distances of samples to training images, beside those of images not trained on.
 
 A sample is *close* where it is nearer to a training image than all but one in a hundred held-out images are. Of a model
-that does not copy about one sample in a hundred is, however many images are held out: that is the mean over held-out
-images, and with few of them the share of one model varies by as much as itself. Held-out images that were not used to find that distance are the
-control. Distances are taken between features, and between pixels.
+that does not copy about one sample in a hundred is: that is the mean over sets of held-out images, of any number; with
+50 of them the share of one set is off by as much as itself. Held-out images that were not used to find that distance
+are the control. Distances are taken between features, and between pixels.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calotype.evaluation.evaluate import share
-from calotype.evaluation.metrics import nearest
+from calotype.evaluation.metrics import nearest, shuffled
 from calotype.evaluation.report import Value
-from calotype.rng import fold, permutation
 
 CLOSEST = 0.01  # of held-out images, whose distance is called close
 # Share of close samples from which a model is said to copy, if its interval lies above: held-out images have 0.01, and
@@ -70,8 +69,7 @@ def _to_others(training: Tensor, places: Tensor) -> Tensor:
 
 def apart(training: Tensor, n: int, seed: int) -> Tensor:
     """The distances of n training rows, or of all, to the nearest other one: of images that are not copies."""
-    chosen = permutation(fold(seed, "apart"), len(training))[:n]
-    return _to_others(training, torch.from_numpy(chosen))
+    return _to_others(training, shuffled(training, seed)[:n])
 
 
 def limit(of_held_out: Tensor) -> float:
@@ -142,11 +140,11 @@ def examined(space: Space, name: str, seed: int) -> Finding:
     Half of the held-out images say what is near, the others are the control. Where a half is too few, the distances of
     training images from each other say it as well.
     """
-    half = len(space.held_out) // 2
+    half, held_out = len(space.held_out) // 2, space.held_out[shuffled(space.held_out, seed)]
     if half < FEWEST_TO_COMPARE:
-        closest, others = limit(apart(space.training, APART, seed)), space.held_out
+        closest, others = limit(apart(space.training, APART, seed)), held_out
     else:
-        closest, others = limit(near(space.held_out[:half], space.training).distance), space.held_out[half:]
+        closest, others = limit(near(held_out[:half], space.training).distance), held_out[half:]
     found = {
         "samples": [near(rows, space.training) for rows in space.samples],
         "held_out": [near(others, space.training)],
@@ -174,6 +172,7 @@ def repeated(sets: Mapping[str, Sequence[Tensor]], real: Tensor) -> list[Value]:
             note = f"needs {FEWEST_TO_COMPARE} images, there are {n}"
             found.append(Value(name, of, None, None, None, n, note))
             continue
-        shares = [near_duplicates(features[:n], real[:n]) for features in same]
+        some = real[shuffled(real, 0)[:n]]
+        shares = [near_duplicates(features[shuffled(features, 0)[:n]], some) for features in same]
         found.append(share(name, of, sum(shares) / len(shares), n * len(shares)))
     return found

@@ -68,7 +68,9 @@ def icon(rng: np.random.Generator) -> Image.Image:
 def font(rng: np.random.Generator) -> ImageFont.FreeTypeFont:
     """One of few, in steps of size that differ."""
     folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
-    return ImageFont.truetype(str(folder / f"{FONTS[rng.integers(len(FONTS))]}.ttf"), int(rng.integers(36, 64, endpoint=True) // 7 * 7))
+    return ImageFont.truetype(
+        str(folder / f"{FONTS[rng.integers(len(FONTS))]}.ttf"), int(rng.integers(36, 64, endpoint=True) // 7 * 7)
+    )
 
 
 def photo(rng: np.random.Generator) -> Image.Image:

@@ -289,11 +289,6 @@ def is_binary(images: Tensor) -> bool:
     return bool(((images == 0) | (images == 255)).all())
 
 
-def flat_share(images: Tensor) -> float:
-    """The share of pixels of the same colour as the one to their left: uint8 (N, C, H, W), of 2 columns or more."""
-    return float((images[..., 1:] == images[..., :-1]).all(1).double().mean())
-
-
 DISTRIBUTIONS: Mapping[str, type[Categorical | Logistics | Bernoulli | Gaussian]] = {
     "categorical": Categorical,
     "logistics": Logistics,

@@ -100,7 +100,9 @@ COPIES = {
     "JPEG 90": lambda a: np.asarray(Image.open(io.BytesIO(encode(a, "JPEG", quality=90)))).reshape(a.shape),
     "JPEG 75": lambda a: np.asarray(Image.open(io.BytesIO(encode(a, "JPEG", quality=75)))).reshape(a.shape),
     "scaled": lambda a: np.asarray(
-        Image.fromarray(a.squeeze()).resize((48, 48), Image.Resampling.BICUBIC).resize((32, 32), Image.Resampling.LANCZOS)
+        Image.fromarray(a.squeeze())
+        .resize((48, 48), Image.Resampling.BICUBIC)
+        .resize((32, 32), Image.Resampling.LANCZOS)
     ).reshape(a.shape),
     "darker": lambda a: (a * 0.93).astype(np.uint8),
 }

@@ -47,8 +47,7 @@ def test_every_class_has_pictures_to_learn_from(values, data):
     near = draw_pairs(data, len(values))
     try:
         chosen = held_out(values, near, labels)
-    except DataError as error:
-        assert "--no-labels" in str(error)
+    except DataError:  # none can be held out without leaving a class empty
         return
     assert 0 < chosen.sum()
     assert set(np.array(labels)[~chosen]) == set(labels)
@@ -88,7 +87,7 @@ def test_near_copies_that_are_added_hardly_ever_change_the_side_of_others():
 
 @pytest.mark.parametrize(("size", "least", "most"), [(1, 0, 0), (2, 0, 1), (9, 0, 1), (10, 1, 2), (40, 2, 8)])
 def test_the_share_of_a_small_class_has_bounds(size, least, most):
-    """Without them three in a hundred classes of 40 pictures would have a single one held out or none, or more than 8."""
+    """Without them, 8 in a hundred classes of 40 pictures would have none or one held out."""
     counts = []
     for seed in range(200):
         labels = [0] * 300 + [1] * size
@@ -125,7 +124,7 @@ def test_equal_pictures_only_cannot_be_split():
 
 
 def test_classes_of_one_picture_each_cannot_be_split():
-    with pytest.raises(DataError, match="20 classes.*--no-labels"):
+    with pytest.raises(DataError, match=r"20 classes.*--no-labels"):
         held_out(random_hashes(20), labels=list(range(20)))
 
 

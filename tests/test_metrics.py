@@ -169,9 +169,7 @@ def test_kernel_distance_agrees_and_knows_its_error() -> None:
     by_hand = (own.sum() - own.trace()) / (16 * 15) + (among.sum() - among.trace()) / (600 * 599)
     assert found[0].value == pytest.approx(float(by_hand - 2 * cubic(x, reference).mean()), rel=1e-9)
     many = torch.cat(sets)
-    assert values.mean() == pytest.approx(
-        kernel_distance(many, reference).value, abs=4 * values.std() / 200**0.5
-    )
+    assert values.mean() == pytest.approx(kernel_distance(many, reference).value, abs=4 * values.std() / 200**0.5)
     assert 0.7 < np.mean([kernel.standard_error for kernel in found]) / values.std() < 1.4
 
 

@@ -109,7 +109,9 @@ def _report(config: DataConfig, pack: PackedDataset) -> CheckReport:
     value_range = _range_to_use(config, pack.values)
     notes = [*survey["notes"], *class_notes(pack), *balance_notes(pack)]
     if not near.complete:
-        notes.append("So many pictures are alike that not all pairs were compared: further near duplicates may be there.")
+        notes.append(
+            "So many pictures are alike that not all pairs were compared: further near duplicates may be there."
+        )
     return CheckReport(
         source=config.source,
         pictures=len(pack),
@@ -341,7 +343,9 @@ def _duplicate_lines(report: CheckReport) -> Iterator[str]:
 
 def _leak_lines(report: CheckReport) -> Iterator[str]:
     if report.leaks:
-        yield from _entry("", f"{len(report.leaks):,} held-out pictures are also in the training split, or nearly so, such as")
+        yield from _entry(
+            "", f"{len(report.leaks):,} held-out pictures are also in the training split, or nearly so, such as"
+        )
         for train, held_out in report.leaks[:_EXAMPLES]:
             sign = "=" if any({train, held_out} <= set(group) for group in report.exact_duplicates) else "~"
             yield from _entry("", f"{held_out} {sign} {train}")

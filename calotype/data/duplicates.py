@@ -35,7 +35,9 @@ _COMPONENTS = 16
 _FLAT = 2.0  # levels of contrast: in less there is no structure to compare
 
 _BLOCK = 2_048  # pictures compared with each other at once
-_MAX_COMPARISONS = 20_000_000_000  # of maps, those of similar pictures first: all of 200,000 pictures, in about a minute
+_MAX_COMPARISONS = (
+    20_000_000_000  # of maps, those of similar pictures first: all of 200,000 pictures, in about a minute
+)
 _MAX_MAP_PAIRS = 20_000_000  # whose maps are compared in full: half a minute; more are those of a series
 _MAX_VALUES = 1_000_000_000  # of pictures in pairs: half a minute
 _CHUNK_VALUES = 1 << 22  # of pixels at a time, for the memory: 16 MB in floats

@@ -19,8 +19,8 @@ from calotype.errors import DataError
 HELD_OUT_SHARE = 0.1
 """Share of the pictures that are held out where the source has no split of its own."""
 
-# No less and no more is held out of a class; of some hundred pictures the hash alone nearly always stays between. At most
-# one of 2 to 9 pictures is held out, and at least one of 10 or more.
+# No less and no more is held out of a class; of some hundred pictures the hash alone nearly always stays between. At
+# most one of 2 to 9 pictures is held out, and at least one of 10 or more.
 LEAST_SHARE, MOST_SHARE = 0.05, 0.2
 
 RULE = (
@@ -165,7 +165,7 @@ def _least_missed(groups: _Groups) -> int:
     order = np.lexsort((groups.hashes, groups.sizes, needed))
     if needed[order[0]]:
         raise DataError(
-            f"the pictures of each of {len(homes)} classes are equal or nearly equal, so that none can be held out: add "
-            "others, or pass over the classes with --no-labels"
+            f"the pictures of each of {len(homes)} classes are equal or nearly equal, so that none can be held out: "
+            "add others, or pass over the classes with --no-labels"
         )
     return int(order[0])

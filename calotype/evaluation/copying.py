@@ -77,8 +77,8 @@ def limit(of_held_out: Tensor) -> float:
 
     Below the i-th least of N distances lie i / (N + 1) of others in the mean. Where i = (N + 1) CLOSEST is 1 or more,
     the distance is interpolated. Below the least one, so for N < 99, it is extrapolated by the power of the distance
-    that few images of a space of m dimensions follow, P(d) ~ d^m, with the likeliest m of the tenth of the images, or of
-    10, that is nearest.
+    that few images of a space of m dimensions follow, P(d) ~ d^m, with the likeliest m of the nearest tenth of the
+    images, or of 10.
 
     Source: Hill 1975, Annals of Statistics 3, 1163, for m.
     """

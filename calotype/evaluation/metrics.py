@@ -184,7 +184,7 @@ def _cubic(products: Tensor, d: int) -> Tensor:
 
 
 class Manifolds(NamedTuple):
-    """Improved precision and recall, density and coverage, each float64, here of sets and of them with parts left out."""
+    """Improved precision and recall, density and coverage, float64, of two sets or with each of parts left out."""
 
     precision: Tensor  # share of samples within reach of a real image
     recall: Tensor  # share of real images within reach of a sample

@@ -154,9 +154,9 @@ def dpm2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochastici
 def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochasticity: float = 0.0) -> Tensor:
     """UniPC-2: a second-order predictor, and a corrector that uses the next call's D for the step behind it; T calls.
 
-    Both take D as the polynomial in lambda through the known values, see `_weights`; but where there is one difference of
-    D, its weight is 1/2 as in the authors' code, the limit for small steps: with few, long steps the ends are half as
-    far off as with the weight of the equations. The order is 3 where the corrector follows; the step to 0 returns D.
+    Both take D as the polynomial in lambda through the known values, see `_weights`; but where there is one difference
+    of D, its weight is 1/2 as in the authors' code, the limit for small steps: with few, long steps the ends are half
+    as far off as with the weight of the equations. The order is 3 where the corrector follows; the step to 0 returns D.
 
     Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8, in data prediction; github.com/wl-zhao/UniPC,
     uni_pc.py, for the weight 1/2.

@@ -17,7 +17,7 @@ from calotype import sampling
 from calotype.data import PackedDataset
 from calotype.evaluation import controls, features
 from calotype.evaluation.evaluate import Reference
-from calotype.evaluation.metrics import kernel_distance_of_few
+from calotype.evaluation.metrics import kernel_distance
 from calotype.model import GenerativeModel
 from calotype.rng import fold, permutation
 
@@ -53,7 +53,7 @@ class Judge:
         labels = None if self.labels is None else sampling.cycle(self.labels.tolist())
         images = sampling.sample(model, range(SAMPLES), SEED, labels)
         found = self.reference.scaled(self.network.features(images))
-        distance = kernel_distance_of_few(found, self.reference.features).value
+        distance = kernel_distance(found, self.reference.features).value
         return Judgement(distance, _spread(found) / max(self.spread, 1e-12))
 
 

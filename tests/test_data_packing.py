@@ -215,6 +215,33 @@ class TestSplit:
         held_out = {data.images[i].tobytes() for i in data.held_out}
         assert not train & held_out
 
+    def test_near_copies_are_on_one_side(self, tmp_path, cache):
+        folder = tmp_path / "in"
+        folder.mkdir()
+        for i in range(60):
+            (folder / f"{i:02d}.png").write_bytes(encode(smooth(i, 24, 24)))
+            (folder / f"{i:02d}.jpg").write_bytes(encode(smooth(i, 24, 24), "JPEG", quality=85))
+        pack = prepare(config(folder), cache=cache)
+        stems = [{pack.survey()["names"][i][:2] for i in side.tolist()} for side in (pack.train, pack.held_out)]
+        assert stems[1]
+        assert not stems[0] & stems[1]
+
+    def test_a_rare_class_is_not_held_out_whole(self, tmp_path, cache):
+        names = [f"{label}/{i}.png" for label, count in (("a", 60), ("b", 3), ("c", 1)) for i in range(count)]
+        for seed in range(20):
+            pack = prepare(config(folder_of(tmp_path / f"in{seed}", names, start=100 * seed)), cache=cache)
+            assert set(pack.labels[pack.train].tolist()) == {0, 1, 2}
+
+    def test_a_pack_of_an_older_rule_is_made_again_while_the_pictures_are_there(self, photos, cache):
+        pack = prepare(config(photos), cache=cache)
+        about = json.loads((pack.path / "dataset.json").read_text())
+        older = "10% by the hash of the packed pixels, equal pictures on one side"
+        (pack.path / "dataset.json").write_text(json.dumps({**about, "split_rule": older}))
+        assert prepare(config(photos), cache=cache).split_rule == pack.split_rule
+        (pack.path / "dataset.json").write_text(json.dumps({**about, "split_rule": older}))
+        shutil.rmtree(photos)
+        assert prepare(config(photos), cache=cache).split_rule == older
+
     def test_pictures_keep_their_side_when_others_come(self, tmp_path, cache):
         folder = folder_of(tmp_path / "in", numbered(200))
         before = prepare(config(folder), cache=cache)

@@ -9,15 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from calotype.evaluation.evaluate import METRICS, Reference, measured
 from calotype.evaluation.metrics import (
     Frechet,
+    Manifolds,
     Moments,
     Streaming,
     kernel_distance,
-    kernel_distance_of_few,
     manifolds,
     nearest,
     reach,
+    shuffled,
 )
 from calotype.rng import Noise, fold
 
@@ -85,8 +87,8 @@ def brute_kernel(x: Tensor, y: Tensor) -> float:
     def k(a: Tensor, b: Tensor) -> float:
         return float((a @ b / d + 1) ** 3)
 
-    pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
-    return sum(k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i]) for i, j in pairs) / len(pairs)
+    within = [sum(k(a[i], a[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1)) for a in (x, y)]
+    return sum(within) - 2 * sum(k(a, b) for a in x for b in y) / n**2
 
 
 def test_kernel_distance_against_brute_force() -> None:
@@ -115,6 +117,10 @@ def test_kernel_distance_is_unbiased_and_knows_its_error(shift: float) -> None:
     assert known == pytest.approx(float(values.std()), rel=0.2)  # the spread itself is known to 1 / sqrt(600), 4 %
 
 
+def whole(real: Tensor, samples: Tensor, k: int) -> Manifolds:
+    return manifolds(real, samples, k, 2).whole
+
+
 def brute_manifolds(real: np.ndarray, samples: np.ndarray, k: int) -> dict[str, float]:
     def radius(points: np.ndarray, i: int) -> float:
         return sorted(np.linalg.norm(points - points[i], axis=1))[k]
@@ -136,7 +142,7 @@ def brute_manifolds(real: np.ndarray, samples: np.ndarray, k: int) -> dict[str, 
 @pytest.mark.parametrize(("n", "m", "k"), [(40, 40, 3), (25, 60, 5), (60, 7, 1)])
 def test_manifolds_against_brute_force(n: int, m: int, k: int) -> None:
     real, samples = normal(n, 3, 0), normal(m, 3, 1) * 1.2 + 0.3
-    found = manifolds(real, samples, k)
+    found = whole(real, samples, k)
     for name, value in brute_manifolds(real.numpy(), samples.numpy(), k).items():
         assert float(getattr(found, name).mean()) == pytest.approx(value, abs=1e-12), name
 
@@ -147,15 +153,15 @@ def test_manifolds_agree_with_the_package_of_the_paper(k: int) -> None:
 
     real, samples = normal(120, 5, 1), normal(90, 5, 2) * 1.2 + 0.3
     expected = compute_prdc(real.numpy(), samples.numpy(), k)
-    found = manifolds(real, samples, k)
+    found = whole(real, samples, k)
     for name, value in expected.items():
         assert float(getattr(found, name).mean()) == pytest.approx(value, abs=1e-12), name
 
 
-def test_kernel_distance_of_few_agrees_and_knows_its_error() -> None:
+def test_kernel_distance_agrees_and_knows_its_error() -> None:
     """Over many sets of 16 its mean is the value of all of them, and its own error is what they differ by."""
     reference, sets = normal(600, 4, 0), [normal(16, 4, k + 1) * 1.4 for k in range(200)]
-    found = [kernel_distance_of_few(x, reference) for x in sets]
+    found = [kernel_distance(x, reference) for x in sets]
     values = np.array([kernel.value for kernel in found])
     cubic = lambda a, b: (a @ b.T / 4 + 1) ** 3  # noqa: E731
     x, own = sets[0], cubic(sets[0], sets[0])
@@ -163,15 +169,13 @@ def test_kernel_distance_of_few_agrees_and_knows_its_error() -> None:
     by_hand = (own.sum() - own.trace()) / (16 * 15) + (among.sum() - among.trace()) / (600 * 599)
     assert found[0].value == pytest.approx(float(by_hand - 2 * cubic(x, reference).mean()), rel=1e-9)
     many = torch.cat(sets)
-    assert values.mean() == pytest.approx(
-        kernel_distance_of_few(many, reference).value, abs=4 * values.std() / 200**0.5
-    )
+    assert values.mean() == pytest.approx(kernel_distance(many, reference).value, abs=4 * values.std() / 200**0.5)
     assert 0.7 < np.mean([kernel.standard_error for kernel in found]) / values.std() < 1.4
 
 
 def test_manifolds_of_the_same_and_of_other_places() -> None:
     x = normal(50, 4, 0)
-    same, apart = manifolds(x, x.clone(), 3), manifolds(x, x + 100, 3)
+    same, apart = whole(x, x.clone(), 3), whole(x, x + 100, 3)
     assert all(float(part.mean()) == 1 for part in (same.precision, same.recall, same.coverage))
     assert all(float(part.mean()) == 0 for part in apart)
 
@@ -182,7 +186,7 @@ def expected_coverage(real: int, samples: int, k: int) -> float:
 
 
 def test_coverage_of_the_same_distribution_is_as_expected() -> None:
-    found = [float(manifolds(normal(200, 3, 2 * k), normal(200, 3, 2 * k + 1), 5).coverage.mean()) for k in range(20)]
+    found = [float(whole(normal(200, 3, 2 * k), normal(200, 3, 2 * k + 1), 5).coverage) for k in range(20)]
     assert float(np.mean(found)) == pytest.approx(expected_coverage(200, 200, 5), abs=4 * np.std(found) / math.sqrt(20))
 
 
@@ -192,8 +196,9 @@ def test_nothing_depends_on_the_order_of_images() -> None:
     assert Frechet(Moments.of(x)).to(Moments.of(y)) == pytest.approx(
         Frechet(Moments.of(x[order])).to(Moments.of(y[order])), rel=1e-9
     )
-    for a, b in zip(manifolds(x, y, 3), manifolds(x[order], y[order], 3), strict=True):
-        assert float(a.mean()) == pytest.approx(float(b.mean()), abs=1e-12)
+    for a, b in zip(manifolds(x, y, 3, 4), manifolds(x[order], y[order], 3, 4), strict=True):
+        for one, other in zip(a, b, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 def test_nearest_and_reach_against_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,4 +212,52 @@ def test_nearest_and_reach_against_brute_force(monkeypatch: pytest.MonkeyPatch) 
     distance, place = nearest(x, x, but=torch.arange(30))
     torch.testing.assert_close(distance, own.min(1).values)
     assert torch.equal(place, own.min(1).indices)
-    torch.testing.assert_close(reach(x, 4), own.sort(1).values[:, 3])
+    torch.testing.assert_close(reach(x, 4, torch.zeros(len(x)), 0)[0], own.sort(1).values[:, 3])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_no_value_and_no_interval_depends_on_the_order_of_files(name: str) -> None:
+    """Of the images, of which there are fewer than of the reference, or of the reference; but for rounding."""
+    real, samples = normal(300, 5, 0), normal(220, 5, 1) + 0.2
+    order, other = (torch.randperm(n, generator=torch.Generator().manual_seed(7)) for n in (300, 220))
+    found = measured(name, "samples", [samples], Reference.of(real), "net")
+    again = measured(name, "samples", [samples[other]], Reference.of(real[order]), "net")
+    assert found.value is not None
+    assert (again.value, again.low, again.high) == pytest.approx((found.value, found.low, found.high), rel=1e-9)
+
+
+def test_parts_left_out_are_left_out() -> None:
+    """Of each set with a part left out, the values are those of the rest alone."""
+    real, samples, k, parts = normal(40, 3, 0), normal(30, 3, 1) * 1.2, 3, 4
+    found = manifolds(real, samples, k, parts)
+    of_real, of_samples = (shuffled(rows, 0).argsort() % parts for rows in (real, samples))
+    for g in range(parts):
+        for left_out, rest in (
+            (found.without_real, (real[of_real != g], samples)),
+            (found.without_samples, (real, samples[of_samples != g])),
+        ):
+            for value, expected in zip(left_out, whole(*rest, k), strict=True):
+                assert float(value[g]) == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_neighbours_that_are_all_of_one_part_are_passed_over() -> None:
+    x, part = normal(200, 2, 0), torch.zeros(200, dtype=torch.int64)
+    part[100:] = 1  # half of the images are left out: of 4 k nearest hardly ever enough remain at k = 5
+    own = torch.cdist(x, x).fill_diagonal_(torch.inf)
+    for g in range(2):
+        expected = own[:, part != g].sort(1).values[:, 4]
+        torch.testing.assert_close(reach(x, 5, part, 2)[1 + g], expected)
+
+
+@pytest.mark.parametrize("name", ["precision", "recall", "density", "coverage"])
+def test_intervals_hold_where_the_reference_is_drawn_anew(name: str) -> None:
+    """The mean of many repetitions lies within nearly all intervals; within 80 to 91 % where only images are drawn."""
+    repeats, n = 100, 150
+    found = [
+        measured(name, "samples", [normal(n, 4, 2 * k) * 1.1], Reference.of(normal(n, 4, 2 * k + 1), False), "net")
+        for k in range(repeats)
+    ]
+    middle = float(np.mean([value.value for value in found]))
+    held = sum(value.low <= middle <= value.high for value in found)
+    # Of 95 of 100, three standard deviations of the binomial are 6.5.
+    assert held >= 88

@@ -85,7 +85,6 @@ def test_pages_of_a_file_lie_on_one_side_of_the_split(tmp_path: Path, archive: b
     assert len(data) == 400
     assert not sides[0] & sides[1]
     assert sides[1]
-    assert "all pages of a file on the side of its first" in data.split_rule
 
 
 def test_a_single_stack_is_a_source_only_where_all_pages_are_wanted(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class CheckReport:
     exact_duplicates: tuple[tuple[str, ...], ...]  # groups of names
     near_duplicates: tuple[tuple[str, str], ...]
     flat: int
-    leaks: tuple[tuple[str, str], ...]  # (training, held-out) pictures of the source's own split that are equal
+    leaks: tuple[tuple[str, str], ...]  # (training, held-out) pictures that are equal or nearly so
     values: Values | None  # of 16-bit and float pictures
     value_range: str  # the --range to pass; "": the default fits
     channels: int
@@ -111,7 +111,9 @@ def _report(config: DataConfig, pack: PackedDataset) -> CheckReport:
     value_range = _range_to_use(config, pack.values)
     notes = [*survey["notes"], *all_notes(pack), *balance_notes(pack)]
     if not near.complete:
-        notes.append("So many pictures are alike in part that not all pairs were compared for near duplicates.")
+        notes.append(
+            "So many pictures are alike that not all pairs were compared: further near duplicates may be there."
+        )
     return CheckReport(
         source=config.source,
         pictures=len(pack),
@@ -127,7 +129,7 @@ def _report(config: DataConfig, pack: PackedDataset) -> CheckReport:
         exact_duplicates=tuple(tuple(names[i] for i in group) for group in groups),
         near_duplicates=tuple((names[i], names[j]) for i, j in near.pairs.tolist()),
         flat=near.flat,
-        leaks=tuple(_leaks(pack, groups, names)),
+        leaks=tuple(_leaks(pack, [*groups, *near.pairs.tolist()], names)),
         values=pack.values,
         value_range=value_range,
         channels=pack.spec.channels,
@@ -221,7 +223,7 @@ def _size_summary(sizes: list[list[int]]) -> dict[str, Any]:
 
 
 def _leaks(pack: PackedDataset, groups: list[list[int]], names: list[str]) -> Iterator[tuple[str, str]]:
-    """Equal pictures on both sides of the split, which only a split of the source's own can have."""
+    """Equal and nearly equal pictures on both sides of the split, which splits of the source's own may have."""
     held_out = set(pack.held_out.tolist())
     for group in groups:
         seen = next((i for i in group if i not in held_out), None)
@@ -352,9 +354,12 @@ def _duplicate_lines(report: CheckReport) -> Iterator[str]:
 
 def _leak_lines(report: CheckReport) -> Iterator[str]:
     if report.leaks:
-        yield from _entry("", f"{len(report.leaks):,} held-out pictures are also in the training split, such as")
+        yield from _entry(
+            "", f"{len(report.leaks):,} held-out pictures are also in the training split, or nearly so, such as"
+        )
         for train, held_out in report.leaks[:_EXAMPLES]:
-            yield from _entry("", f"{held_out} = {train}")
+            sign = "=" if any({train, held_out} <= set(group) for group in report.exact_duplicates) else "~"
+            yield from _entry("", f"{held_out} {sign} {train}")
 
 
 def _skipped_lines(skipped: tuple[Skipped, ...]) -> Iterator[str]:

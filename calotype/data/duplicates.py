@@ -1,8 +1,13 @@
 """Equal and nearly equal pictures of a pack.
 
-Nearly equal by dHash: the picture as 8 x 9 gray means, one bit per neighbouring pair in a row telling which of the two
-is brighter. Two of the 64 bits' words at most 3 apart have one of their four 16-bit quarters in common, so only
-pictures that share a quarter are compared.
+Copies of a picture, saved again as JPEG, scaled or made a little brighter, differ from it in fine ripples that average
+out over a few pixels. Different pictures differ somewhere by more, however much else they share: icons on one ground,
+letters of two typefaces. So two pictures are nearly equal where, once their contrast and brightness are aligned, the
+difference averaged over some pixels is nowhere more than a share of the contrast.
+
+Only pairs are looked at whose coarse maps correlate: 8 x 8 mean values of brightness (and of alpha), 4 x 4 of each
+colour difference. These are found through their leading principal components, whose distance is never more than that
+of the maps; so none is missed while there are no more pictures than can be compared.
 """
 
 from __future__ import annotations
@@ -15,19 +20,29 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS, COLUMNS = 8, 9
-MAX_DISTANCE = 3  # bits of 64: what another compression or scale changes
-MIN_CORRELATION = 0.98  # of gray pixels: different drawings on one ground may share a dHash; copies stay above this
+# Of coarse maps: nearly all copies stay above 0.99, and below half of the greatest difference.
+MIN_CORRELATION = 0.985
+_MAX_MAP_DIFFERENCE = 0.3  # of a cell, per contrast
+# Of the mean difference at its greatest, in levels, and per level of contrast (standard deviation): of brightness and
+# alpha, and of colour differences, which JPEG keeps at half the resolution. See benchmarks/duplicates.py.
+LIMITS = (2.5, 0.2)
+COLOUR_LIMITS = (6.0, 0.3)
+MAX_GAIN = 1.25  # of contrast
 
-# Of a picture this flat (levels, standard deviation of the means) the bits are those of noise.
-_FLAT = 2.0
-# Quarters that very many pictures share, such as an empty upper edge, tell little, and cost the square of their
-# number: the rarest come first, until this many comparisons are made, which takes a few seconds.
-_MAX_COMPARISONS = 100_000_000
-_LARGEST_BUCKET = 2_000  # pictures compared with each other at once; more are a series, and take gigabytes
+SIDE = 32  # positions a side at most at which pictures are compared; larger ones are averaged down
+_CELLS, _COLOUR_CELLS = 8, 4
+_COMPONENTS = 16
+_FLAT = 2.0  # levels of contrast: in less there is no structure to compare
 
+_BLOCK = 2_048  # pictures compared with each other at once
+_MAX_COMPARISONS = (
+    20_000_000_000  # of maps, those of similar pictures first: all of 200,000 pictures, in about a minute
+)
+_MAX_MAP_PAIRS = 20_000_000  # whose maps are compared in full: half a minute; more are those of a series
+_MAX_VALUES = 1_000_000_000  # of pictures in pairs: half a minute
 _CHUNK_VALUES = 1 << 22  # of pixels at a time, for the memory: 16 MB in floats
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+_BLUE, _RED = 0.564, 0.713
 
 
 class NearDuplicates(NamedTuple):
@@ -35,7 +50,7 @@ class NearDuplicates(NamedTuple):
 
     pairs: NDArray[np.int64]  # (P, 2) indices, the lower one first, in order
     flat: int  # pictures without structure, which are not compared
-    complete: bool  # False: so many are alike in part that not all were compared
+    complete: bool  # False: there are so many, or so many are alike, that not all were compared
 
 
 def exact_duplicates(images: NDArray[np.uint8]) -> list[list[int]]:
@@ -48,61 +63,63 @@ def exact_duplicates(images: NDArray[np.uint8]) -> list[list[int]]:
 
 def near_duplicates(images: NDArray[np.uint8], skip: set[int]) -> NearDuplicates:
     """Find pairs of nearly equal pictures (N, H, W, C), without those in `skip`: copies that are known already."""
-    chunk = _chunk(images)
-    means = np.concatenate([_means(images[start : start + chunk]) for start in range(0, len(images), chunk)])
-    flat = means.std(axis=(1, 2)) < _FLAT
-    chosen = np.flatnonzero(~flat & ~np.isin(np.arange(len(images)), list(skip)))
-    bits = (means[chosen, :, 1:] > means[chosen, :, :-1]).reshape(-1, 64)
-    quarters = np.packbits(bits, axis=1).view(np.uint16)  # (N, 4)
-    buckets = sorted(_buckets(quarters), key=len)
-    sizes = np.array([len(bucket) for bucket in buckets], np.int64)
-    within = (np.cumsum(sizes**2) <= _MAX_COMPARISONS) & (sizes <= _LARGEST_BUCKET)
-    looks = _standardised(means[chosen])
-    found = [_close(bucket, quarters.view(np.uint64)[:, 0], looks) for bucket in buckets[: int(within.sum())]]
-    pairs = chosen[np.unique(np.concatenate([np.empty((0, 2), np.int64), *found]), axis=0)]
-    return NearDuplicates(_alike(images, pairs), int(flat.sum()), bool(within.all()))
+    maps, contrast = _look(images)
+    chosen = np.flatnonzero((contrast >= _FLAT) & ~np.isin(np.arange(len(images)), list(skip)))
+    maps = maps[chosen]
+    complete = len(chosen) ** 2 // 2 <= _MAX_COMPARISONS
+    pairs = [np.empty((0, 2), np.int64)]
+    maps_left, values_left = _MAX_MAP_PAIRS, _MAX_VALUES // images[0].size
+    for some in _candidates(maps):
+        alike = some[_maps_are_alike(maps, some[:maps_left])]
+        near = chosen[alike[:values_left]]
+        pairs.append(near[_are_near(images, near)])
+        if len(some) > maps_left or len(alike) > values_left:
+            complete = False
+            break
+        maps_left, values_left = maps_left - len(some), values_left - len(alike)
+    found = np.sort(np.concatenate(pairs), axis=1)
+    return NearDuplicates(found[np.lexsort(found.T[::-1])], int((contrast < _FLAT).sum()), complete)
 
 
-def _close(bucket: NDArray[np.int64], words: NDArray[np.uint64], looks: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Pairs (P, 2) of a bucket whose dHashes are close and whose means correlate."""
-    close = np.bitwise_count(words[bucket, None] ^ words[None, bucket]) <= MAX_DISTANCE
-    close &= looks[bucket] @ looks[bucket].T >= MIN_CORRELATION
-    return bucket[np.argwhere(np.triu(close, 1))]
+def _chunk(values: int) -> int:
+    """How many rows of so many values to take at a time."""
+    return max(1, _CHUNK_VALUES // values)
 
 
-def _alike(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those of the pairs (P, 2) whose gray pixels correlate."""
-    kept = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(pairs), _chunk(images)):
-        some = pairs[start : start + _chunk(images)]
-        left, right = (_standardised(_gray(images[some[:, side]])) for side in (0, 1))
-        kept.append(some[(left * right).sum(axis=1) >= MIN_CORRELATION])
-    return np.concatenate(kept)
+def _look(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Coarse maps (N, D) and contrasts (N,) of pictures."""
+    maps, contrasts, step = [], [], _chunk(images[0].size)
+    for start in range(0, len(images), step):
+        planes = _planes(images[start : start + step])
+        maps.append(_maps(planes))
+        contrasts.append(_contrast(planes))
+    return np.concatenate(maps), np.concatenate(contrasts)
 
 
-def _chunk(images: NDArray[np.uint8]) -> int:
-    """How many pictures to take at a time."""
-    return max(1, _CHUNK_VALUES // images[0].size)
+def _planes(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Brightness, then alpha, then differences of colour, of pictures (N, H, W, C): float32 (N, P, h, w) in levels.
+
+    Colours are laid over black. h and w are at most SIDE.
+    """
+    channels, (height, width) = images.shape[3], images.shape[1:3]
+    values = images.astype(np.float32)
+    if channels == 4:
+        values[..., :3] *= values[..., 3:] / 255
+    if channels == 1:
+        planes = values[:, None, :, :, 0]
+    else:
+        luma = values[..., :3] @ _LUMA
+        colour = [(values[..., 2] - luma) * np.float32(_BLUE), (values[..., 0] - luma) * np.float32(_RED)]
+        planes = np.stack([luma, *([values[..., 3]] if channels == 4 else []), *colour], axis=1)
+    return _averaged(planes, min(height, SIDE), min(width, SIDE))
 
 
-def _standardised(gray: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Gray (N, H, W) as vectors (N, H W) of mean 0 and length 1, whose products are correlations."""
-    flat = gray.reshape(len(gray), gray.shape[1] * gray.shape[2])
-    centred = flat - flat.mean(axis=1, keepdims=True)
-    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6), np.float32)
-
-
-def _gray(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Luma of pictures (N, H, W, C), alpha over black: float32 (N, H, W)."""
-    channels = images.shape[3]
-    gray = images[..., 0].astype(np.float32) if channels == 1 else images[..., :3].astype(np.float32) @ _LUMA
-    return np.asarray(gray * (images[..., 3].astype(np.float32) / 255) if channels == 4 else gray, np.float32)
-
-
-def _means(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Mean gray of 8 x 9 cells of pictures (N, H, W, C): float32 (N, 8, 9)."""
-    gray = _gray(images)
-    return np.asarray(_averaging(ROWS, gray.shape[1]) @ gray @ _averaging(COLUMNS, gray.shape[2]).T, np.float32)
+def _averaged(planes: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
+    """Mean values of planes (..., H, W) in rows x columns cells."""
+    height, width = planes.shape[-2:]
+    if (height, width) == (rows, columns):
+        return planes
+    return np.asarray(_averaging(rows, height) @ planes @ _averaging(columns, width).T, np.float32)
 
 
 def _averaging(cells: int, pixels: int) -> NDArray[np.float32]:
@@ -112,11 +129,94 @@ def _averaging(cells: int, pixels: int) -> NDArray[np.float32]:
     return np.asarray(np.clip(overlap, 0, None) * cells / pixels, np.float32)
 
 
-def _buckets(quarters: NDArray[np.uint16]) -> Iterator[NDArray[np.int64]]:
-    """Rows of (N, 4) that have a quarter in common, two or more, in order."""
-    for quarter in quarters.T:
-        order = np.argsort(quarter, kind="stable")
-        edges = np.flatnonzero(np.diff(quarter[order])) + 1
-        for bucket in np.split(order, edges):
-            if len(bucket) > 1:
-                yield bucket
+def _bright(planes: NDArray[np.float32]) -> int:
+    """How many of the planes are not of colour."""
+    return {1: 1, 3: 1, 4: 2}[planes.shape[1]]
+
+
+def _contrast(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The standard deviation of all planes together: (N,)."""
+    return np.asarray(np.sqrt(planes.var(axis=(2, 3)).sum(1)), np.float32)
+
+
+def _maps(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Coarse maps as vectors (N, D) of length 1 and mean 0 in each plane, whose products are correlations."""
+    bright = _bright(planes)
+    fine, coarse = (
+        _averaged(planes[:, :bright], _CELLS, _CELLS),
+        _averaged(planes[:, bright:], _COLOUR_CELLS, _COLOUR_CELLS),
+    )
+    scale = np.float32(_CELLS / _COLOUR_CELLS)  # each coarse cell stands for so many squared
+    parts = [(part - part.mean((2, 3), keepdims=True)).reshape(len(planes), -1) for part in (fine, coarse * scale)]
+    flat = np.concatenate(parts, axis=1)
+    return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6), np.float32)
+
+
+def _candidates(maps: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
+    """Pairs (P, 2) of maps (N, D) that may correlate, some at a time, each once.
+
+    In the order of their first principal component, maps are compared block by block with those that follow, as far as
+    that component allows, and as far as there are comparisons for.
+    """
+    if len(maps) < 2:
+        return
+    _, vectors = np.linalg.eigh(maps.T @ maps)
+    leading = np.asarray(maps @ vectors[:, ::-1][:, :_COMPONENTS], np.float32)
+    order = np.argsort(leading[:, 0], kind="stable")
+    leading = leading[order]
+    reach = np.float32((2 - 2 * MIN_CORRELATION) ** 0.5)  # the distance of vectors of length 1
+    half = np.einsum("nd,nd->n", leading, leading) / 2
+    # |a - b|^2 <= reach^2 where a . b - |a|^2 / 2 - |b|^2 / 2 >= -reach^2 / 2: one product
+    ones = np.ones((len(maps), 1), np.float32)
+    left = np.concatenate([leading, ones, -half[:, None]], axis=1)
+    right = np.concatenate([leading, -half[:, None], ones], axis=1).T
+    farthest = max(_BLOCK, _MAX_COMPARISONS // len(maps))
+    for start in range(0, len(maps), _BLOCK):
+        stop = min(start + _BLOCK, len(maps))
+        end = int(np.searchsorted(leading[:, 0], leading[stop - 1, 0] + reach, side="right"))
+        for other in range(start, min(end, stop + farthest), _BLOCK):
+            block = left[start:stop] @ right[:, other : other + _BLOCK] >= -(reach**2) / 2
+            rows, columns = np.divmod(np.flatnonzero(block), block.shape[1])
+            later = columns + other > rows + start
+            yield order[np.stack([rows[later] + start, columns[later] + other], 1)]
+
+
+def _maps_are_alike(maps: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of the pairs (P, 2) of maps correlate, and differ nowhere by much."""
+    found, step = [np.empty(0, np.int64)], _chunk(maps.shape[1])
+    weights = _map_weights(maps.shape[1])
+    for start in range(0, len(pairs), step):
+        one, other = maps[pairs[start : start + step].T]
+        alike = np.einsum("nd,nd->n", one, other) >= MIN_CORRELATION
+        alike &= (np.abs(one - other) * weights).max(1) <= _MAX_MAP_DIFFERENCE
+        found.append(start + np.flatnonzero(alike))
+    return np.concatenate(found)
+
+
+def _map_weights(values: int) -> NDArray[np.float32]:
+    """What turns values of a map into contrasts: (D,)."""
+    bright = values if values == _CELLS**2 else values - 2 * _COLOUR_CELLS**2
+    return np.repeat(np.array([_CELLS, _COLOUR_CELLS], np.float32), [bright, values - bright])
+
+
+def _are_near(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether pictures are nearly equal in pairs (P, 2): (P,)."""
+    found, step = [np.empty(0, np.bool_)], _chunk(images[0].size)
+    for start in range(0, len(pairs), step):
+        one, other = (_planes(images[some]) for some in pairs[start : start + step].T)
+        contrasts = np.stack([_contrast(one), _contrast(other)])
+        gain, bright = contrasts[0] / contrasts[1], _bright(one)
+        difference = one - gain[:, None, None, None] * other
+        difference[:, :bright] -= difference[:, :bright].mean((2, 3), keepdims=True)
+        worst, lower = np.abs(_smooth(_smooth(difference))).max((2, 3)), contrasts.min(0)[:, None]  # (n, P), (n, 1)
+        near = (worst[:, :bright] <= LIMITS[0] + LIMITS[1] * lower).all(1)
+        near &= (worst[:, bright:] <= COLOUR_LIMITS[0] + COLOUR_LIMITS[1] * lower).all(1)
+        found.append(near & (np.maximum(gain, 1 / gain) <= MAX_GAIN))
+    return np.concatenate(found)
+
+
+def _smooth(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means of 3 x 3 positions of planes (N, P, h, w), those on the edge repeated beyond it."""
+    wide = np.pad(planes, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
+    return np.asarray((rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9, np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from calotype.caches import cache_folder
 from calotype.data.cache import new_pack, pack_path, slug, unusable
 from calotype.data.config import DataConfig
 from calotype.data.decode import decode, quiet_pillow
+from calotype.data.duplicates import near_duplicates
 from calotype.data.fit import fit_picture
 from calotype.data.notes import check_names, listed
 from calotype.data.packed import (
@@ -35,7 +37,7 @@ from calotype.data.packed import (
 from calotype.data.parallel import ordered_map
 from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, Split, Values, in_memory
 from calotype.data.sources import Location, locate, open_source
-from calotype.data.split import SplitResult, last_held_out, nothing_held_out, split_pictures
+from calotype.data.split import RULES, SplitResult, last_held_out, nothing_held_out, own_split, split_by_hash
 from calotype.data.stream import digest as stream_digest
 from calotype.data.stream import look
 from calotype.data.survey import Progress, Survey, resolve, strict_error, survey
@@ -162,6 +164,8 @@ def _find_pack(packs: Path, location: Location, config: DataConfig) -> PackedDat
             continue
         if _settings(config) not in (_settings(pack.config), _requested(pack)):
             continue
+        if location.fingerprint is not None and pack.split_rule not in RULES:
+            continue
         if location.fingerprint not in (pack.fingerprint, None) or not pack.is_whole():
             continue
         if location.fingerprint is not None:
@@ -197,7 +201,7 @@ def _build(
         skipped = tuple(found.skipped) + tuple(contents.skipped)
         if len(contents.names) < config.fewest:
             raise _too_few(config, len(contents.names), found, skipped, contents.values)
-        split = _split(contents) if config.to_learn else nothing_held_out(len(contents.names))
+        split = _split(contents, folder / IMAGES, spec, config)
         _check_held_out(source, contents, split)
         _write_arrays(folder, contents, split)
         listed = _json({**found.summary(), "names": contents.names})
@@ -220,20 +224,6 @@ def _build(
         }
         write_new(folder / DATASET, lambda file: file.write(_json(about)))
     return PackedDataset.open(target)
-
-
-def _split(contents: _Contents) -> SplitResult:
-    """By the hash of each picture; pages of one file, which are much alike, share that of its first."""
-    hashes = np.frombuffer(b"".join(contents.hashes), np.uint64)[::2].copy()
-    if set(contents.files) == {""}:
-        return split_pictures(hashes, contents.own_split)
-    if len(set(contents.files)) == 1:
-        return last_held_out(len(hashes))
-    first: dict[str, int] = {}
-    for number, file in enumerate(contents.files):
-        hashes[number] = hashes[first.setdefault(file, number) if file else number]
-    found = split_pictures(hashes, contents.own_split)
-    return found._replace(rule=f"{found.rule}; all pages of a file on the side of its first")
 
 
 def _write_images(
@@ -295,6 +285,30 @@ def _gather(contents: _Contents, fitted: _Fitted, num_classes: int) -> None:
     contents.hashes.append(fitted.hash)
     contents.own_split.append(fitted.split)
     contents.files.append(fitted.file)
+
+
+def _split(contents: _Contents, images: Path, spec: ImageSpec, config: DataConfig) -> SplitResult:
+    """Which of the packed pictures are held out."""
+    count = len(contents.names)
+    if not config.to_learn:
+        return nothing_held_out(count)
+    if own := own_split(contents.own_split):
+        return own
+    if len(set(contents.files)) == 1 and contents.files[0]:
+        return last_held_out(count)
+    pixels = np.memmap(images, np.uint8, "r", shape=(count, spec.height, spec.width, spec.channels))
+    hashes = np.frombuffer(b"".join(contents.hashes), np.uint64)[::2]
+    copies = set(range(count)) - set(np.unique(hashes, return_index=True)[1].tolist())
+    labels = np.array(contents.labels, np.int64) if contents.labels else None
+    near = np.concatenate([near_duplicates(pixels, copies).pairs, _pages(contents.files)])
+    return split_by_hash(hashes, near, labels)
+
+
+def _pages(files: Sequence[str]) -> NDArray[np.int64]:
+    """Pairs (P, 2) of the first and each other page of a file, which are to lie on one side."""
+    first: dict[str, int] = {}
+    pairs = [(first.setdefault(file, k), k) for k, file in enumerate(files) if file]
+    return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
 
 
 def _write_arrays(folder: Path, contents: _Contents, split: SplitResult) -> None:

@@ -1,8 +1,9 @@
 """Are these my training images? Distances of samples to training images, beside those of images not trained on.
 
 A sample is *close* where it is nearer to a training image than all but one in a hundred held-out images are. Of a model
-that does not copy about one sample in a hundred is; held-out images that were not used to find that distance are the
-control. Distances are taken between features, and between pixels.
+that does not copy about one sample in a hundred is: that is the mean over sets of held-out images, of any number; with
+50 of them the share of one set is off by as much as itself. Held-out images that were not used to find that distance
+are the control. Distances are taken between features, and between pixels.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calotype.evaluation.evaluate import share
-from calotype.evaluation.metrics import nearest
+from calotype.evaluation.metrics import nearest, shuffled
 from calotype.evaluation.report import Value
-from calotype.rng import fold, permutation
 
 CLOSEST = 0.01  # of held-out images, whose distance is called close
 # Share of close samples from which a model is said to copy, if its interval lies above: held-out images have 0.01, and
@@ -25,6 +25,7 @@ CLOSEST = 0.01  # of held-out images, whose distance is called close
 FLAGGED = 0.1
 SUSPECTS = 16
 FEWEST_TO_COMPARE = 50  # images, to say how near is near
+TAIL = 10  # of the least distances, from which smaller ones are extrapolated
 APART = 2_000  # training images that say it where there are fewer held-out ones, at most
 PIXELS = 32 * 32  # positions of the images whose pixels are compared; larger ones are averaged down
 
@@ -68,13 +69,28 @@ def _to_others(training: Tensor, places: Tensor) -> Tensor:
 
 def apart(training: Tensor, n: int, seed: int) -> Tensor:
     """The distances of n training rows, or of all, to the nearest other one: of images that are not copies."""
-    chosen = permutation(fold(seed, "apart"), len(training))[:n]
-    return _to_others(training, torch.from_numpy(chosen))
+    return _to_others(training, shuffled(training, seed)[:n])
 
 
 def limit(of_held_out: Tensor) -> float:
-    """The distance that is called close, from those of held-out images: (N,)."""
-    return float(of_held_out.double().quantile(CLOSEST))
+    """The distance that is called close, from those of N held-out images, so that CLOSEST of others come closer: (N,).
+
+    Below the i-th least of N distances lie i / (N + 1) of others in the mean. Where i = (N + 1) CLOSEST is 1 or more,
+    the distance is interpolated. Below the least one, so for N < 99, it is extrapolated by the power of the distance
+    that few images of a space of m dimensions follow, P(d) ~ d^m, with the likeliest m of the nearest tenth of the
+    images, or of 10.
+
+    Source: Hill 1975, Annals of Statistics 3, 1163, for m.
+    """
+    ordered = of_held_out.double().sort().values
+    n = len(ordered)
+    rank = CLOSEST * (n + 1)
+    if rank >= 1:
+        below = int(rank)
+        return float(torch.lerp(ordered[below - 1], ordered[min(below, n - 1)], rank - below))
+    tail = ordered[: min(n, max(TAIL, n // 10) + 1)]
+    spread = float((tail[-1] / tail[:-1]).log().mean()) if tail[0] > 0 else 0.0  # 1 / m
+    return float(ordered[0]) * rank**spread
 
 
 def close(found: Near, closest: float) -> float:
@@ -124,11 +140,11 @@ def examined(space: Space, name: str, seed: int) -> Finding:
     Half of the held-out images say what is near, the others are the control. Where a half is too few, the distances of
     training images from each other say it as well.
     """
-    half = len(space.held_out) // 2
+    half, held_out = len(space.held_out) // 2, space.held_out[shuffled(space.held_out, seed)]
     if half < FEWEST_TO_COMPARE:
-        closest, others = limit(apart(space.training, APART, seed)), space.held_out
+        closest, others = limit(apart(space.training, APART, seed)), held_out
     else:
-        closest, others = limit(near(space.held_out[:half], space.training).distance), space.held_out[half:]
+        closest, others = limit(near(held_out[:half], space.training).distance), held_out[half:]
     found = {
         "samples": [near(rows, space.training) for rows in space.samples],
         "held_out": [near(others, space.training)],
@@ -156,6 +172,7 @@ def repeated(sets: Mapping[str, Sequence[Tensor]], real: Tensor) -> list[Value]:
             note = f"needs {FEWEST_TO_COMPARE} images, there are {n}"
             found.append(Value(name, of, None, None, None, n, note))
             continue
-        shares = [near_duplicates(features[:n], real[:n]) for features in same]
+        some = real[shuffled(real, 0)[:n]]
+        shares = [near_duplicates(features[shuffled(features, 0)[:n]], some) for features in same]
         found.append(share(name, of, sum(shares) / len(shares), n * len(shares)))
     return found

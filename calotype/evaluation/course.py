@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calotype.evaluation.evaluate import NORMAL, Reference, titled
 from calotype.evaluation.features import FeatureNetwork
-from calotype.evaluation.metrics import kernel_distance_of_few
+from calotype.evaluation.metrics import kernel_distance
 from calotype.evaluation.report import Value
 
 FEWEST = 4  # images of a stage
@@ -29,7 +29,7 @@ def course(stages: Sequence[Course], network: FeatureNetwork, reference: Referen
     for images_seen, images in stages:
         if len(images) < FEWEST:
             continue
-        value, error = kernel_distance_of_few(reference.scaled(network.features(images)), reference.features[:AMONG])
+        value, error = kernel_distance(reference.scaled(network.features(images)), reference.features[:AMONG])
         low, high = value - NORMAL * error, value + NORMAL * error
         found.append(Value(titled("KID", network.name), str(images_seen), value, low, high, len(images)))
     return tuple(found)

@@ -11,7 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from calotype.evaluation.metrics import Frechet, Kernel, Manifolds, Moments, kernel_distance, manifolds
+from calotype.evaluation.metrics import (
+    Frechet,
+    Kernel,
+    Moments,
+    Pairs,
+    Spread,
+    kernel_distance,
+    manifolds,
+    pairs,
+    shuffled,
+)
 from calotype.evaluation.report import Value
 from calotype.rng import fold, resample
 
@@ -19,6 +29,7 @@ K = 5  # neighbours of precision, recall, density and coverage
 REFERENCE = 10_000  # training images that sets are compared with, at most
 BOOTSTRAP = 100  # resampled sets
 GROUPS = 10  # left out in turn for the interval of the extrapolated distance
+PARTS = 20  # left out in turn, of the images and of the reference, for those of precision, recall, density and coverage
 NORMAL = 1.96  # standard errors of a 95 % interval
 
 
@@ -56,6 +67,7 @@ class Reference:
 
 def frechet(reference: Reference, features: Tensor, seed: int) -> Estimate:
     """The Fréchet distance; its spread is that of resampled sets, whose own bias is left out."""
+    features = features[shuffled(features, seed)]
     sets = (features[resample(fold(seed, "bootstrap", k), len(features))] for k in range(BOOTSTRAP))
     values = torch.tensor([reference.frechet.to(Moments.of(some)) for some in sets])
     return Estimate(reference.frechet.to(Moments.of(features)), float(values.std()))
@@ -64,30 +76,40 @@ def frechet(reference: Reference, features: Tensor, seed: int) -> Estimate:
 def extrapolated(reference: Reference, features: Tensor, seed: int) -> Estimate:
     """The Fréchet distance at infinitely many images; its spread is that of leaving out a tenth of them in turn."""
     value = reference.frechet.extrapolated(features, seed)
+    features = features[shuffled(features, seed)]
     group = torch.arange(len(features)) % GROUPS
     values = torch.tensor([reference.frechet.extrapolated(features[group != g], seed) for g in range(GROUPS)])
     return Estimate(value, float(((GROUPS - 1) / GROUPS * (values - values.mean()).square().sum()).sqrt()))
 
 
 def kernel(reference: Reference, features: Tensor, seed: int) -> Estimate:
-    """The kernel distance, of as many reference images as there are images."""
-    found: Kernel = kernel_distance(features, reference.features)
+    """The kernel distance."""
+    found: Kernel = kernel_distance(features, reference.features, _pairs(reference))
     return Estimate(found.value, found.standard_error)
 
 
+@lru_cache(maxsize=2)  # the same for all sets
+def _pairs(reference: Reference) -> Pairs:
+    return pairs(reference.features)
+
+
 @lru_cache(maxsize=2)  # four metrics of each seed's set come one after the other
-def _manifolds(reference: Reference, features: Tensor) -> Manifolds:
-    return manifolds(reference.features[: len(features)], features, K)
+def _manifolds(reference: Reference, features: Tensor, seed: int) -> Spread:
+    chosen = shuffled(reference.features, seed)[: len(features)]
+    return manifolds(reference.features[chosen], features, K, PARTS, seed)
 
 
-def _manifold(part: str) -> Callable[[Reference, Tensor, int], Estimate]:
+def _manifold(name: str) -> Callable[[Reference, Tensor, int], Estimate]:
     def estimate(reference: Reference, features: Tensor, seed: int) -> Estimate:
-        per_image = getattr(_manifolds(reference, features), part)
-        n, value, variance = len(per_image), float(per_image.mean()), float(per_image.var())
-        if part != "density":  # a share of none or all is not without error: as of 2 more on either side
+        found = _manifolds(reference, features, seed)
+        value, variance = float(getattr(found.whole, name)), 0.0
+        for without in (getattr(found.without_real, name), getattr(found.without_samples, name)):
+            variance += (PARTS - 1) / PARTS * float((without - without.mean()).square().sum())
+        if name != "density":  # a share of none or all is not without error: at least as of 2 more on either side
+            n = len(features)
             share = (n * value + 2) / (n + 4)
-            variance = share * (1 - share)
-        return Estimate(value, math.sqrt(variance / n))
+            variance = max(variance, share * (1 - share) / n)
+        return Estimate(value, math.sqrt(variance))
 
     return estimate
 

@@ -1,6 +1,7 @@
 """Distances between two sets of images, and how much of one the other covers: functions of features alone.
 
-All take float64 (N, D) features, one row per image, and none depends on the order of the rows.
+All take float64 (N, D) features, one row per image, and none depends on the order of the rows: where some of them are
+taken, or parts of them, that is in an order that follows from the rows themselves.
 """
 
 from __future__ import annotations
@@ -12,10 +13,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from calotype.rng import fold, permutation
+from calotype.rng import Noise, fold, permutation
 
 SIZES = 10  # at which the Fréchet distance is measured to extrapolate it
 AT_ONCE = 2**22  # distances held at once
+NEIGHBOURS = 4  # times k of the nearest are looked at for those outside a part
+
+
+def shuffled(features: Tensor, seed: int) -> Tensor:
+    """A random order of the rows (N, D) that is the same rows in any order of them: int64 (N,).
+
+    They are sorted by their product with a random direction, in which no two different rows agree, and then shuffled.
+    """
+    direction = Noise.shared(fold(seed, "direction"), features.shape[1], "cpu").normal().to(features)
+    return (features @ direction).argsort()[torch.from_numpy(permutation(fold(seed, "shuffled"), len(features)))]
 
 
 class Moments(NamedTuple):
@@ -90,7 +101,7 @@ class Frechet:
         At finite N it is too large by about a constant over N, which differs from model to model.
         Source: Chong & Forsyth 2020, arXiv:1911.07023.
         """
-        n = len(features)
+        n, features = len(features), features[shuffled(features, seed)]
         sizes = sorted({max(2, round(n * (k + 1) / SIZES)) for k in range(SIZES // 5 - 1, SIZES)})
         inverse, values = [], []
         for size in sizes:
@@ -110,55 +121,62 @@ class Kernel(NamedTuple):
     standard_error: float
 
 
-def kernel_distance(x: Tensor, y: Tensor) -> Kernel:
-    """KID: the squared maximum mean discrepancy under (x . y / D + 1)^3, unbiased; of as many rows of each.
+class Pairs(NamedTuple):
+    """What is known of a kernel's values of all pairs of two sets, or of all different pairs of one."""
 
-    The statistic is the mean over i != j of h_ij = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i), its variance
-    4 (n - 2) / (n (n - 1)) var_i mean_j h_ij + 2 / (n (n - 1)) var h_ij, which holds where both sets are alike, too.
+    mean: float
+    rows: Tensor  # mean of each row's pairs, float64 (N,)
+    columns: Tensor
+    interaction: float  # variance of the values that is not of rows or columns
 
-    Source: Binkowski et al. 2018, arXiv:1801.01401; Gretton et al. 2012, JMLR 13, lemma 6; Sutherland et al. 2017,
-    arXiv:1611.04488, for the variance.
+
+def kernel_distance(x: Tensor, y: Tensor, of_y: Pairs | None = None) -> Kernel:
+    """KID: the squared maximum mean discrepancy under (x . y / D + 1)^3, unbiased, of N rows and M rows.
+
+    With g_i the mean of k(x_i, x_j) over the other j, less that of k(x_i, y_j), likewise for y, and s_xx, s_yy and s_xy
+    the variances of k that are not of its arguments alone, the variance is
+
+        4 var g_x / N + 4 var g_y / M + 2 s_xx / (N (N - 1)) + 2 s_yy / (M (M - 1)) + 4 s_xy / (N M),
+
+    which holds where both sets are alike, too. What s adds to the variances of g, which are of means, is taken off.
+
+    Args:
+        of_y: pairs(y, y), if it is known.
+
+    Source: Binkowski et al. 2018, arXiv:1801.01401; Gretton et al. 2012, JMLR 13, lemma 6; Hoeffding 1948 for the
+    variance.
     """
-    n, d = min(len(x), len(y)), x.shape[1]
-    x, y = x[:n], y[:n]
-    sums, squares, total = torch.zeros(n, dtype=torch.float64), 0.0, 0.0
-    step = max(1, AT_ONCE // n)
-    for start in range(0, n, step):
-        rows = slice(start, start + step)
-        h = _cubic(x[rows] @ x.T, d) + _cubic(y[rows] @ y.T, d) - _cubic(x[rows] @ y.T, d) - _cubic(y[rows] @ x.T, d)
-        h[torch.arange(len(h)), torch.arange(start, start + len(h))] = 0
-        sums[rows] = h.sum(1)
-        squares += float(h.square().sum())
-        total += float(h.sum())
-    pairs = n * (n - 1)
-    value = total / pairs
-    first = float((sums / (n - 1)).var())
-    second = squares / pairs - value**2
-    # The means over j carry noise of their own, second / n, which the last term counts already. What is left may come
-    # out below 0 where the sets are alike; the variance is then held at half of the last term.
-    first -= second / (n - 1)
-    variance = max(4 * (n - 2) * first + 2 * second, second) / pairs
-    return Kernel(value, variance**0.5)
+    n, m = len(x), len(y)
+    of_x, of_y, between = pairs(x), of_y or pairs(y), pairs(x, y)
+    value = of_x.mean + of_y.mean - 2 * between.mean
+    first = 4 * float((of_x.rows - between.rows).var()) / n + 4 * float((of_y.rows - between.columns).var()) / m
+    in_x, in_y = of_x.interaction / (n * (n - 1)), of_y.interaction / (m * (m - 1))
+    crossed = between.interaction / (n * m)
+    first -= 4 * (in_x + in_y + 2 * crossed)
+    second = 2 * in_x + 2 * in_y + 4 * crossed
+    # The first may come out below 0 where the sets are alike; the variance is then held at half of the second.
+    return Kernel(value, max(first + second, second / 2) ** 0.5)
 
 
-def kernel_distance_of_few(x: Tensor, y: Tensor) -> Kernel:
-    """KID of few rows x to many rows y, unbiased; its standard error by leaving out each of x in turn, as y is many."""
-    n, m, d = len(x), len(y), x.shape[1]
-    of_y = 0.0
+def pairs(x: Tensor, y: Tensor | None = None) -> Pairs:
+    """The values of the kernel of rows x (N, D) with rows y (M, D), or with the other rows of x."""
+    other = x if y is None else y
+    n, m, d = len(x), len(other), x.shape[1]
+    rows, columns, squares = torch.zeros(n, dtype=x.dtype), torch.zeros(m, dtype=x.dtype), 0.0
     step = max(1, AT_ONCE // m)
-    for start in range(0, m, step):
-        of_y += float(_cubic(y[start : start + step] @ y.T, d).sum())
-    of_y = (of_y - float(_cubic(y.square().sum(1), d).sum())) / (m * (m - 1))
-    to_y = _cubic(x @ y.T, d).mean(1)  # (N,)
-    own = _cubic(x @ x.T, d).fill_diagonal_(0)
-
-    def value(among: float, to: float, count: int) -> float:
-        return among / (count * (count - 1)) + of_y - 2 * to / count
-
-    whole, rows = float(own.sum()), own.sum(1)
-    without = torch.tensor([value(whole - 2 * float(rows[i]), float(to_y.sum() - to_y[i]), n - 1) for i in range(n)])
-    error = ((n - 1) / n * (without - without.mean()).square().sum()).sqrt()
-    return Kernel(value(whole, float(to_y.sum()), n), float(error))
+    for start in range(0, n, step):
+        values = _cubic(x[start : start + step] @ other.T, d)
+        if y is None:
+            values[torch.arange(len(values)), torch.arange(start, start + len(values))] = 0
+        rows[start : start + step] = values.sum(1)
+        columns += values.sum(0)
+        squares += float(values.square().sum())
+    per_row, per_column = (n - 1, n - 1) if y is None else (m, n)
+    rows, columns = rows / per_row, columns / per_column
+    mean, count = float(rows.mean()), n * per_row
+    # The variance of the values is that of rows, of columns, and the rest, whose share in the first two is taken off.
+    rest = squares / count - mean**2 - float(rows.var(correction=0)) - float(columns.var(correction=0))
+    return Pairs(mean, rows, columns, max(0.0, rest / max(1 - 1 / per_row - 1 / per_column, 0.1)))
 
 
 def _cubic(products: Tensor, d: int) -> Tensor:
@@ -166,36 +184,91 @@ def _cubic(products: Tensor, d: int) -> Tensor:
 
 
 class Manifolds(NamedTuple):
-    """Per image: what precision, recall, density and coverage are the means of."""
+    """Improved precision and recall, density and coverage, float64, of two sets or with each of parts left out."""
 
-    precision: Tensor  # float64 (N,), of each sample: 1 where it lies within reach of a real image
-    recall: Tensor  # float64 (M,), of each real image: 1 where it lies within reach of a sample
-    density: Tensor  # float64 (N,), of each sample: in reach of how many real images, over k
-    coverage: Tensor  # float64 (M,), of each real image: 1 where a sample lies within its reach
+    precision: Tensor  # share of samples within reach of a real image
+    recall: Tensor  # share of real images within reach of a sample
+    density: Tensor  # in reach of how many real images a sample is, over k, in the mean
+    coverage: Tensor  # share of real images within whose reach a sample lies
 
 
-def manifolds(real: Tensor, samples: Tensor, k: int) -> Manifolds:
-    """Improved precision and recall, density and coverage; an image reaches as far as its k-th neighbour of its kind.
+class Spread(NamedTuple):
+    """Values of two sets, and of the sets with each of G parts left out in turn."""
+
+    whole: Manifolds  # of ()
+    without_real: Manifolds  # of (G,)
+    without_samples: Manifolds  # of (G,)
+
+
+def manifolds(real: Tensor, samples: Tensor, k: int, parts: int, seed: int = 0) -> Spread:
+    """Precision, recall, density and coverage; the reach of an image is the distance to its k-th neighbour in its set.
+
+    Args:
+        real: (M, D).
+        samples: (N, D).
+        parts: into which both sets are divided at random, G.
 
     Source: Kynkäänniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797.
     """
-    reach_real, reach_samples = reach(real, k), reach(samples, k)
-    within = torch.zeros(len(samples), dtype=torch.float64)
-    recall = torch.zeros(len(real), dtype=torch.float64)
-    nearest = torch.full((len(real),), torch.inf, dtype=torch.float64)
+    of_real, of_samples = _part_of(real, parts, seed), _part_of(samples, parts, seed)
+    reach_real, reach_samples = reach(real, k, of_real, parts), reach(samples, k, of_samples, parts)  # (1 + G, .)
+    kept_real, kept_samples = (
+        torch.stack([of != part for part in range(-1, parts)]) for of in (of_real, of_samples)
+    )  # (1 + G, .), the first of all
+    within = torch.zeros(1 + parts, len(samples), dtype=torch.float64)
+    recalled = torch.zeros(1 + parts, len(real), dtype=torch.bool)
+    nearest = torch.full((1 + parts, len(real)), torch.inf, dtype=real.dtype)
     for rows, distances in _distances(real, samples):
-        within += (distances < reach_real[rows, None]).double().sum(0)
-        recall[rows] = (distances < reach_samples).any(1).double()
-        nearest[rows] = distances.amin(1)
-    return Manifolds((within > 0).double(), recall, within / k, (nearest < reach_real).double())
+        for g in range(1 + parts):
+            inside = distances[kept_real[g, rows]] < reach_real[g, rows][kept_real[g, rows], None]
+            within[g] += inside.sum(0)
+            few = distances[:, kept_samples[g]]
+            recalled[g, rows] = (few < reach_samples[g, kept_samples[g]]).any(1)
+            nearest[g, rows] = few.amin(1)
+    covered = nearest < reach_real[0]  # with each part of the samples left out
+    covered_of_kept = nearest[0] < reach_real  # of the real images
+    share = [kept_real.double(), kept_samples.double()]
+    real_share, sample_share = (kept / kept.sum(1, keepdim=True) for kept in share)
+    reached = (within > 0).double()
+    without_real = Manifolds(
+        reached.mean(1),
+        real_share @ recalled[0].double(),
+        within.mean(1) / k,
+        (real_share * covered_of_kept).sum(1),
+    )
+    without_samples = Manifolds(
+        sample_share @ reached[0], recalled.double().mean(1), sample_share @ within[0] / k, covered.double().mean(1)
+    )
+    return Spread(
+        Manifolds(*(values[0] for values in without_real)),
+        Manifolds(*(values[1:] for values in without_real)),
+        Manifolds(*(values[1:] for values in without_samples)),
+    )
 
 
-def reach(features: Tensor, k: int) -> Tensor:
-    """The distance of each row to its k-th nearest other row: (N,)."""
-    found = torch.empty(len(features), dtype=features.dtype)
+def _part_of(features: Tensor, parts: int, seed: int) -> Tensor:
+    """Which part each row is in, of parts of equal size: int64 (N,)."""
+    part = torch.empty(len(features), dtype=torch.int64)
+    part[shuffled(features, seed)] = torch.arange(len(features)) % parts
+    return part
+
+
+def reach(features: Tensor, k: int, part: Tensor, parts: int) -> Tensor:
+    """The distance of each row to its k-th nearest other row, of all and of those outside each part: (1 + G, N).
+
+    Where fewer than k are left the reach is that of all.
+    """
+    found = torch.empty(1 + parts, len(features), dtype=features.dtype)
     for rows, distances in _distances(features, features):
-        distances[torch.arange(len(distances)), torch.arange(rows.start, rows.start + len(distances))] = -1  # itself
-        found[rows] = distances.kthvalue(k + 1, 1).values
+        distances[torch.arange(len(distances)), torch.arange(rows.start, rows.start + len(distances))] = torch.inf
+        found[0, rows] = distances.kthvalue(k, 1).values
+        least = distances.topk(min(NEIGHBOURS * k, len(features)), 1, largest=False)
+        for g in range(parts):
+            left = least.values.masked_fill(part[least.indices] == g, torch.inf).kthvalue(k, 1).values
+            lost = left.isinf()  # so many of the nearest are of one part
+            if lost.any():
+                left[lost] = distances[lost].masked_fill(part == g, torch.inf).kthvalue(k, 1).values
+            found[1 + g, rows] = torch.where(left.isinf(), found[0, rows], left)
     return found
 
 

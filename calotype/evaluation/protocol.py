@@ -16,6 +16,7 @@ from calotype.evaluation import controls, copying, features
 from calotype.evaluation.classifier import Classifier, as_features, classifier
 from calotype.evaluation.course import Course, course
 from calotype.evaluation.evaluate import DISTANCES, METRICS, REFERENCE, K, Reference, measured, share
+from calotype.evaluation.metrics import shuffled
 from calotype.evaluation.modes import modes, shares
 from calotype.evaluation.report import Copying, Protocol, Report, Value
 from calotype.rng import fold, permutation
@@ -164,7 +165,7 @@ def _features(material: Material, network: features.FeatureNetwork, display: Dis
         lambda: packed.read(packed.train).images,
         lambda done, total: display.count("training images compared by", done, total),
     )
-    chosen = permutation(fold(material.seed, "reference"), len(known))[: None if network.whole else REFERENCE]
+    chosen = shuffled(known, material.seed)[: None if network.whole else REFERENCE]
     reference = Reference.of(known[chosen], network.standardised)
     found: dict[str, list[Tensor]] = {}
     for name, sets in material.sets.items():
@@ -221,7 +222,7 @@ def _per_class(
     asked = subject.labels.repeat(len(subject.sets))
     for k, name in enumerate(packed.class_names):
         own = main.training[told == k]
-        own = own[torch.from_numpy(permutation(fold(seed, "class", k), len(own))[:REFERENCE])]
+        own = own[shuffled(own, fold(seed, "class", k))[:REFERENCE]]
         if len(own) < 2:
             continue
         of_class = Reference(own, reference.mean, reference.deviation, reference.frechet)

@@ -154,11 +154,12 @@ def dpm2m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochastici
 def unipc(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise, stochasticity: float = 0.0) -> Tensor:
     """UniPC-2: a second-order predictor, and a corrector that uses the next call's D for the step behind it; T calls.
 
-    Both take D as the polynomial in lambda through the known values, see `_weights`; the released code fixes the weight
-    of the predictor at 1/2, which is its limit for small steps. The order is 3 where the corrector follows; the step to
-    0 returns D.
+    Both take D as the polynomial in lambda through the known values, see `_weights`; but where there is one difference
+    of D, its weight is 1/2 as in the authors' code, the limit for small steps: with few, long steps the ends are half
+    as far off as with the weight of the equations. The order is 3 where the corrector follows; the step to 0 returns D.
 
-    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8, in data prediction.
+    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8, in data prediction; github.com/wl-zhao/UniPC,
+    uni_pc.py, for the weight 1/2.
     """
     known: list[tuple[Tensor, float]] = []  # (D, lambda), newest first
     behind: tuple[Tensor, float] | None = None  # x and sigma before the last step, for the corrector
@@ -188,8 +189,10 @@ def _weights(places: list[float], step: float) -> list[float]:
     """The weights a of the differences of D: sum_i a_i r_i^(k-1) = k! h phi_(k+1)(-h) / (1 - e^-h) for k = 1, 2, ...
 
     r_i are the places of the values in steps of length h, phi_1(z) = (e^z - 1) / z and
-    phi_(k+1)(z) = (phi_k(z) - 1 / k!) / z.
+    phi_(k+1)(z) = (phi_k(z) - 1 / k!) / z. A single weight is 1/2, see `unipc`.
     """
+    if len(places) == 1:
+        return [0.5]
     phi, moments = expm1(-step) / -step, []
     for k in range(1, len(places) + 1):
         phi = (phi - 1 / factorial(k)) / -step

@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 import calotype
-from calotype import cli, drawing, evaluation_job
+from calotype import cli, evaluation_job
 from calotype.data import DataConfig, prepare
 from calotype.errors import ConfigError, DataError
 from calotype.evaluation import classifier, controls, features
 from calotype.evaluation.evaluate import DISTANCES, METRICS
 from calotype.evaluation.report import Report
+from calotype.logs import training_seconds
 
 SETTINGS = {"model": {"widths": [16], "blocks": 1, "attention": []}, "training": {"batch_size": 16}}
 LETTERS = "glyphs:gray:1200"
@@ -269,4 +270,4 @@ def test_training_takes_as_long_as_it_takes_whatever_the_clock_says() -> None:
         {"event": "resumed", "time": 10.0, "elapsed": 1.0},
         {"event": "finished", "time": 11.0, "elapsed": 4.0},
     ]
-    assert drawing._seconds(log) == 3.0 + 3.0
+    assert training_seconds(log) == 3.0 + 3.0

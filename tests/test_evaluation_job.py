@@ -180,7 +180,7 @@ def test_mistakes_are_told_early(tmp_path: Path, letters: Path, capsys: pytest.C
     for arguments, message in [
         ([str(tmp_path / "nowhere")], "does not exist"),
         ([str(images)], "is no run: to measure images, say by --data"),
-        ([str(letters), "--data", LETTERS], "leave out --data"),
+        ([str(letters), "--data", "glyphs:gray:64"], "has other pictures than"),
         ([str(letters), "-n", "1"], "at least 2 images"),
         ([str(images), "--data", LETTERS, "--set", "steps=3"], "leave out --set"),
         ([str(letters), "--set", "steps=0"], "steps is 0"),

@@ -86,6 +86,7 @@ def another(name: str, value: Any) -> Any:
         "data.height": 16,
         "data.value_range": "0:100",
         "data.channels": 3,
+        "data.labels_from": "labels.csv:label",
         "dataset.class_names": ["ä", "b"],
         "model.network": "ddpm++",
         "training.optimizer": "adamw",
@@ -131,7 +132,7 @@ def test_what_has_decided_the_weights_is_refused_by_its_name(stopped: Path, name
     told = str(refused.value)
     assert isinstance(refused.value, DataError if name == "dataset.digest" else ConfigError)
     assert name.split(".")[-1] in told or section == "family", told  # other families have other entries
-    assert re.search("restore|choose|leave it out|give|did you mean|has to be|use", told, re.IGNORECASE), told
+    assert re.search("restore|choose|leave it out|give|did you mean|has to be|use|write", told, re.IGNORECASE), told
     for path, content in before.items():
         assert path.read_bytes() == content, path
 

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -177,16 +177,18 @@ def found(parent: Path) -> list[Path]:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What was kept with a checkpoint: numbers by name, and None for some. Raises DamagedCheckpoint."""
+    """What was kept with a checkpoint: numbers by name, None for some, and settings. Raises DamagedCheckpoint."""
     return _content(path)["facts"]
 
 
-def digest(path: Path, name: str) -> str:
-    """The SHA-256 of the weights `name` of a checkpoint. Raises DamagedCheckpoint."""
-    return _content(path)["sha256"][f"{name}.safetensors"]
+class ReadWeights(NamedTuple):
+    """One part of a checkpoint."""
+
+    digest: str  # SHA-256 of its file, or of the list of those of its slices
+    tensors: dict[str, Tensor]
 
 
-def read_weights(path: Path, name: str, wanted: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def read_weights(path: Path, name: str, wanted: Mapping[str, Tensor] | None = None) -> ReadWeights:
     """The tensors of one part of a checkpoint, `model` or `ema`, verified.
 
     Args:
@@ -197,7 +199,9 @@ def read_weights(path: Path, name: str, wanted: Mapping[str, Tensor] | None = No
         DamagedCheckpoint: they are not what was written.
         RunError: they are, but of another network.
     """
-    return _part(path, name, _content(path)["sha256"], wanted)
+    digests = _content(path)["sha256"]  # once, since training may write the same position again
+    own = [digests[file] for file in _files(name, digests)]
+    return ReadWeights(own[0] if len(own) == 1 else _digest_of(own), _part(path, name, digests, wanted))
 
 
 def read(path: Path, wanted: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
@@ -395,6 +399,8 @@ def _content(path: Path) -> dict[str, Any]:
         raise RunError(
             f"{path} has checkpoint format {brief(content.get('format'))}, this calotype reads {FORMAT}: update it"
         )
+    if _NAME.fullmatch(path.name) and content.get("images_seen") != int(path.name):
+        raise DamagedCheckpoint(f"{path} is not the checkpoint that its name says: its state.json is of another")
     if not _is_whole(content):
         raise DamagedCheckpoint(f"{file} does not hold what a checkpoint does, though its checksum is right")
     return content
@@ -407,7 +413,8 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
         return False
     counted = [n for value in counters.values() for n in (value.values() if isinstance(value, dict) else [value])]
     return (
-        all(facts.get(name) is None or type(facts[name]) in (int, float) for name in SCORES)
+        isinstance(facts.get("settings", {}), dict)
+        and all(facts.get(name) is None or type(facts[name]) in (int, float) for name in SCORES)
         and all(_FILE.fullmatch(name) and isinstance(digest, str) for name, digest in digests.items())
         and all(_files(name, digests) for name in PARTS)
         and "ema.safetensors" in digests
@@ -415,7 +422,7 @@ def _is_whole(content: Mapping[str, Any]) -> bool:
     )
 
 
-def _digest_of(content: Mapping[str, Any]) -> str:
+def _digest_of(content: Mapping[str, Any] | Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -27,6 +27,7 @@ MaybeNumber = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 Family = Annotated[str, arg(metavar="FAMILY", help_behavior_hint="")]
 Data = Annotated[str, arg(metavar="DATA", help_behavior_hint="")]
+NewPlace = Annotated[str, arg(name="data", metavar="DATA", help_behavior_hint="")]
 Size = Annotated[str, arg(metavar="SIZE", help_behavior_hint="")]
 Pages = Annotated[Literal["first", "all", ""], arg(metavar="{first,all}", help_behavior_hint="")]
 Fitting = Annotated[Literal["crop", "pad", "stretch", ""], arg(metavar="{crop,pad,stretch}", help_behavior_hint="")]
@@ -112,16 +113,18 @@ def train(
     shard: Number = 1,
     go_on: Flag = False,
     tensorboard: Flag = False,
+    moved: NewPlace = "",
 ) -> int:
     """Train a model on pictures, or continue a run with --resume.
 
     Args:
         family: autoregressive, diffusion, gan or vae.
         data: folder, zip or tar, Parquet, npz or npy, "glyphs", or a hub name.
-        budget: a time as 90s, 30m or 2h, or images as 20000img, 500kimg or 2Mimg; by default 30m.
+        budget: a time as 90s, 30m or 2h, or images as 20000img, 500kimg or 2Mimg; by default 30m. With --resume,
+            another one for the run in all: what it has taken so far is part of it.
         out: the run directory; by default a new one below runs/.
-        resume: the run directory of a run to continue exactly; only --device, --shard and --tensorboard have a place
-            then.
+        resume: the run directory of a run to continue exactly; only --budget, --data, --device, --shard and
+            --tensorboard have a place then.
         preset: size of the network; by default auto, the largest that the budget can train.
         size: 32 or 48x64 (width x height); by default what suits the pictures.
         fit: how pictures of another shape are made to fit; by default crop.
@@ -146,15 +149,25 @@ def train(
         shard: of the processes that torchrun starts, how many hold the weights between them; by default each holds all.
         go_on: where --out is a run already, continue it: for jobs that are started again by the same command.
         tensorboard: also log for TensorBoard, below the run directory.
+        moved: with --resume, where the pictures of the run are now, if they have moved.
     """
     asked = locals().copy()
     from calotype import training
     from calotype.display import for_stream
 
     if resume is not None:
-        _refuse_beside_resume(train, asked, ("device", "shard", "tensorboard"), "run")
-        training.resume(resume, device=device, shard=shard, tensorboard=tensorboard, display=for_stream())
+        _refuse_beside_resume(train, asked, BESIDE_RESUME, "run")
+        training.resume(
+            resume,
+            data=moved,
+            budget=budget or None,
+            device=device,
+            shard=shard,
+            tensorboard=tensorboard,
+            display=for_stream(),
+        )
         return 0
+    _refuse_moved(moved, "calotype train diffusion photos/")
     training.train(
         family,
         data,
@@ -501,7 +514,8 @@ def evaluate(
 
     Args:
         subject: a run directory; or a folder, zip, tar, Parquet or npz of images, with --data.
-        data: what images from elsewhere are to be like: a source of pictures as for train.
+        data: what images from elsewhere are to be like: a source of pictures as for train. Of a run, where the pictures
+            that it was trained on are now, if they have moved.
         n: images per set; by default as many as are held out, 200 to 2000, and all of a folder up to 2000.
         seed: of the samples; those of the seed after it are measured too.
         features: what images are compared by: EffLite0, Inception:FILE or DINOv2:FILE with their published weights, or
@@ -552,6 +566,7 @@ def compare(
     threads: Annotated[int, arg(help_behavior_hint="")] = 0,
     recipe: MaybePath = None,
     device: str = "auto",
+    moved: NewPlace = "",
 ) -> int:
     """Train every family on the same pictures, measure them alike, and say which is best for what.
 
@@ -561,7 +576,7 @@ def compare(
             Measuring comes on top.
         families: some of autoregressive, diffusion, gan and vae, separated by commas; by default all.
         out: the directory; by default a new one below runs/.
-        resume: the directory of a comparison to go on with; only --device has a place then.
+        resume: the directory of a comparison to go on with; only --data and --device have a place then.
         size: 32 or 48x64 (width x height); by default what suits the pictures.
         fit: how pictures of another shape are made to fit; by default crop.
         range: LO:HI, the values of 16-bit and float pictures that become 0 and 255.
@@ -578,15 +593,17 @@ def compare(
         threads: of the CPU; by default as torch chooses.
         recipe: the directory of a comparison that is repeated, image for image.
         device: auto, cpu, cuda or mps; with auto and several GPUs each trains a family.
+        moved: with --resume, where the pictures are now, if they have moved.
     """
     asked = locals().copy()
     from calotype import comparison_job
     from calotype.display import for_stream
 
     if resume is not None:
-        _refuse_beside_resume(compare, asked, ("device",), "comparison")
-        comparison_job.resume(resume, device=device, display=for_stream())
+        _refuse_beside_resume(compare, asked, ("moved", "device"), "comparison")
+        comparison_job.resume(resume, data=moved, device=device, display=for_stream())
         return 0
+    _refuse_moved(moved, "calotype compare photos/")
     comparison_job.compare(
         data,
         budget=budget or None,
@@ -746,6 +763,7 @@ COMMANDS: Mapping[str, Callable[..., int]] = {
 }
 DEMO_IMAGES = 500  # per set: enough to tell the families apart
 MORE_MEMORY = "close other programs, raise the limit of this one, or give smaller pictures or fewer at a time"
+BESIDE_RESUME = ("budget", "moved", "device", "shard", "tensorboard")  # arguments of train that --resume takes
 TOGETHER = ("train", "sample", "evaluate", "compare", "demo")  # what several processes can do together
 
 
@@ -758,7 +776,14 @@ def _refuse_beside_resume(
     defaults = {name: parameter.default for name, parameter in signature(command).parameters.items()}
     idle = [name for name, value in asked.items() if value != defaults[name] and name not in ("resume", *allowed)]
     if idle:
-        raise ConfigError(f"--resume takes the settings of the {what}: leave out {', '.join(idle)}")
+        place = "; the place of pictures that have moved is --data" if "data" in idle else ""
+        raise ConfigError(f"--resume takes the settings of the {what}: leave out {', '.join(idle)}{place}")
+
+
+def _refuse_moved(place: str, example: str) -> None:
+    """Without --resume there is nothing that could have moved."""
+    if place:
+        raise ConfigError(f"--data is for --resume, where pictures have moved: name pictures as in {example}")
 
 
 def _training_settings(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -799,7 +824,7 @@ def _training_asked(words: Sequence[str]) -> dict[str, Any]:
 
     found: dict[str, Any] = tyro.cli(asked, prog="calotype train", args=words[1:], config=(FlagCreatePairsOff,))
     if found["resume"] is not None:
-        _refuse_beside_resume(train, found, ("device", "shard", "tensorboard"), "run")
+        _refuse_beside_resume(train, found, BESIDE_RESUME, "run")
     return found
 
 

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +22,9 @@ from calotype.evaluation.protocol import Subject
 from calotype.evaluation.report import Value
 from calotype.images import cells, read_png
 from calotype.leading import Action, Help
+from calotype.logs import training_seconds
 from calotype.model import HasLikelihood
+from calotype.places import shareable
 from calotype.rng import fold, permutation
 from calotype.runs import TrainedModel
 
@@ -87,7 +88,7 @@ def subject(
     counted = calls()
     facts = {
         "kind": "run",
-        "path": str(model.run.path),
+        "path": shareable(model.run.path),
         "family": config.family,
         "preset": config.preset,
         "checkpoint": checkpoint,
@@ -96,7 +97,7 @@ def subject(
     }
     cost = {
         "images seen in training": max((record.get("images_seen", 0) for record in log), default=0),
-        "seconds of training": round(_seconds(log)),
+        "seconds of training": round(training_seconds(log)),
         "parameters": sum(p.numel() for p in model.model.parameters()),
         "samples per second": SEEDS * n / seconds,
         "network calls per image": model.model.network_calls(chosen) or counted / len(work.drawn),
@@ -135,12 +136,6 @@ def proportional(packed: PackedDataset, seed: int) -> Callable[[int], int] | Non
         return None
     told = packed.labels[packed.train]
     return sampling.cycle(told[permutation(fold(seed, "labels"), len(told))].tolist())
-
-
-def _seconds(log: Sequence[Mapping[str, Any]]) -> float:
-    """How long training took by its log, without the time between a stop and what continued it."""
-    elapsed = [(record["event"], record.get("elapsed", record["time"])) for record in log]
-    return sum(max(0.0, after - before) for (_, before), (event, after) in pairwise(elapsed) if event != "resumed")
 
 
 def _calls(model: nn.Module) -> Callable[[], int]:

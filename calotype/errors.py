@@ -44,16 +44,18 @@ class JobError(CalotypeError):
 class StoppedElsewhere(CalotypeError):
     """What one of several processes has met, in the others; it has said so."""
 
+    passing = False  # as of the error of that process, see `passes`
+
     @classmethod
     def of(cls, error: CalotypeError) -> Self:
         """That of the process that met it."""
-        return cls.with_status(str(error), error.exit_status)
+        return cls.with_status(str(error), error.exit_status, passes(error))
 
     @classmethod
-    def with_status(cls, text: str, status: int) -> Self:
+    def with_status(cls, text: str, status: int, passing: bool) -> Self:
         """With the exit status of that process."""
         stopped = cls(text)
-        stopped.exit_status = status
+        stopped.exit_status, stopped.passing = status, passing
         return stopped
 
 
@@ -65,6 +67,21 @@ class LostProcesses(CalotypeError):
 
 class TrainingDiverged(CalotypeError):
     """Training kept producing non-finite gradients; the last good checkpoint is intact."""
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an error is of the surroundings and not of what was asked for, so that the same may succeed later.
+
+    So are a place that another command holds, a full disk, a drive that is not there, memory that ran out.
+    """
+    if isinstance(error, StoppedElsewhere):
+        return error.passing
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) or is_out_of_memory(cause):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def is_out_of_memory(error: BaseException) -> bool:

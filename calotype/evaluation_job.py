@@ -29,6 +29,7 @@ from calotype.leading import Action, Help, led
 from calotype.model import Encodable
 from calotype.outputs import check_outputs
 from calotype.paths import beside
+from calotype.places import shareable
 from calotype.rng import fold, permutation
 from calotype.runs import Run, load, name_source
 from calotype.signals import way_on
@@ -56,7 +57,8 @@ def evaluate(
 
     Args:
         subject: a run; or a folder, zip, tar, Parquet or npz of images, with `data`.
-        data: what images from elsewhere are to be like: a source of pictures as for train.
+        data: what images from elsewhere are to be like: a source of pictures as for train. Of a run, where the pictures
+            that it was trained on are now, if they have moved.
         n: images per set; 0 for as many as are held out, 200 to 2000, and for all images from elsewhere up to 2000.
         seed: of the samples; those of the seed after it are measured too.
         features: what images are compared by: EffLite0, or the file of a network saved by `torch.export.save`.
@@ -98,7 +100,7 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
     def told(outcome: Outcome, shown: Display) -> None:
         shown.message(outcome.report.text())
         trained = Run.open(subject) if _is_run(subject) else None
-        written = write(outcome, place, trained, asked["checkpoint"], asked["device"])
+        written = write(outcome, place, trained, asked["checkpoint"], asked["device"], asked["data"])
         shown.message(f"report: {place}")
         shown.message(f"page: {written}")
 
@@ -116,12 +118,16 @@ def of_first(outcome: Outcome | None) -> Outcome:
     return outcome
 
 
-def write(outcome: Outcome, place: Path, trained: Run | None, checkpoint: str, device: str) -> Path:
-    """Write a report and its page, beside it, whose place is returned. Raises RunError."""
+def write(outcome: Outcome, place: Path, trained: Run | None, checkpoint: str, device: str, data: str = "") -> Path:
+    """Write a report and its page, beside it, whose place is returned. Raises RunError.
+
+    Args:
+        data: where the pictures of the run are, as for `evaluate`.
+    """
     try:
         make_folder(place.parent)
         outcome.report.save(place)  # before the page, whose pictures may take long
-        seen = NOTHING if trained is None else _views(trained, checkpoint, device)
+        seen = NOTHING if trained is None else _views(outcome, trained, checkpoint, device, data)
         return _write_page(outcome, place.with_suffix(".html"), trained, seen)
     except OSError as error:
         raise RunError(
@@ -129,12 +135,15 @@ def write(outcome: Outcome, place: Path, trained: Run | None, checkpoint: str, d
         ) from error
 
 
-def _views(run: Run, checkpoint: str, device: str) -> Views:
-    """What latents of held-out pictures are, of a model that has some."""
+def _views(outcome: Outcome, run: Run, checkpoint: str, device: str, data: str) -> Views:
+    """What latents of held-out pictures are, of a model that has some.
+
+    Where the run was trained further while it was measured, there are none: they would be of another model.
+    """
     model = load(run, checkpoint=checkpoint, device=device, report=lambda _: None)
-    if not isinstance(model.model, Encodable):
+    if not isinstance(model.model, Encodable) or model.digest != outcome.report.subject["weights_sha256"]:
         return NOTHING
-    packed = prepare(run.config.data)
+    packed = run.pictures(data)
     batch = packed.read(controls.chosen(packed.held_out, VIEWED, 0, "latents"))
     return views(model.model, batch, next(model.model.parameters()).device)
 
@@ -175,20 +184,21 @@ def measure(
     compare_by = processes.agreed(lambda: features.network(network))
     actions: dict[str, Action] = {"features": compare_by.rows}
     work: drawing.Drawing | None = None
-    if data:
+    if not _is_run(subject):
         packed = processes.first_then_all(lambda: prepare(DataConfig(source=data), progress=packing_on(display)))
     else:
         here = processes.local_device(device)
         model = processes.agreed(lambda: load(subject, checkpoint=checkpoint, device=here, report=display.message))
-        name_source(model.run.config.data.source, model.run.path / "config.toml", display.message)
-        packed = processes.first_then_all(lambda: prepare(model.run.config.data, progress=packing_on(display)))
+        if not data:
+            name_source(model.run.config.data.source, model.run.path / "config.toml", display.message)
+        packed = processes.first_then_all(lambda: model.run.pictures(data, packing_on(display)))
         work = processes.agreed(lambda: drawing.of_run(model, packed, n, seed, options))
         actions |= work.actions
-    asked_for: dict[str, Any] = {"--data": data, "-n": n, "--seed": seed, "--checkpoint": checkpoint}
-    asked_for["--features"] = "" if network == "EffLite0" else network
+    asked_for: dict[str, Any] = {"--data": shareable(data), "-n": n, "--seed": seed, "--checkpoint": checkpoint}
+    asked_for["--features"] = "" if network == "EffLite0" else shareable(network)
     given = [word for name, value in asked_for.items() if value and value != "last" for word in (name, str(value))]
     given += [word for assignment in options for word in ("--set", assignment)]
-    command = " ".join(map(quote, ["calotype", "evaluate", str(subject), *given]))
+    command = " ".join(map(quote, ["calotype", "evaluate", shareable(subject), *given]))
     count = processes.size()
 
     def lead(helped: Help) -> Outcome:
@@ -205,13 +215,11 @@ def measure(
 def _refuse(subject: Path, data: str, n: int, options: Sequence[str]) -> None:
     if not subject.exists():
         raise ConfigError(f"{subject} does not exist: give a run directory, or a folder of images with --data")
-    if _is_run(subject) and data:
-        raise ConfigError("a run is measured on the data it was trained on: leave out --data")
     if not _is_run(subject) and not data:
         raise ConfigError(f"{subject} is no run: to measure images, say by --data which pictures they are to be like")
     if n < 0 or n == 1:
         raise ConfigError(f"n is {n}: give at least 2 images, or leave it out")
-    if options and data:
+    if options and not _is_run(subject):
         raise ConfigError("options of sampling were given, but the images are there already: leave out --set")
 
 
@@ -238,7 +246,7 @@ def _found(folder: Path, packed: PackedDataset, n: int, seed: int, display: Disp
     if len(there) < FEWEST:
         raise ConfigError(f"{folder} has {len(there)} image, but a set to measure has {FEWEST} or more: add images")
     indices = permutation(fold(seed, "images"), len(there))[: n or drawing.IMAGES]
-    facts = {"kind": "images", "path": str(folder), "images": len(there), "skipped": len(there.skipped)}
+    facts = {"kind": "images", "path": shareable(folder), "images": len(there), "skipped": len(there.skipped)}
     warnings = unlike(there, packed)
     if n > len(there):
         warnings.append(f"{n} images were asked for, but there are {len(there)}: all of them are measured")

@@ -21,7 +21,7 @@ from calotype.leading import Help, led
 from calotype.model import GenerativeModel
 from calotype.outputs import MANIFEST
 from calotype.paths import named
-from calotype.untrusted import read_json
+from calotype.untrusted import brief, read_json
 
 
 class Job(NamedTuple):
@@ -79,7 +79,7 @@ def to_folder(job: Job, folder: Path, progress: Callable[[int, int], None]) -> D
 
 
 def _to_folder(job: Job, folder: Path, progress: Callable[[int, int], None], helped: Help) -> Done:
-    _claim(job, folder)
+    claim(job, folder)
     started = time.perf_counter()
     missing = [i for i in job.indices if not _file(folder, i).exists()]
     kept, drawn = job.n - len(missing), 0
@@ -139,22 +139,37 @@ def _images(job: Job, folder: Path) -> torch.Tensor:
     return torch.stack(images)
 
 
-def _claim(job: Job, folder: Path) -> None:
-    """Make the folder this job's, or find that it is."""
+def claim(job: Job, folder: Path) -> None:
+    """Make the folder this job's, or find that it is.
+
+    Raises:
+        RunError: it holds samples of other settings, or other things, or cannot be used.
+    """
     manifest = folder / MANIFEST
     try:
         with open_folder(folder, make=True) as opened:
             opened.sweep()  # what was half-written when a job was killed
         if manifest.exists():
-            told = json.loads(json.dumps(job.manifest()))
-            if read_json(manifest) not in (told, json.loads(json.dumps(job.identity()))):  # versions before: no names
-                raise RunError(f"{folder} holds samples of other settings (see its {MANIFEST}): choose another --out")
+            there, wanted = read_json(manifest), json.loads(json.dumps(job.manifest()))
+            if there not in (wanted, json.loads(json.dumps(job.identity()))):  # versions before: no names
+                raise RunError(
+                    f"{folder} holds samples of other settings ({_differences(there, wanted)} in its {MANIFEST}): "
+                    "choose another --out"
+                )
             return
         if any(folder.iterdir()):
             raise RunError(f"{folder} is not empty and holds no samples of this job: choose another --out")
         write_atomic(manifest, lambda file: file.write(json.dumps(job.manifest(), indent=1).encode()))
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} cannot be used for samples ({error}): choose another --out") from error
+
+
+def _differences(there: Any, wanted: Mapping[str, Any]) -> str:
+    """In what a manifest differs, for people."""
+    known = there if isinstance(there, dict) else {}
+    names = [name for name in {**known, **wanted} if known.get(name) != wanted.get(name)]
+    told = {"weights_sha256": "other weights, as of another checkpoint or run"}
+    return ", ".join(told.get(name, f"another {brief(name)}") for name in names) or "other entries"
 
 
 def _write(folder: Path, indices: Sequence[int], images: torch.Tensor) -> None:

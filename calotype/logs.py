@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +46,9 @@ def _is_record(record: dict[str, Any]) -> bool:
         and all(isinstance(record.get(name, 0), int | float) for name in ("time", "elapsed", "images_seen"))
         and ("images_seen" in record or not any(name.startswith(COURSES) for name in record))
     )
+
+
+def training_seconds(log: Sequence[Mapping[str, Any]]) -> float:
+    """How long training took by its log, without the time between a stop and what continued it."""
+    elapsed = [(record["event"], record.get("elapsed", record["time"])) for record in log]
+    return sum(max(0.0, after - before) for (_, before), (event, after) in pairwise(elapsed) if event != "resumed")

@@ -78,6 +78,7 @@ def until_done(context: Context) -> None:
             if returns > RETURNS_LIMIT:
                 rate = run.config.training.learning_rate / 3
                 other = f". Start again with a lower rate: --set training.learning_rate={rate:.1g}"
+                run.log("diverged", images_seen=trainer.images_seen)
                 raise TrainingDiverged(
                     f"{error}; this came again after {RETURNS_LIMIT} returns. The last good checkpoint of {run.path} "
                     f"is intact{other if isinstance(error, NonFinite) else ''}"

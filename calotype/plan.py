@@ -191,6 +191,28 @@ def _images(seconds: float, speed: Speed) -> int:
     return int((seconds - _previews(seconds, speed) * speed.preview_seconds) * speed.images_per_second)
 
 
+def images_in(
+    seconds: float,
+    family: type[GenerativeModel],
+    spec: ImageSpec,
+    model: Any,
+    training: TrainConfig,
+    batches: Batches,
+    device: torch.device,
+    shard: int = 1,
+) -> int:
+    """Images that a model with settings of its own can see in so many seconds on this machine, which is measured.
+
+    Args:
+        model: its config, of the family's kind.
+    """
+    limit, candidate = min(LONGEST_PROBE, PROBE_SHARE * seconds), Plan("", model, training, None)
+    started = time.perf_counter()
+    speed = _probe(family, spec, candidate, batches, device, limit, shard)
+    spent = processes.by_first(lambda: time.perf_counter() - started)
+    return max(0, _images(seconds - spent - CLOSING_SECONDS, speed))
+
+
 def _probe(
     family: type[GenerativeModel],
     spec: ImageSpec,

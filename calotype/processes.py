@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from calotype import environment
-from calotype.errors import CalotypeError, ConfigError, LostProcesses, StoppedElsewhere
+from calotype.errors import CalotypeError, ConfigError, LostProcesses, StoppedElsewhere, passes
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -326,12 +326,12 @@ def agreed(action: Callable[[], T]) -> T:
 
 def failure(error: CalotypeError) -> str:
     """What is told of an error, for `received`."""
-    return json.dumps({"error": str(error), "status": error.exit_status})
+    return json.dumps({"error": str(error), "status": error.exit_status, "passing": passes(error)})
 
 
 def _stopped(text: str) -> StoppedElsewhere:
     content = json.loads(text)
-    return StoppedElsewhere.with_status(content["error"], content["status"])
+    return StoppedElsewhere.with_status(content["error"], content["status"], content["passing"])
 
 
 def received(text: str) -> Any:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from calotype.config import build, nearest, read_toml
+from calotype.config import build, nearest
 from calotype.data import DataConfig, parse_size
 from calotype.errors import ConfigError
+from calotype.places import read_config
 from calotype.plan import OF_THE_PRESET, Budget
 from calotype.runs import family
 from calotype.trainer import TrainConfig
@@ -52,7 +53,7 @@ def request(
     Raises:
         ConfigError: for what is unknown, missing or contradictory.
     """
-    base = read_toml(Path(recipe)) if recipe is not None else {}
+    base = read_config(Path(recipe)) if recipe is not None else {}
     if "latents" in base and not on_latents:
         run = base["latents"].get("run", "RUN") if isinstance(base["latents"], Mapping) else "RUN"
         raise ConfigError(f"{recipe} is of a model of latents: say of which run, by --latents {run}")
@@ -93,7 +94,7 @@ def request(
 
 def family_of(family_name: str, recipe: str | Path | None) -> str:
     """The family asked for, else that of the recipe. Raises ConfigError where there is neither."""
-    name = family_name or (read_toml(Path(recipe)).get("family", "") if recipe is not None else "")
+    name = family_name or (read_config(Path(recipe)).get("family", "") if recipe is not None else "")
     if not isinstance(name, str):
         raise ConfigError(f"{recipe}: family is {brief(name)}, but it is a text: write it in quotes")
     if not name:

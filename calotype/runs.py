@@ -1,6 +1,7 @@
 """The run directory: plain files that say what was done, hold what came of it, and let it go on.
 
 config.toml     everything that decides the run: data, model, training; enough to repeat it without a clock
+local.toml      where the pictures are, if config.toml may not say it to others, see `places`
 log.jsonl       one JSON object per line, only ever appended to
 checkpoints/    the last few and the best, see `checkpoints`
 previews/       grids of the same seeds as training went on
@@ -16,42 +17,48 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from calotype import __version__, checkpoints, devices, processes, sampling
+from calotype import __version__, changes, checkpoints, devices, processes, sampling
+from calotype.changes import Change
 from calotype.classes import Choice, choose
-from calotype.config import build, nearest, plain, read_toml, write_toml
-from calotype.data import DataConfig, PackedDataset
+from calotype.config import build, nearest, plain
+from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.config import CHANNELS, MAX_PIXELS
+from calotype.data.packing import find_same, is_gone
 from calotype.data.records import check_class_count
+from calotype.data.survey import Progress
 from calotype.errors import ConfigError, DataError, RunError
 from calotype.families import FAMILIES
 from calotype.files import (
     LEFTOVER,
     check_contained,
-    check_place,
     copy_file,
     make_folder,
     open_append,
-    write_atomic,
 )
 from calotype.latents import Latents, check_map, latent_model
-from calotype.logs import read_records
+from calotype.locks import locked
+from calotype.logs import read_records, training_seconds
 from calotype.model import GenerativeModel, ImageSpec
 from calotype.outlines import bounded
+from calotype.places import read_config, write_config
 from calotype.rng import fold, seeded
 from calotype.trainer import TrainConfig, Trainer
 from calotype.untrusted import brief
 
+CONFIG = "config.toml"
+ENTRIES = ("calotype", "family", "preset", "budget", "data", "dataset", "model", "training", "latents")  # of it
 FIRST = "first"  # in the run directory, the first of two stages
 KEPT = 3  # newest checkpoints, besides the best: one may be damaged, one may be from after things went wrong
+
+LOOKS = 20  # for a checkpoint, while training removes the oldest
 
 _PREVIEW = re.compile(r"[0-9]{12,18}\.png")
 
@@ -127,20 +134,37 @@ class RunConfig:
     training: TrainConfig
     latents: Latents | None = None  # of a first stage, if those are what is learned, and not pictures
 
-    def to_toml(self) -> str:
-        """The text of config.toml."""
-        top = {"calotype": __version__, "family": self.family, "preset": self.preset, "budget": self.budget}
+    def values(self) -> dict[str, Any]:
+        """The plain values and sections of config.toml."""
+        top = {"family": self.family, "preset": self.preset, "budget": self.budget}
         tables = {name: plain(getattr(self, name)) for name in ("data", "dataset", "model", "training")}
-        further = {"latents": plain(self.latents)} if self.latents else {}
-        return write_toml(top | tables | further)
+        return top | tables | ({"latents": plain(self.latents)} if self.latents else {})
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the weights, as checkpoints keep it; the facts of the pictures have their digest."""
+        return changes.settings({name: value for name, value in self.values().items() if name != "dataset"})
+
+    def defaults(self) -> dict[str, Any]:
+        """Of the settings that have some."""
+        sections: dict[str, Any] = {"data": DataConfig, "model": type(self.model), "training": TrainConfig}
+        each = [(name, field) for name, section in sections.items() for field in fields(section)]
+        known = {f"{name}.{field.name}": field.default for name, field in each if field.default is not MISSING}
+        return changes.settings(known)
+
+    def write(self, path: Path) -> None:
+        """Write a config.toml. Raises OSError, PlaceError."""
+        write_config(path, {"calotype": __version__} | self.values())
 
     @classmethod
-    def from_toml(cls, path: Path) -> RunConfig:
+    def read(cls, path: Path) -> RunConfig:
         """Read a config.toml. Raises ConfigError."""
-        values = read_toml(path)
+        values = read_config(path)
         for name in ("family", "data", "dataset", "model", "training"):
             if name not in values:
                 raise ConfigError(f"{path} has no {name}: it is not the config.toml of a run, or it was cut off")
+        for name in values:
+            if name not in ENTRIES:
+                raise ConfigError(f"{path} has an entry {brief(name)}, which is unknown{nearest(name, ENTRIES)}")
         return cls(
             family=_text(values, "family"),
             preset=_text(values, "preset"),
@@ -184,6 +208,14 @@ def family(name: str) -> type[GenerativeModel]:
     return FAMILIES[name]
 
 
+class Weights(NamedTuple):
+    """Of a checkpoint."""
+
+    path: Path  # of the checkpoint
+    digest: str  # SHA-256
+    tensors: Mapping[str, Tensor]
+
+
 class Run:
     """A run directory with its config."""
 
@@ -203,7 +235,7 @@ class Run:
             make_folder(path)
             if first is not None:
                 first.copy(path / FIRST)
-            write_atomic(path / "config.toml", lambda file: file.write(config.to_toml().encode()))
+            config.write(path / CONFIG)
         except OSError as error:
             raise RunError(f"{path} cannot be made a run directory ({error}): choose another with --out") from error
         return cls(path, config)
@@ -211,11 +243,11 @@ class Run:
     @classmethod
     def open(cls, path: Path) -> Run:
         """Open a run directory. Raises RunError, ConfigError, or PlaceError where a link in it leads out."""
-        if not (path / "config.toml").is_file():
+        if not (path / CONFIG).is_file():
             what = "has no config.toml" if path.is_dir() else "does not exist"
             raise RunError(f"{path} is not a run: it {what}. Give the directory that `calotype train` printed")
         check_contained(path)
-        return cls(path, RunConfig.from_toml(path / "config.toml"))
+        return cls(path, RunConfig.read(path / CONFIG))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -223,32 +255,73 @@ class Run:
 
         Of several processes that train together the first holds it.
         """
-        check_place(self.path / ".lock")
-        lock = FileLock(self.path / ".lock", timeout=0)  # the system frees it when its process dies
-        processes.by_first(lambda: self._acquire(lock))
-        try:
+        with locked(self.path, "trained"):
             yield
-        finally:
-            lock.release()
-
-    def _acquire(self, lock: FileLock) -> None:
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise RunError(f"{self.path} is being trained by another process: wait for it or stop it") from error
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be written ({error}): mend that, or copy the run elsewhere") from error
 
     # -- what training writes
 
     def check_data(self, packed: PackedDataset) -> None:
         """Raise DataError where a data set is not, or no longer, the one that the run was trained on."""
-        known = self.config.dataset.digest
-        if packed.digest != known:
+        known, source = self.config.dataset.digest, packed.config.source
+        if packed.digest == known:
+            return
+        digests = f"(digest {packed.digest[:12]}, was {known[:12]})"
+        if source != self.config.data.source:
             raise DataError(
-                f"{self.config.data.source} has changed since {self.path} began (digest {packed.digest[:12]}, was "
-                f"{known[:12]}): restore the pictures, or start a new run"
+                f"{source} has other pictures than {self.path} was trained on {digests}: give the same pictures, or "
+                f"start a new run with these: calotype train {self.config.family} {quote(source)}"
             )
+        raise DataError(
+            f"{source} has changed since {self.path} began {digests}: restore the pictures, give another copy of them "
+            "with --data, or start a new run"
+        )
+
+    def pictures(self, data: str = "", progress: Progress | None = None) -> PackedDataset:
+        """The pictures that the run was trained on, packed.
+
+        Args:
+            data: where they are now, if they have moved; by default where config.toml says, or in the cache alone.
+            progress: told how many are packed.
+
+        Raises:
+            DataError: they are not there, or are others.
+        """
+        config = replace(self.config.data, source=data or self.config.data.source)
+        if is_gone(config):
+            found = None if data else find_same(config, self.config.dataset.digest)
+            if found is not None:
+                return found
+            raise DataError(
+                f"{config.source} does not exist, where the pictures of {self.path} were to be: give the place where "
+                "they are now with --data"
+            )
+        packed = prepare(config, progress=progress)
+        self.check_data(packed)
+        return packed
+
+    def rewrite(self, config: RunConfig) -> None:
+        """Take another config from here on, and write it. Only for the process that holds the run. Raises RunError."""
+        try:
+            config.write(self.path / CONFIG)
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written ({error}): make room, then repeat the command") from error
+        self.config = config
+
+    def changed(self) -> list[Change]:
+        """The settings that are not those of the newest checkpoint, where they may be others.
+
+        Of a run of an earlier version, whose checkpoints do not have them, nothing is known.
+
+        Raises:
+            ConfigError: others have changed too.
+        """
+        for path in reversed(self.checkpoints()):
+            try:
+                before = checkpoints.facts(path).get("settings")
+            except checkpoints.DamagedCheckpoint:  # said, and put aside, when it is to be loaded
+                continue
+            return [] if before is None else changes.check(before, self.config.settings(), self.config.defaults())
+        return []
 
     def log(self, event: str, **values: Any) -> None:
         """Append a line to log.jsonl, by the first of several processes. Raises RunError."""
@@ -272,7 +345,11 @@ class Run:
     def save(self, trainer: Trainer, facts: Mapping[str, Any]) -> None:
         """Write a checkpoint and remove those that are neither among the newest nor the best; of several processes the
         first does, of divided weights each its slices. Raises RunError.
+
+        Args:
+            facts: plain values to keep with it, besides the settings of the run.
         """
+        facts = {**facts, "settings": self.config.settings()}
         if trainer.division is not None:
             checkpoints.write_divided(self.path / "checkpoints", trainer.images_seen, trainer.state_dict(), facts)
         elif processes.is_first():
@@ -289,6 +366,10 @@ class Run:
         """Load the newest sound checkpoint into a trainer; False where there is none yet.
 
         All processes load the one that the first has found sound.
+
+        Raises:
+            RunError: its number of images is not what the config makes of its steps: then what comes after would be
+                saved below it.
         """
         name = processes.by_first(lambda: self._soundest(trainer.model.state_dict(), report))
         path = self.path / "checkpoints" / name
@@ -297,6 +378,11 @@ class Run:
         elif name:
             weights = trainer.model.state_dict()
             trainer.load_state_dict(checkpoints.read_divided(path, weights, trainer.averages, trainer.params))
+        if name and trainer.images_seen != int(name):
+            raise RunError(
+                f"{path} is of {int(name):,} images, but its {trainer.step:,} steps come to {trainer.images_seen:,} "
+                f"with training.batch_size = {trainer.config.batch_size}: restore the batch size in config.toml"
+            )
         return bool(name)
 
     def _soundest(self, wanted: Mapping[str, Tensor], report: Report) -> str:
@@ -325,6 +411,14 @@ class Run:
         found = sorted((self.path / "previews").glob("*.png"))
         return [path for path in found if _PREVIEW.fullmatch(path.name) and path.is_file()]
 
+    def images_seen(self) -> int:
+        """Images at the newest checkpoint."""
+        return max((int(path.name) for path in self.checkpoints()), default=0)
+
+    def seconds(self) -> float:
+        """How long training has taken so far, by its log."""
+        return training_seconds(self.read_log())
+
     def best(self) -> Path | None:
         """The checkpoint with the lowest score, the newest of equals; None where none has one.
 
@@ -352,19 +446,34 @@ class Run:
         Raises:
             RunError: when there is no such checkpoint, or no sound one.
         """
-        wanted = self.config.outline().state_dict()
-        for path in self._candidates(checkpoint):
-            try:
-                weights = checkpoints.read_weights(path, "ema" if ema else "model", wanted)
-            except checkpoints.DamagedCheckpoint as error:
-                report(f"{error}; trying the checkpoint before it")
-                continue
-            model = self.config.new_model()
-            model.load_state_dict(weights)
-            return path, self.whole(model, report).to_eval().to_channels_last()
+        found = self.weights(checkpoint, ema, report)
+        return found.path, self.built(found, report)
+
+    def weights(self, checkpoint: str, ema: bool, report: Report) -> Weights:
+        """Those of a checkpoint. Arguments and errors as of `model`.
+
+        A run may be trained meanwhile: a checkpoint that goes while it is read is looked for again.
+        """
+        wanted, name = self.config.outline().state_dict(), "ema" if ema else "model"
+        for _ in range(LOOKS):
+            for path in self._candidates(checkpoint):
+                try:
+                    return Weights(path, *checkpoints.read_weights(path, name, wanted))
+                except checkpoints.DamagedCheckpoint as error:
+                    if not path.exists():
+                        break
+                    report(f"{error}; trying the checkpoint before it")
+            else:
+                break
         raise RunError(
             f"{self.path} has no sound checkpoint: continue it with `calotype train --resume {quote(str(self.path))}`"
         )
+
+    def built(self, weights: Weights, report: Report = print) -> GenerativeModel:
+        """The model with weights of a checkpoint, ready to sample from, on the CPU."""
+        model = self.config.new_model()
+        model.load_state_dict(weights.tensors)
+        return self.whole(model, report).to_eval().to_channels_last()
 
     def first_stage(self, report: Report = print, device: str = "cpu") -> TrainedModel:
         """The first of two stages. Raises RunError where it is missing or another one."""
@@ -415,7 +524,7 @@ def name_source(source: str, named_by: Path, message: Report) -> None:
 
 def refuse_existing(path: Path) -> None:
     """Raise RunError where a run, or anything else, already stands at `path`."""
-    if (path / "config.toml").exists():
+    if (path / CONFIG).exists():
         raise RunError(
             f"{path} is already a run: continue it with `calotype train --resume {quote(str(path))}`, or choose "
             "another --out"
@@ -465,7 +574,7 @@ class TrainedModel:
         """Make a run directory of the config and the averaged weights alone: no more than `load` needs."""
         folder = path / "checkpoints" / self.checkpoint.name
         make_folder(folder, path.parent)
-        copy_file(self.run.path / "config.toml", path / "config.toml", path.parent)
+        self.run.config.write(path / CONFIG)
         for name in ("ema.safetensors", "state.json"):
             copy_file(self.checkpoint / name, folder / name, path.parent)
 
@@ -480,6 +589,5 @@ def load(
 ) -> TrainedModel:
     """Load the model of a run. Arguments and errors as for `Run.model`; device as in `--device`."""
     run = run if isinstance(run, Run) else Run.open(Path(run))
-    used, model = run.model(checkpoint, ema, report)
-    digest = checkpoints.digest(used, "ema" if ema else "model")
-    return TrainedModel(run, model.to(devices.choose(device)), digest, used)
+    found = run.weights(checkpoint, ema, report)
+    return TrainedModel(run, run.built(found, report).to(devices.choose(device)), found.digest, found.path)

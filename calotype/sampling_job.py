@@ -11,6 +11,7 @@ from calotype.config import build, plain, read_assignments
 from calotype.display import Display, clock, for_process
 from calotype.errors import ConfigError
 from calotype.files import check_own, remove_tree
+from calotype.locks import locked
 from calotype.outputs import check_outputs
 from calotype.runs import load
 from calotype.signals import way_on
@@ -86,7 +87,7 @@ def _drawn(
     folder = out or export.parts_folder(job, grid or npz or path)
     if out is None:
         processes.by_first(lambda: check_own(folder))  # it has a name that others can foresee
-    done = export.to_folder(job, folder, lambda done, total: display.count("images", done, total))
+    processes.by_first(lambda: export.claim(job, folder))
 
     def finish() -> None:
         if grid is not None:
@@ -96,7 +97,9 @@ def _drawn(
         if out is None:
             remove_tree(folder)
 
-    processes.by_first(finish)
+    with locked(folder, "written"):
+        done = export.to_folder(job, folder, lambda done, total: display.count("images", done, total))
+        processes.by_first(finish)
     places = [place for place in (out, grid, npz) if place is not None]
     speed = done.drawn / done.seconds if done.drawn else 0.0
     kept = f"; {done.kept} were there already" if done.kept else ""

@@ -114,6 +114,19 @@ class NonFinite(Exception):
         self.player, self.step = player, step
 
 
+def steps_of(images: int, per_step: int) -> int:
+    """Steps of a budget of images."""
+    return -(-images // per_step)
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """The learning rate of a step of so many: a linear rise, a plateau, a linear fall to 0 at the end of the budget."""
+    at = (step + 0.5) / steps
+    rise = min(1.0, at / config.warmup) if config.warmup else 1.0
+    fall = min(1.0, (1 - at) / config.decay) if config.decay else 1.0
+    return config.learning_rate * max(0.0, min(rise, fall))
+
+
 def power_exponent(std: float) -> float:
     """The exponent gamma whose power-function average has relative width `std`.
 
@@ -224,14 +237,11 @@ class Trainer(Generic[Model]):
     @property
     def steps(self) -> int:
         """Steps of the whole budget."""
-        return -(-self.config.images // self.images_per_step)
+        return steps_of(self.config.images, self.images_per_step)
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of a step: a linear rise, a plateau, a linear fall to 0 at the end of the budget."""
-        config, at = self.config, (step + 0.5) / self.steps
-        rise = min(1.0, at / config.warmup) if config.warmup else 1.0
-        fall = min(1.0, (1 - at) / config.decay) if config.decay else 1.0
-        return config.learning_rate * max(0.0, min(rise, fall))
+        """The learning rate of a step, see `learning_rate`."""
+        return learning_rate(self.config, step, self.steps)
 
     def betas(self, step: int) -> tuple[float, float]:
         """Those of AdamW at a step."""

@@ -6,8 +6,9 @@ then trains.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 
 from calotype import devices, dividing, processes, sampling, stages
-from calotype.config import build
+from calotype.changes import Change
+from calotype.config import build, plain
 from calotype.curves import write_curves
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.batches import Batches
@@ -24,6 +26,7 @@ from calotype.data.notes import all_notes, balance_notes
 from calotype.data.stream import Stream
 from calotype.display import Display, for_process, packing_on
 from calotype.errors import ConfigError, RunError, is_out_of_memory
+from calotype.extension import consequence, extended
 from calotype.images import grid, write_png
 from calotype.judging import Judge
 from calotype.latents import Latents
@@ -35,9 +38,10 @@ from calotype.paths import beside, shortened
 from calotype.plan import MEASURED_IMAGES, MEASURED_VALUES, Budget, plan
 from calotype.request import Request, family_of, request
 from calotype.rng import fold, permutation
-from calotype.runs import DatasetFacts, Run, RunConfig, TrainedModel, family, name_source, refuse_existing
+from calotype.runs import CONFIG, DatasetFacts, Run, RunConfig, TrainedModel, family, name_source, refuse_existing
 from calotype.signals import stop_requests, way_on
 from calotype.trainer import TrainConfig, Trainer
+from calotype.untrusted import brief
 
 SAMPLES = "samples.png"  # in the run directory; the last thing that training writes, after the curves
 HELD_OUT_BATCH = 64  # images at a time
@@ -99,7 +103,8 @@ def train(
                 _refuse_another(Path(out), family_of(family_name, recipe), None if latents == AUTO else budget)
             return resume(out, device=device, shard=shard, tensorboard=tensorboard, display=shown)
         begun = _begun(family_name, data, budget, out, preset, size, device, chosen, recipe, latents, shown, shard)
-        _train_run(*begun, shown, tensorboard, shard)
+        with begun.run.locked():
+            _train_run(begun, [], shown, tensorboard, shard)
     return begun.run
 
 
@@ -250,6 +255,8 @@ def _first_part(both: Request, second: Path, device: str, shown: Display) -> Pat
 def resume(
     path: str | Path,
     *,
+    data: str = "",
+    budget: str | None = None,
     device: str = "auto",
     shard: int = 1,
     tensorboard: bool = False,
@@ -257,21 +264,60 @@ def resume(
 ) -> Run:
     """Continue a run from its newest sound checkpoint, as if it had never stopped.
 
+    Args:
+        path: the run directory.
+        data: where the pictures are now, if they have moved; config.toml then has the new place.
+        budget: another one for the run in all, see `extension`; config.toml then has it.
+        device, shard, tensorboard, display: as for `train`.
+
     Raises:
-        CalotypeError: for a path that is no run, data that has changed, or anything else the user can mend.
+        CalotypeError: for a path that is no run, data or settings that have changed, or anything else the user can
+            mend.
     """
-    run = Run.open(Path(path))
+    asked = Budget.parse(budget) if budget else None
     with processes.joined(), for_process(display, processes.is_first()) as shown:
         dividing.check(shard)
-        torch_device = devices.choose(processes.local_device(device))
-        _set_up_process(run.config.training.threads)
-        name_source(run.config.data.source, run.path / "config.toml", shown.message)
-        pictures = _prepare(run.config.data, shown)
-        run.check_data(pictures)
-        first = None if run.config.latents is None else run.first_stage(shown.message, device)
-        packed = _learned(first, run.config.latents, pictures, shown)
-        _train_run(run, pictures, packed, torch_device, shown, tensorboard, shard)
+        run = Run.open(Path(path))
+        with run.locked():
+            run = Run.open(run.path)  # as the last that held it has left it
+            torch_device = devices.choose(processes.local_device(device))
+            _set_up_process(run.config.training.threads)
+            processes.agreed(run.changed)
+            if not data:
+                name_source(run.config.data.source, run.path / CONFIG, shown.message)
+            pictures = _packed(lambda: run.pictures(data, packing_on(shown)), shown)
+            processes.agreed(lambda: _check_facts(run, pictures))
+            first = None if run.config.latents is None else run.first_stage(shown.message, device)
+            packed = _learned(first, run.config.latents, pictures, shown)
+            config = _with_place(run.config, pictures) if data else run.config
+            if asked is not None:
+                batches = _training_batches(packed, config.training)
+                config = processes.agreed(
+                    lambda: extended(Run(run.path, config), asked, batches, torch_device, shard, shown.message)
+                )
+            if config != run.config:
+                processes.by_first(lambda: run.rewrite(config))
+                run = Run.open(run.path)
+            if data:
+                shown.message(f"the pictures are at {pictures.config.source}: {run.path / CONFIG} has the new place")
+            begun = Begun(run, pictures, packed, torch_device)
+            _train_run(begun, processes.agreed(run.changed), shown, tensorboard, shard)
     return run
+
+
+def _with_place(config: RunConfig, pictures: PackedDataset) -> RunConfig:
+    return replace(config, data=replace(config.data, source=pictures.config.source))
+
+
+def _check_facts(run: Run, pictures: PackedDataset) -> None:
+    """Raise ConfigError where config.toml says something else of the pictures than is the case."""
+    said, found = plain(run.config.dataset), plain(DatasetFacts.of(pictures))
+    for name, value in found.items():
+        if said[name] != value:
+            raise ConfigError(
+                f"dataset.{name} is {brief(said[name])} in {run.path / CONFIG}, but {brief(value)} of the pictures: "
+                "restore it"
+            )
 
 
 # -- before training
@@ -288,7 +334,7 @@ def _refuse_another(path: Path, family_name: str, budget: str | None) -> None:
     if there.family != family_name or (budget is not None and there.budget != Budget.parse(budget).text):
         raise RunError(
             f"{path} is a run of {there.family} for {there.budget}, and not what was asked for: choose another --out, "
-            f"or continue it as it is with `calotype train --resume {quote(str(path))}`"
+            f"or continue it with `calotype train --resume {quote(str(path))}`, which takes another --budget"
         )
 
 
@@ -321,14 +367,19 @@ def _set_up_process(threads: int) -> None:
 def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
     if not config.to_learn:
         raise ConfigError("data.to_learn is false, which is for pictures that are only measured: leave it out")
-    packed = processes.first_then_all(lambda: prepare(config, progress=packing_on(shown)))
+    return _packed(lambda: prepare(config, progress=packing_on(shown)), shown)
+
+
+def _packed(find: Callable[[], PackedDataset], shown: Display) -> PackedDataset:
+    """What is found in all processes, by the first before the others; what cannot be used of it is said."""
+    packed = processes.first_then_all(find)
     for note in packed.survey()["notes"]:
         shown.message(note)
     if packed.skipped:
         first = packed.skipped[0]
         shown.message(
             f"{len(packed.skipped)} of the files cannot be used, the first {first.name} ({first.reason}); "
-            f"`calotype check {config.source}` lists them"
+            f"`calotype check {packed.config.source}` lists them"
         )
     for note in all_notes(packed):
         shown.message(note)
@@ -411,27 +462,19 @@ def _announcement(run: Run, speed: float | None) -> str:
 # -- training
 
 
-def _train_run(
-    run: Run,
-    pictures: PackedDataset,
-    packed: PackedDataset,
-    device: torch.device,
-    shown: Display,
-    tensorboard: bool,
-    shard: int,
-) -> None:
-    """Train to the end of the budget.
+def _train_run(begun: Begun, changed: Sequence[Change], shown: Display, tensorboard: bool, shard: int) -> None:
+    """Train to the end of the budget. The run is held.
 
     Args:
-        pictures: the data set.
-        packed: the same, or what a first stage makes of it: what is learned.
+        changed: settings that are not those of the newest checkpoint.
     """
+    run, pictures, packed, device = begun
     config = run.config.training
     mirror: AbstractContextManager[Mirror] = nullcontext(lambda *_: None)
     if tensorboard and processes.is_first():
         mirror = tensorboard_mirror(run.path / "tensorboard")
     go_on = f"Continue with: calotype train --resume {quote(str(run.path))}"
-    with way_on(go_on), run.locked(), stop_requests() as stop, mirror as write:
+    with way_on(go_on), stop_requests() as stop, mirror as write:
         devices.make_repeatable()
         batches = _training_batches(packed, config, shown.message)
         trainer = Trainer(run.config.new_model().to(device), batches, config, shard)
@@ -443,8 +486,10 @@ def _train_run(
         seen = Batches(packed, packed.train, held_out.size, fold(config.seed, "seen"))
         context = Context(run, trainer, drawn, judge, held_out, seen, shown, write, stop)
         if run.restore(trainer, shown.message):
-            if processes.by_first(lambda: trainer.step >= trainer.steps and (run.path / SAMPLES).exists()):
-                shown.message(f"{run.path} has used up its budget: nothing to continue")
+            _take_changes(context, changed)
+            if processes.by_first(lambda: _is_finished(run, trainer)):
+                longer = f"--resume {quote(str(run.path))} --budget {2 * config.images}img"
+                shown.message(f"{run.path} has used up its budget: nothing to continue. To train further: {longer}")
                 return
             shown.message(f"continuing at {trainer.images_seen:,} of {config.images:,} images")
             run.log("resumed", images_seen=trainer.images_seen)
@@ -467,6 +512,35 @@ def _train_run(
             raise RunError(
                 f"{run.path} cannot be written ({error}); its checkpoints are intact. Make room, then {again}"
             ) from error
+
+
+def _take_changes(context: Context, changed: Sequence[Change]) -> None:
+    """Say which settings are others from here on, and take those that a checkpoint has otherwise.
+
+    Raises:
+        ConfigError: the budget is less than what is done.
+    """
+    run, trainer = context.run, context.trainer
+    if trainer.step > trainer.steps:
+        raise ConfigError(
+            f"training.images is {trainer.config.images:,}, but the run has seen {trainer.images_seen:,}: give more, "
+            f"by calotype train --resume {quote(str(run.path))} --budget {2 * trainer.images_seen}img"
+        )
+    for change in changed:
+        text = str(change)
+        if change.name == "training.images":
+            text = consequence(change, trainer.config, trainer.images_per_step, trainer.step)
+        if change.name == "training.micro_batch":  # else that of the checkpoint, which memory may have made smaller
+            trainer.micro_batch = trainer.config.micro_batch or trainer.config.batch_size
+        context.shown.message(f"from {trainer.images_seen:,} images on {text}")
+        run.log("changed", images_seen=trainer.images_seen, text=text)
+
+
+def _is_finished(run: Run, trainer: Trainer[GenerativeModel]) -> bool:
+    """Whether all is done, to the last grid of samples."""
+    last = [record for record in run.read_log() if record["event"] == "finished"][-1:]
+    done = trainer.step >= trainer.steps and (run.path / SAMPLES).exists()
+    return done and any(record.get("images_seen") == trainer.images_seen for record in last)
 
 
 def _held_out_size(packed: PackedDataset) -> int:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from calotype.data import DataConfig
 from calotype.errors import PlaceError, RunError
 from calotype.families.diffusion import DiffusionConfig
 from calotype.optimizers import OPTIMIZERS
-from calotype.runs import DatasetFacts, Run, RunConfig
+from calotype.runs import DatasetFacts, Run, RunConfig, load
 from calotype.trainer import TrainConfig, Trainer
 from tests.conftest import Stripes, Survived, environment, mounts_allowed
 
@@ -66,8 +67,9 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert sorted(file.name for file in path.iterdir()) == sorted(FILES)
     assert same(checkpoints.read(path), state)
     assert checkpoints.facts(path) == {"held_out": 0.1 + 0.2}
-    assert same(checkpoints.read_weights(path, "ema"), state["ema"])
-    assert checkpoints.digest(path, "ema") == json.loads((path / "state.json").read_text())["sha256"]["ema.safetensors"]
+    digest, tensors = checkpoints.read_weights(path, "ema")
+    assert same(tensors, state["ema"])
+    assert digest == json.loads((path / "state.json").read_text())["sha256"]["ema.safetensors"]
 
 
 def test_state_that_is_empty(tmp_path: Path) -> None:
@@ -394,3 +396,53 @@ def test_a_run_is_not_made_over_another(run: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be made a run directory"):
         Run.create(tmp_path / "file" / "below", run.config)
     assert Run.open(run.path).config == run.config
+
+
+@pytest.mark.fault("a checkpoint that training removes while it is read", "the newest is read in its place")
+def test_reading_while_training_goes_on(run: Run, survived: Survived, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found is gone before it is read, for as long as newer ones come."""
+    trainer, read = saved_at(run, 2), checkpoints.read_weights
+    before = [2]
+
+    def late(path: Path, *more: Any) -> checkpoints.ReadWeights:
+        if len(before) < 6:
+            step = before[-1] + 2
+            before.append(step)
+            for _ in trainer.run(step):
+                pass
+            run.save(trainer, {})
+            for old in run.checkpoints()[:-1]:
+                checkpoints.remove(old)
+        return read(path, *more)
+
+    monkeypatch.setattr(checkpoints, "read_weights", late)
+    told: list[str] = []
+    model = load(run, device="cpu", report=told.append)
+    newest = run.checkpoints()[-1]
+    assert told == []
+    assert model.checkpoint == newest
+    assert model.digest == json.loads((newest / "state.json").read_text())["sha256"]["ema.safetensors"]
+    survived(5)
+
+
+def test_a_run_is_read_while_a_thread_saves(run: Run) -> None:
+    """Weights and their digest are of one checkpoint, whenever they are read."""
+    trainer, stop = saved_at(run, 2), threading.Event()
+
+    def train() -> None:
+        while not stop.is_set():
+            trainer.step += 1
+            next(iter(trainer.averages.values())).data += 1  # so that no two checkpoints have the same weights
+            run.save(trainer, {"held_out": -float(trainer.step)})
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        seen = {}
+        for _ in range(20):
+            found = run.weights("best", True, pytest.fail)
+            seen[found.path.name] = found.digest
+    finally:
+        stop.set()
+        thread.join()
+    assert len(set(seen.values())) == len(seen)

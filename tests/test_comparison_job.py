@@ -223,6 +223,102 @@ def test_a_family_that_fails_is_reported_and_the_others_go_on(
     assert "<b>vae</b>" in page
 
 
+@pytest.mark.fault("a second command on a comparison", "it is refused, and the first goes on")
+def test_a_comparison_is_worked_on_by_one_command(
+    patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first trains, a second changes nothing of what the first finds."""
+    resumed, out, refused = training.resume, tmp_path / "held", []
+
+    def meanwhile(path: Path, **more: Any) -> Run:
+        with pytest.raises(RunError, match="held is being compared by another process: wait for it or stop it") as held:
+            comparison_job.resume(out)
+        refused.append(held.value)
+        return resumed(path, **more)
+
+    monkeypatch.setattr(training, "resume", meanwhile)
+    found = compared(patterns, out, families=("vae",), baselines=())
+    assert len(refused) == 1
+    assert [entry.failure for entry in found.entries] == [""]
+
+
+PASSING = {
+    "a run that another command trains": lambda path: Run.open(path).locked().__enter__(),
+    "a full disk": lambda path: full_disk(),
+    "memory that runs out": lambda path: out_of_memory(),
+}
+
+
+def full_disk() -> None:
+    try:
+        raise OSError(28, "No space left on device")
+    except OSError as error:
+        raise RunError("log.jsonl cannot be written") from error
+
+
+def out_of_memory() -> None:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+
+@pytest.mark.fault("a full disk, short memory, a run that is held, in a comparison", "the family is done the next time")
+@pytest.mark.parametrize("kind", PASSING)
+def test_what_passes_is_no_finding(patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    resumed, out = training.resume, tmp_path / "passing"
+
+    def failing(path: Path, **more: Any) -> Run:
+        if path.name == "gan":
+            with Run.open(path).locked():
+                PASSING[kind](path)
+        return resumed(path, **more)
+
+    monkeypatch.setattr(training, "resume", failing)
+    with pytest.raises(RunError, match=r"not done yet: gan; .* Continue with: calotype compare --resume"):
+        compared(patterns, out, families=("gan", "vae"), baselines=(), budget="64img")
+    assert [path.name for path in (out / "entries").glob("*.json")] == ["vae.json"]
+    assert "gan" in (out / "comparison.html").read_text()
+    monkeypatch.setattr(training, "resume", resumed)
+    found = comparison_job.resume(out)
+    assert [(entry.name, entry.failure) for entry in found.entries] == [("gan", ""), ("vae", "")]
+
+
+def test_what_is_kept_as_a_failure_can_be_tried_again(
+    patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resumed, out = training.resume, tmp_path / "again"
+
+    def failing(path: Path, **more: Any) -> Run:
+        raise TrainingDiverged(f"the loss of {path.absolute()} is not finite")
+
+    monkeypatch.setattr(training, "resume", failing)
+    found = compared(patterns, out, families=("vae",), baselines=(), budget="64img")
+    assert found.entries[0].failure == "the loss of again/vae is not finite"  # and not where it lies
+    told = capsys.readouterr()
+    assert f"to try it again, remove {out / 'entries' / 'vae.json'}" in told.out + told.err
+    monkeypatch.setattr(training, "resume", resumed)
+    assert comparison_job.resume(out).entries[0].failure
+    (out / "entries" / "vae.json").unlink()
+    assert not comparison_job.resume(out).entries[0].failure
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("n = 60", "n = 50", "n is 50 .* but .* was measured with 60"),
+        ("seed = 0", "seed = 1", "the seed of each family is 1 .* has 0"),
+        ('"256img"', '"512img"', "the share of the budget of each family is 128img .* has 64img"),
+    ],
+)
+def test_what_was_found_is_not_mixed_with_what_is_asked_for_now(
+    whole: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    shutil.copytree(whole, tmp_path / "changed")
+    config = tmp_path / "changed" / "compare.toml"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        comparison_job.resume(tmp_path / "changed")
+
+
 @pytest.mark.slow
 def test_several_devices_train_families_side_by_side(
     whole: Path, patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

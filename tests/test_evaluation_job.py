@@ -14,12 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 import calotype
-from calotype import cli, drawing, evaluation_job
+from calotype import cli, evaluation_job
 from calotype.data import DataConfig, prepare
 from calotype.errors import ConfigError, DataError
 from calotype.evaluation import classifier, controls, features
 from calotype.evaluation.evaluate import DISTANCES, METRICS
 from calotype.evaluation.report import Report
+from calotype.logs import training_seconds
 
 SETTINGS = {"model": {"widths": [16], "blocks": 1, "attention": []}, "training": {"batch_size": 16}}
 LETTERS = "glyphs:gray:1200"
@@ -180,7 +181,7 @@ def test_mistakes_are_told_early(tmp_path: Path, letters: Path, capsys: pytest.C
     for arguments, message in [
         ([str(tmp_path / "nowhere")], "does not exist"),
         ([str(images)], "is no run: to measure images, say by --data"),
-        ([str(letters), "--data", LETTERS], "leave out --data"),
+        ([str(letters), "--data", "glyphs:gray:64"], "has other pictures than"),
         ([str(letters), "-n", "1"], "at least 2 images"),
         ([str(images), "--data", LETTERS, "--set", "steps=3"], "leave out --set"),
         ([str(letters), "--set", "steps=0"], "steps is 0"),
@@ -270,4 +271,4 @@ def test_training_takes_as_long_as_it_takes_whatever_the_clock_says() -> None:
         {"event": "resumed", "time": 10.0, "elapsed": 1.0},
         {"event": "finished", "time": 11.0, "elapsed": 4.0},
     ]
-    assert drawing._seconds(log) == 3.0 + 3.0
+    assert training_seconds(log) == 3.0 + 3.0

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from calotype import __version__, processes, training
 from calotype.baselines import BASELINES
-from calotype.comparison_job.job import CONFIG, HELD_OUT, CompareConfig, Job, cannot_be_written, kept, read
+from calotype.comparison_job.job import CONFIG, HELD_OUT, CompareConfig, Job, cannot_be_written, check_begun, kept, read
 from calotype.comparison_job.measure import measure_all
 from calotype.comparison_job.train import planned, train_all
-from calotype.config import plain, write_toml
+from calotype.config import plain
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.display import Display, for_process, packing_on
 from calotype.errors import ConfigError, RunError
@@ -30,14 +30,17 @@ from calotype.evaluation.comparison_page import page
 from calotype.families import FAMILIES
 from calotype.files import make_folder, write_atomic
 from calotype.images import cells, read_png
+from calotype.locks import locked
 from calotype.loop import Interrupted
 from calotype.outputs import check_outputs
+from calotype.places import shareable, write_config
 from calotype.request import DEFAULT_BUDGET, data_config
-from calotype.runs import name_source
+from calotype.runs import Run, name_source
 from calotype.signals import way_on
 
 __all__ = ["CompareConfig", "compare", "resume"]
 
+COMPARED = "compared"  # what is done in the directory, see `locks`
 PAGE = "comparison.html"
 REMEDY = "What is finished is kept: go on with `calotype compare --resume`"
 
@@ -88,7 +91,7 @@ def compare(
     with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
         # One that was started again tells the others: what is on another machine may be there for the first time.
         if processes.any_of(int(processes.is_restarted())) and out is not None and _is_comparison(Path(out)):
-            return _go_on(Path(out), device, shown)
+            return _go_on(Path(out), "", device, shown)
         config, chosen = processes.agreed(
             lambda: _asked(data, budget, families, size, settings or {}, n, seed, features, baselines, threads, recipe)
         )
@@ -96,10 +99,12 @@ def compare(
         if recipe is not None:
             _name_sources(Path(recipe), config, chosen, shown)
         # before anything is made: what is wrong with the pictures
-        processes.first_then_all(lambda: prepare(chosen, progress=packing_on(shown)))
-        job = Job(path, config, chosen, device, shown)
+        packed = processes.first_then_all(lambda: prepare(chosen, progress=packing_on(shown)))
+        chosen = replace(chosen, source=packed.config.source)  # which means the same from everywhere
+        job = Job(path, config, chosen, device, shown, {})
         processes.by_first(lambda: _make(job))
-        return _all(job)
+        with locked(path, COMPARED):
+            return _all(job, packed)
 
 
 def _asked(
@@ -156,16 +161,27 @@ def _place(out: str | Path | None, data: DataConfig) -> str:
 def _make(job: Job) -> None:
     try:
         make_folder(job.path)
-        text = write_toml({"calotype": __version__} | plain(job.config) | {"data": plain(job.data)})
-        write_atomic(job.path / CONFIG, lambda file: file.write(text.encode()))
+        _write_config(job)
     except OSError as error:
         raise RunError(f"{job.path} cannot be made ({error}): choose another --out") from error
 
 
-def resume(path: str | Path, *, device: str = "auto", display: Display | None = None) -> Comparison:
-    """Go on with a comparison; what is finished is not done again. Raises CalotypeError."""
+def _write_config(job: Job) -> None:
+    write_config(job.path / CONFIG, {"calotype": __version__} | plain(job.config) | {"data": plain(job.data)})
+
+
+def resume(path: str | Path, *, data: str = "", device: str = "auto", display: Display | None = None) -> Comparison:
+    """Go on with a comparison; what is finished is not done again.
+
+    Args:
+        data: where the pictures are now, if they have moved; compare.toml, and the config.toml of its runs, then have
+            the new place.
+
+    Raises:
+        CalotypeError: for anything the user can mend.
+    """
     with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
-        return _go_on(Path(path), device, shown)
+        return _go_on(Path(path), data, device, shown)
 
 
 def _is_comparison(path: Path) -> bool:
@@ -173,10 +189,19 @@ def _is_comparison(path: Path) -> bool:
     return processes.by_first(lambda: (path / CONFIG).exists())
 
 
-def _go_on(path: Path, device: str, shown: Display) -> Comparison:
-    config, data = processes.agreed(lambda: read(path))
-    _name_sources(path, config, data, shown)
-    return _all(Job(path, config, data, device, shown))
+def _go_on(path: Path, data: str, device: str, shown: Display) -> Comparison:
+    processes.agreed(lambda: read(path))  # before anything is written there
+    with locked(path, COMPARED):
+        config, known = processes.agreed(lambda: read(path))
+        job = Job(path, config, known, device, shown, {})
+        begun = processes.agreed(lambda: [Run.open(path / name) for name in job.begun()])
+        processes.agreed(lambda: check_begun(job, begun))
+        _name_sources(path, config, replace(known, source=data or known.source), shown)
+        packed = processes.first_then_all(lambda: _pictures(job, begun, data))
+        if data:
+            job = job._replace(data=replace(known, source=packed.config.source))
+            processes.by_first(lambda: _move(job, begun))
+        return _all(job, packed)
 
 
 def _name_sources(path: Path, config: CompareConfig, data: DataConfig, shown: Display) -> None:
@@ -188,11 +213,30 @@ def _name_sources(path: Path, config: CompareConfig, data: DataConfig, shown: Di
         shown.message(f"recipe: {config.recipe}, as {path / CONFIG} says")
 
 
-def _all(job: Job) -> Comparison:
-    go_on = f"Continue with: calotype compare --resume {quote(str(job.path))}"
+def _pictures(job: Job, begun: Sequence[Run], data: str) -> PackedDataset:
+    """The pictures that are compared: those of the runs that have begun, if any has. Raises DataError."""
+    progress = packing_on(job.shown)
+    if begun:
+        return begun[0].pictures(data, progress)
+    return prepare(replace(job.data, source=data or job.data.source), progress=progress)
+
+
+def _move(job: Job, begun: Sequence[Run]) -> None:
+    """Write the new place of the pictures where the old one is. Raises RunError."""
+    try:
+        _write_config(job)
+    except OSError as error:
+        raise cannot_be_written(job, error) from error
+    for run in begun:
+        with run.locked():
+            run.rewrite(replace(run.config, data=replace(run.config.data, source=job.data.source)))
+    job.shown.message(f"the pictures are at {job.data.source}: {job.path / CONFIG} has the new place")
+
+
+def _all(job: Job, packed: PackedDataset) -> Comparison:
+    go_on = f"Continue with: {job.way_on}"
     try:
         with way_on(go_on):
-            packed = processes.first_then_all(lambda: prepare(job.data, progress=packing_on(job.shown)))
             runs = planned(job)
             train_all(job, runs)
             measure_all(job, packed)
@@ -204,13 +248,18 @@ def _all(job: Job) -> Comparison:
         raise stopped from error
     except OSError as error:
         raise cannot_be_written(job, error) from error
+    if job.later:
+        raise RunError(
+            f"not done yet: {', '.join(job.later)}; see above. What is done is kept. Continue with: {job.way_on}"
+        )
     return comparison
 
 
 def _found(job: Job) -> Comparison:
     named = [*job.config.families, *job.config.baselines]
-    entries = [kept(job.entry(name)) for name in named if job.entry(name).exists()]
-    about = next((dict(entry.report.data) for entry in entries if entry.report), {"source": job.data.source})
+    present = {name: kept(job.entry(name)) for name in named if job.entry(name).exists()} | job.later
+    entries = [present[name] for name in named if name in present]
+    about = next((dict(entry.report.data) for entry in entries if entry.report), {"source": shareable(job.data.source)})
     return Comparison(about, entries, job.command)
 
 

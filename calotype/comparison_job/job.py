@@ -18,15 +18,16 @@ from torch import Tensor
 
 from calotype import processes
 from calotype.baselines import BASELINES
-from calotype.config import build, read_toml
+from calotype.config import build
 from calotype.data import DataConfig
 from calotype.display import Display
-from calotype.errors import CalotypeError, ConfigError, RunError, is_out_of_memory
+from calotype.errors import CalotypeError, ConfigError, RunError, is_out_of_memory, passes
 from calotype.evaluation.comparison import Entry, entry_of
 from calotype.files import check_contained, make_folder, write_atomic
 from calotype.images import grid, write_png
+from calotype.places import read_config, shareable
 from calotype.plan import Budget
-from calotype.runs import family
+from calotype.runs import Run, family
 from calotype.untrusted import read_json
 
 CONFIG = "compare.toml"
@@ -75,14 +76,16 @@ class Job(NamedTuple):
     data: DataConfig
     device: str
     shown: Display
+    later: dict[str, Entry]  # what could not be done this time, and why; nothing of it is kept
 
     def entry(self, name: str) -> Path:
         """Where what was found of a model or a method is kept."""
         return self.path / "entries" / f"{name}.json"
 
     def waiting(self, names: Sequence[str]) -> list[str]:
-        """Those of which nothing is found yet, as the first of several processes sees it."""
-        return processes.by_first(lambda: [name for name in names if not self.entry(name).exists()])
+        """Those of which nothing is found yet, and that can be done, as the first of several processes sees it."""
+        open_ = [name for name in names if name not in self.later]
+        return processes.by_first(lambda: [name for name in open_ if not self.entry(name).exists()])
 
     def begun(self) -> list[str]:
         """The families that have a run directory, likewise."""
@@ -93,7 +96,12 @@ class Job(NamedTuple):
     @property
     def command(self) -> str:
         """That repeats it."""
-        return f"calotype compare --recipe {quote(str(self.path))}"
+        return f"calotype compare --recipe {quote(shareable(self.path))}"
+
+    @property
+    def way_on(self) -> str:
+        """The command that goes on with it."""
+        return f"calotype compare --resume {quote(str(self.path))}"
 
 
 def read(path: Path) -> tuple[CompareConfig, DataConfig]:
@@ -101,17 +109,39 @@ def read(path: Path) -> tuple[CompareConfig, DataConfig]:
     if not (path / CONFIG).is_file():
         raise RunError(f"{path} is no comparison: it has no {CONFIG}. Give the directory that `calotype compare` made")
     check_contained(path)
-    values = read_toml(path / CONFIG)
+    values = read_config(path / CONFIG)
     values.pop("calotype", None)
     data = build(DataConfig, values.pop("data", {}), "data")
     return build(CompareConfig, values, "compare"), data
+
+
+def check_begun(job: Job, begun: Sequence[Run]) -> None:
+    """Raise ConfigError where what is there already was not made as compare.toml says now."""
+    config = job.config
+    for run in begun:
+        wanted = {"seed": config.seed} | ({} if config.recipe else {"share of the budget": config.share})
+        found = {"seed": run.config.training.seed, "share of the budget": run.config.budget}
+        for name, value in wanted.items():
+            if found[name] != value:
+                raise ConfigError(
+                    f"the {name} of each family is {value} by {job.path / CONFIG}, but {run.path} has {found[name]}: "
+                    f"restore {CONFIG}, or the run, or start another comparison"
+                )
+    for name in (*config.families, *config.baselines):
+        report = kept(job.entry(name)).report if job.entry(name).exists() else None
+        if report is not None and config.n not in (0, report.protocol.n):
+            raise ConfigError(
+                f"n is {config.n} in {job.path / CONFIG}, but {name} was measured with {report.protocol.n} images: "
+                f"restore it, or remove {job.entry(name).parent} to measure all again"
+            )
 
 
 @contextmanager
 def going_on(job: Job, name: str, kind: str = "model") -> Iterator[None]:
     """What goes wrong with one of them is written down, and the others go on.
 
-    Where the command is to stop, or others of several processes are lost, it does not go on.
+    What passes, such as a full disk, or another command that trains the same run, is no finding: that one is left for
+    the next time. Where the command is to stop, or others of several processes are lost, it does not go on.
     """
     try:
         yield
@@ -121,9 +151,27 @@ def going_on(job: Job, name: str, kind: str = "model") -> Iterator[None]:
                 raise
         elif not is_out_of_memory(error):
             raise
-        failed = Entry(name, kind, None, failure=str(error) or "memory ran out")
-        processes.by_first(lambda: keep(job, failed))
-        job.shown.message(f"{name} failed: {error}\nthe others go on")
+        leave(job, name, kind, str(error) or "memory ran out", passes(error))
+
+
+def leave(job: Job, name: str, kind: str, why: str, passing: bool) -> None:
+    """Go on without one of them, this time or for good. Raises RunError where that cannot be written."""
+    entry = Entry(name, kind, None, failure=_without_places(job, why))
+    if passing:
+        job.later[name] = entry
+        job.shown.message(f"{name} is left for later: {why}\nthe others go on")
+        return
+    processes.by_first(lambda: keep(job, entry))
+    again = f"to try it again, remove {job.entry(name)}, then: {job.way_on}"
+    job.shown.message(f"{name} failed: {why}\nthe others go on; {again}")
+
+
+def _without_places(job: Job, text: str) -> str:
+    """A message for the page, which is given away: without where things are on this machine."""
+    for place in (str(job.path), str(job.path.absolute()), job.data.source):
+        if Path(place).is_absolute():
+            text = text.replace(place, shareable(place))
+    return text.replace(str(Path("~").expanduser()), "~")
 
 
 def keep(job: Job, entry: Entry, samples: Tensor | None = None, real: Tensor | None = None) -> None:
@@ -142,10 +190,7 @@ def keep(job: Job, entry: Entry, samples: Tensor | None = None, real: Tensor | N
 
 def cannot_be_written(job: Job, error: OSError) -> RunError:
     """What is said where a comparison has no room."""
-    return RunError(
-        f"{job.path} cannot be written ({error}). Make room, then continue with: calotype compare --resume "
-        f"{quote(str(job.path))}"
-    )
+    return RunError(f"{job.path} cannot be written ({error}). Make room, then continue with: {job.way_on}")
 
 
 def kept(path: Path) -> Entry:

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from calotype import devices, drawing, processes, scaling_job, training
-from calotype.comparison_job.job import Job, going_on
-from calotype.errors import RunError
+from calotype.comparison_job.job import Job, going_on, leave
 from calotype.files import open_append
 from calotype.plan import Budget
 from calotype.runs import Run
@@ -95,6 +94,11 @@ def _is_trained(run: Run) -> bool:
     return any(record["event"] == "finished" for record in run.read_log())
 
 
+def _has_diverged(run: Run) -> bool:
+    """Whether training has come to an end that another try would come to as well."""
+    return [record["event"] for record in run.read_log()][-1:] == ["diverged"]
+
+
 def _devices(asked: str) -> list[str]:
     if asked != "auto" or torch.cuda.device_count() < 2 or processes.size() > 1:
         return [asked]
@@ -125,8 +129,8 @@ def _train_apart(job: Job, runs: Sequence[Run], several: Sequence[str]) -> None:
                 job.shown.message(f"{run.path.name}: {'trained' if status == 0 else f'failed ({status})'}")
                 if status > 0:
                     told = (run.path / "train.log").read_text(errors="replace").strip().splitlines()
-                    with going_on(job, run.path.name):
-                        raise RunError(told[-1].removeprefix("calotype: ") if told else f"status {status}")
+                    why = told[-1].removeprefix("calotype: ") if told else f"status {status}"
+                    leave(job, run.path.name, "model", why, not _has_diverged(run))
         except BaseException:
             for process in started:
                 process.terminate()  # it saves where it is

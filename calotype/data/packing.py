@@ -174,6 +174,23 @@ def _find_pack(packs: Path, location: Location, config: DataConfig) -> PackedDat
     return fallback
 
 
+def is_gone(config: DataConfig) -> bool:
+    """Whether a source is a path that does not exist."""
+    if config.stream:
+        return "://" not in config.source and not Path(config.source).expanduser().exists()
+    location = locate(config.source)
+    return location.kind == "path" and location.fingerprint is None
+
+
+def find_same(config: DataConfig, digest: str, *, cache: Path | None = None) -> PackedDataset | None:
+    """The pack in the cache that has this digest and these settings, wherever its pictures were."""
+    for path in sorted(cache_folder("packs", cache).glob("*")):
+        pack = None if config.stream else open_or_none(path)
+        if pack is not None and pack.digest == digest and _settings(pack.config) == _settings(config):
+            return pack
+    return None
+
+
 def _requested(pack: PackedDataset) -> Any:
     """The settings that were asked for, before pictures filled in what they left open."""
     try:

@@ -19,6 +19,7 @@ from calotype.evaluation.evaluate import DISTANCES, METRICS, REFERENCE, K, Refer
 from calotype.evaluation.metrics import shuffled
 from calotype.evaluation.modes import modes, shares
 from calotype.evaluation.report import Copying, Protocol, Report, Value
+from calotype.places import shareable
 from calotype.rng import fold, permutation
 
 PER_CLASS = ("KID", "precision", "coverage")  # right with the few images of a class
@@ -132,7 +133,7 @@ def evaluated(
 
 def _about(packed: PackedDataset) -> dict[str, Any]:
     return {
-        "source": packed.config.source,
+        "source": shareable(packed.config.source),
         "digest": packed.digest,
         "images": len(packed),
         "train": len(packed.train),

@@ -1,4 +1,4 @@
-"""Commands on a trained run that are killed, or run out of room, at moments nobody chose: the same command again finishes.
+"""Commands on a trained run are killed, or run out of room; the same command finishes when it is repeated.
 
 What is trained here is tiny; what is killed are the commands that draw from it, measure it, and compare families.
 `make faults` kills 50 times in all, the tests once for each command.

@@ -43,6 +43,11 @@ class _Listing(NamedTuple):
     other_files: int
 
 
+def stamp(status: os.stat_result) -> tuple[int, int]:
+    """What another content of a file changes: its size, and the time of the last change, in nanoseconds."""
+    return status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
+
+
 def walk(root: Path) -> Walk:
     """List the files below a folder, following symlinks, but no folder twice: links may form a loop."""
     files: list[Found] = []
@@ -73,20 +78,20 @@ def walk(root: Path) -> Walk:
             if stat.S_ISDIR(status.st_mode):
                 folders.append((Path(entry.path), name + "/"))
             elif stat.S_ISREG(status.st_mode):  # anything else, such as a pipe, would wait for ever
-                files.append(Found(name, Path(entry.path), status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)))
+                files.append(Found(name, Path(entry.path), *stamp(status)))
     return Walk(sorted(files), tuple(sorted(skipped)))
 
 
 def folder(root: Path) -> Source:
     """The pictures of a folder and the folders below it."""
     found, skipped = walk(root)
-    paths = {file.name: file.path for file in found}
-    listing = _list([(name, partial(_head, path)) for name, path in paths.items()])
+    files = {file.name: file for file in found}
+    listing = _list([(name, partial(_head, file.path)) for name, file in files.items()])
     layout = arrange(listing.pictures)
 
     def records() -> Iterator[Record]:
         for name, place in layout.places.items():
-            yield Record(name, partial(_open, paths[name], place.label), place.split)
+            yield Record(name, partial(_open_listed, files[name], place.label), place.split)
 
     return _source(records, layout, listing, skipped)
 
@@ -147,6 +152,15 @@ def _list(files: list[tuple[str, Callable[[], bytes]]]) -> _Listing:
 
 def _open(path: Path, label: int | None) -> Loaded:
     return Loaded(path.open("rb"), label)
+
+
+def _open_listed(file: Found, label: int | None) -> Loaded:
+    """Open a file of a folder as it was listed: what is looked at first and read later has to be the same."""
+    content = file.path.open("rb")
+    if stamp(os.fstat(content.fileno())) != (file.size, file.mtime_ns):
+        content.close()
+        raise BadPicture("changed while the folder was read: repeat the command when it is complete")
+    return Loaded(content, label)
 
 
 def _head(path: Path) -> bytes:

@@ -6,6 +6,7 @@ import hashlib
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,9 +14,10 @@ from typing import Literal, NamedTuple
 from calotype.data.arrays import npy, npz
 from calotype.data.bombs import check_entries, is_tar
 from calotype.data.config import DataConfig
-from calotype.data.files import folder, picture, tar_archive, walk, zip_archive
+from calotype.data.files import folder, picture, stamp, tar_archive, walk, zip_archive
 from calotype.data.glyphs import CHANNELS, CLASS_NAMES, GlyphsConfig, render
 from calotype.data.layout import SNIFF_BYTES, claims_picture, starts_like_picture
+from calotype.data.npy import DAMAGE
 from calotype.data.records import Facts, Loaded, Record, Source
 from calotype.data.tables import hub, parquet
 from calotype.errors import DataError
@@ -67,8 +69,27 @@ def open_source(location: Location, config: DataConfig) -> Source:
     if location.fingerprint is None:
         raise DataError(f"{path} does not exist: give a folder, an archive, a Parquet or NumPy file, or user/name")
     if path.is_dir():
-        return _folder_or_parquet(path, config.labels)
-    return _opener(path, config)(path)
+        return _folder_or_parquet(path, location, config.labels)
+    return _unchanging(_opener(path, config)(path), path, location)
+
+
+def _unchanging(source: Source, path: Path, location: Location) -> Source:
+    """The same pictures, whose records are an error where their archive is no longer the one that was listed."""
+
+    def check() -> None:
+        if not path.exists() or _fingerprint(path) != location.fingerprint:
+            raise DataError(f"{path} changed while it was read: repeat the command when it is complete")
+
+    def records() -> Iterator[Record]:
+        check()
+        try:
+            yield from source.records()
+        except (DataError, *DAMAGE):  # of what is no longer there
+            check()
+            raise
+        check()
+
+    return replace(source, records=records)
 
 
 def glyphs(config: GlyphsConfig, width: int, height: int) -> Source:
@@ -86,11 +107,11 @@ def glyphs(config: GlyphsConfig, width: int, height: int) -> Source:
     return Source(records, CLASS_NAMES)
 
 
-def _folder_or_parquet(path: Path, labels: bool) -> Source:
+def _folder_or_parquet(path: Path, location: Location, labels: bool) -> Source:
     files = [file.path for file in walk(path).files]
     tables = [file for file in files if file.suffix.lower() == ".parquet"]
     if tables and not any(claims_picture(file.name) for file in files):
-        return parquet(tables, labels)
+        return _unchanging(parquet(tables, labels), path, location)
     return folder(path)
 
 
@@ -128,7 +149,7 @@ def _fingerprint(path: Path) -> str:
     if path.is_dir():
         lines = [f"{file.name}\0{file.size}\0{file.mtime_ns}" for file in walk(path).files]
     else:
-        status = path.stat()
-        lines = [f"{status.st_size}\0{max(status.st_mtime_ns, status.st_ctime_ns)}"]
+        size, changed = stamp(path.stat())
+        lines = [f"{size}\0{changed}"]
     text = "\n".join(lines).encode(errors="surrogateescape")
     return hashlib.blake2b(text, digest_size=16).hexdigest()

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
+import zipfile
 from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -439,3 +444,73 @@ def test_the_files_decide_the_channels(tmp_path, cache, modes, channels):
 )
 def test_the_recommended_size(sizes, size):
     assert recommended_size(sizes) == size
+
+
+def changing(change):
+    """A report of progress that changes the pictures once, between the look at them and the packing."""
+    left = [change]
+
+    def progress(done: int, total: int) -> None:
+        if left:
+            left.pop()()
+
+    return progress
+
+
+@pytest.mark.fault("pictures that change, go and come while they are packed", "each is as it was listed, or is told")
+def test_a_folder_that_changes_while_it_is_packed(tmp_path, cache):
+    """What was listed is packed as it was, or is left out with the reason; the next command packs anew."""
+    folder = folder_of(tmp_path / "changing", numbered(300))
+    names = sorted(path.name for path in folder.iterdir())
+
+    def change() -> None:
+        (folder / names[5]).write_bytes(encode(noise(5, 30, 12)))
+        (folder / names[6]).unlink()
+        whole = (folder / names[7]).read_bytes()
+        (folder / names[7]).write_bytes(whole[: len(whole) // 2])
+        (folder / "new.png").write_bytes(encode(noise(6, 12, 12)))
+
+    pack = prepare(config(folder), cache=cache, progress=changing(change))
+    assert pack.survey()["names"] == [name for name in names if name not in names[5:8]]
+    reasons = {entry.name: entry.kind for entry in pack.skipped}
+    changed = "changed while the folder was read"
+    assert reasons == {names[5]: changed, names[6]: "cannot be read", names[7]: changed}
+    again = prepare(config(folder), cache=cache)
+    assert len(again) == 299  # of 300, one is gone and one is cut off, and one has come
+    assert [entry.name for entry in again.skipped] == [names[7]]
+
+
+@pytest.mark.fault("an archive that is replaced while it is packed", "it says so, and nothing is packed")
+@pytest.mark.parametrize("kind", ["zip", "tar", "npz", "npy", "parquet"])
+def test_an_archive_that_changes_while_it_is_packed(kind, tmp_path, cache):
+    path = tmp_path / f"pictures.{kind}"
+
+    def write(count: int, key: int) -> None:
+        pictures = [noise(key + k, 12, 12) for k in range(count)]
+        if kind == "npy":
+            np.save(path, np.stack(pictures))
+        elif kind == "npz":
+            np.savez(path, images=np.stack(pictures))
+        elif kind == "zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                for k, picture in enumerate(pictures):
+                    archive.writestr(f"{key + k}.png", encode(picture))
+        elif kind == "tar":
+            with tarfile.open(path, "w") as archive:
+                for k, picture in enumerate(pictures):
+                    member = tarfile.TarInfo(f"{key + k}.png")
+                    member.size = len(encode(picture))
+                    archive.addfile(member, io.BytesIO(encode(picture)))
+        else:
+            cells = [{"bytes": encode(picture), "path": None} for picture in pictures]
+            pq.write_table(pa.table({"image": cells}), path)
+
+    def replaced() -> None:
+        path.unlink()  # so that an array that is mapped stays what it was
+        write(280, 1000)
+
+    write(300, 0)
+    with pytest.raises(DataError, match="changed while it was read: repeat the command when it is complete"):
+        prepare(config(path), cache=cache, progress=changing(replaced))
+    assert packs(cache) == []
+    assert len(prepare(config(path), cache=cache)) == 280

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from calotype.data.bombs import TAR_ERRORS, check_entries, check_unfolded, members, open_tar
 from calotype.data.exclusions import why_system
@@ -49,6 +49,11 @@ class Walk(NamedTuple):
     ignored: tuple[Skipped, ...]  # hidden files and folders, and those of systems
 
 
+def stamp(status: os.stat_result) -> tuple[int, int]:
+    """What another content of a file changes: its size, and the time of the last change, in nanoseconds."""
+    return status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
+
+
 def walk(root: Path) -> Walk:
     """List the files below a folder, following symlinks, but no folder twice: links may form a loop."""
     files: list[Found] = []
@@ -81,7 +86,7 @@ def walk(root: Path) -> Walk:
             elif is_folder:
                 folders.append((Path(entry.path), name + "/"))
             elif stat.S_ISREG(status.st_mode):  # anything else, such as a pipe, would wait for ever
-                files.append(Found(name, Path(entry.path), status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)))
+                files.append(Found(name, Path(entry.path), *stamp(status)))
     return Walk(sorted(files), tuple(sorted(skipped)), tuple(sorted(ignored)))
 
 
@@ -95,13 +100,13 @@ def folder(root: Path, labels: bool = True, wanted: LabelsFrom | None = None) ->
     found, skipped, ignored = walk(root)
     listing = Listing(labels, wanted, archive=False, ignored=ignored)
     for file in found:
-        listing.add(file.path, file.name, file.size, partial(head, file.path))
+        listing.add(file, file.name, file.size, partial(head, file.path))
     contents = listing.finish()
     arranged = arrange_contents([contents], labels, wanted)
 
     def records() -> Iterator[Record]:
         for picture, place in _placed(contents, arranged):
-            yield Record(picture.name, partial(_open, picture.key, place.label), place.split)
+            yield Record(picture.name, partial(_open_listed, picture.key, place.label), place.split)
 
     return _source(records, arranged, skipped)
 
@@ -221,6 +226,16 @@ def _open(path: Path, label: int | None) -> Loaded:
         return Loaded(open_regular(path), label)
     except NotPlain as error:
         raise BadPicture(f"no file: {error}") from None
+
+
+def _open_listed(file: Found, label: int | None) -> Loaded:
+    """Open a file of a folder as it was listed: what is looked at first and read later has to be the same."""
+    loaded = _open(file.path, label)
+    content = cast(BinaryIO, loaded.content)
+    if stamp(os.fstat(content.fileno())) != (file.size, file.mtime_ns):
+        content.close()
+        raise BadPicture("changed while the folder was read: repeat the command when it is complete")
+    return loaded
 
 
 def head(path: Path, size: int) -> bytes:

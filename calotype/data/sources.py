@@ -22,6 +22,7 @@ from calotype.data.files import (
     folder,
     head,
     picture,
+    stamp,
     tar_archive,
     tar_archives,
     walk,
@@ -30,6 +31,7 @@ from calotype.data.files import (
 from calotype.data.formats import not_read
 from calotype.data.glyphs import CHANNELS, CLASS_NAMES, GlyphsConfig, render
 from calotype.data.layout import SNIFF_BYTES, claims_picture, split_of_file, starts_like_picture
+from calotype.data.npy import DAMAGE
 from calotype.data.pages import count_pages, every_page
 from calotype.data.records import Facts, Loaded, Record, Skipped, Source
 from calotype.data.tables import hub, parquet
@@ -85,20 +87,39 @@ def open_source(location: Location, config: DataConfig) -> Source:
 
 def _open(location: Location, config: DataConfig) -> Source:
     if location.kind == "path":
-        return _path(Path(location.address), location.fingerprint is None, config)
+        return _path(Path(location.address), location, config)
     _refuse_table(config, location.address)
     if location.kind == "hub":
         return hub(location.address.removeprefix("hub:"), config.labels)
     return glyphs(GlyphsConfig.parse(location.address), config.width or GLYPHS_SIZE, config.height or GLYPHS_SIZE)
 
 
-def _path(path: Path, missing: bool, config: DataConfig) -> Source:
-    if missing:
+def _path(path: Path, location: Location, config: DataConfig) -> Source:
+    if location.fingerprint is None:
         raise DataError(f"{path} does not exist: give a folder, an archive, a Parquet or NumPy file, or user/name")
     if path.is_dir():
-        return _folder(path, config)
+        return _folder(path, location, config)
     _check_ends(path)
-    return _opener(path, config)(path)
+    return _unchanging(_opener(path, config)(path), path, location)
+
+
+def _unchanging(source: Source, path: Path, location: Location) -> Source:
+    """The same pictures, whose records are an error where their archive is no longer the one that was listed."""
+
+    def check() -> None:
+        if not path.exists() or _fingerprint(path) != location.fingerprint:
+            raise DataError(f"{path} changed while it was read: repeat the command when it is complete")
+
+    def records() -> Iterator[Record]:
+        check()
+        try:
+            yield from source.records()
+        except (DataError, *DAMAGE):  # of what is no longer there
+            check()
+            raise
+        check()
+
+    return replace(source, records=records)
 
 
 def _refuse_table(config: DataConfig, source: str) -> None:
@@ -139,7 +160,7 @@ def _check_ends(path: Path) -> None:
         )
 
 
-def _folder(path: Path, config: DataConfig) -> Source:
+def _folder(path: Path, location: Location, config: DataConfig) -> Source:
     """Pictures as files; or where there are none, Parquet files or tars, which are one data set."""
     found = walk(path)
     tables = [file for file in found.files if file.name.lower().endswith(".parquet")]
@@ -160,7 +181,10 @@ def _folder(path: Path, config: DataConfig) -> Source:
     others = [file.name for file in found.files if file not in chosen]
     ignored = (*found.ignored, *(Skipped(name, str(why_other(name))) for name in others), *source.ignored)
     return replace(
-        source, skipped=(*found.skipped, *source.skipped), ignored=ignored, other_files=source.other_files + len(others)
+        _unchanging(source, path, location),
+        skipped=(*found.skipped, *source.skipped),
+        ignored=ignored,
+        other_files=source.other_files + len(others),
     )
 
 
@@ -214,7 +238,7 @@ def _fingerprint(path: Path) -> str:
     if path.is_dir():
         lines = [f"{file.name}\0{file.size}\0{file.mtime_ns}" for file in walk(path).files]
     else:
-        status = path.stat()
-        lines = [f"{status.st_size}\0{max(status.st_mtime_ns, status.st_ctime_ns)}"]
+        size, changed = stamp(path.stat())
+        lines = [f"{size}\0{changed}"]
     text = "\n".join(lines).encode(errors="surrogateescape")
     return hashlib.blake2b(text, digest_size=16).hexdigest()

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import atexit
 import functools
+import grp
 import hashlib
 import os
+import pwd
 import stat
 import sys
 import tempfile
@@ -30,7 +32,6 @@ from calotype.untrusted import open_regular
 _HEAD = b"calotype entry 1\n"
 _DIGEST = 32  # bytes of SHA-256
 _MOST_LINKS = 40  # in a path, as of Linux
-_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def cache_root(cache: Path | None) -> Path:
@@ -128,14 +129,32 @@ def weakness(path: Path) -> str:
         status = os.lstat(current)
     if not _is_own(status):
         return f"{current} belongs to another user"
-    return f"others can write to {current}" if status.st_mode & _OTHERS else ""
+    return f"others can write to {current}" if _is_open(status) else ""
 
 
 def _weakness_above(folder: Path, status: os.stat_result) -> str:
     """The same of a folder in which the next is known to be the user's or root's."""
     if not _is_own(status) and not (status.st_uid == _unmapped_user() or folder == Path("/")):
         return f"{folder} belongs to another user"
-    return f"others can write to {folder}" if status.st_mode & _OTHERS and not status.st_mode & stat.S_ISVTX else ""
+    return f"others can write to {folder}" if _is_open(status) and not status.st_mode & stat.S_ISVTX else ""
+
+
+def _is_open(status: os.stat_result) -> bool:
+    """Whether others can write to a folder or a file. The group that many systems give each user alone is none."""
+    mode = status.st_mode
+    return bool(mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_private(status.st_gid)))
+
+
+@functools.cache
+def _is_private(group: int) -> bool:
+    """Whether a group is this user's own, named for the user and without other members."""
+    user = os.geteuid()
+    if user == 0 or group != os.getegid():
+        return False
+    with suppress(KeyError):  # a user or a group without a name
+        entry, name = grp.getgrgid(group), pwd.getpwuid(user).pw_name
+        return entry.gr_name == name and set(entry.gr_mem) <= {name}
+    return False
 
 
 def _is_own(status: os.stat_result) -> bool:

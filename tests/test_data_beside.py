@@ -14,7 +14,7 @@ from calotype.data import CheckReport, DataConfig, PackedDataset, check, prepare
 from calotype.data.exclusions import COMPANION_ENDINGS, COMPANION_FOLDERS, SUFFIXES, SYSTEM_FOLDERS, companions
 from calotype.data.label_files import LabelsFrom
 from calotype.errors import CalotypeError, ConfigError, DataError
-from tests.pictures import encode, noise
+from tests.pictures import encode, folder_of, noise, numbered
 from tests.trees import Tree, backslashed, renamed, write_folder, write_tar, write_zip
 
 COUNT = 24
@@ -315,3 +315,18 @@ def test_any_bytes_beside_pictures_are_no_error(
 def test_files_that_may_say_classes_are_named(name: str, tmp_path: Path) -> None:
     text = json.dumps({"images": [{"id": 0, "file_name": "0.png"}], "annotations": []}).encode()
     assert any(name in note for note in reported(tmp_path, {**PICTURES, name: text}).notes)
+
+
+@pytest.mark.parametrize("files", ["compare.toml", "config.toml checkpoints", "config.toml log.jsonl", "samples.json"])
+def test_what_calotype_wrote_among_the_pictures_is_left_out(tmp_path: Path, files: str) -> None:
+    """As after `cd photos; calotype train vae .`, which makes photos/runs: previews are not the user's pictures."""
+    folder_of(tmp_path / "photos", numbered(20))
+    before = prepare(DataConfig(source=str(tmp_path / "photos")), cache=tmp_path / "cache")
+    made = folder_of(tmp_path / "photos" / "runs" / "first" / "previews", numbered(3)).parent
+    for name in files.split():
+        (made / name).write_text("")
+    after = prepare(DataConfig(source=str(tmp_path / "photos")), cache=tmp_path / "cache")
+    assert after.digest == before.digest
+    report = check(DataConfig(source=str(tmp_path / "photos")), cache=tmp_path / "other")
+    assert [entry.name for entry in report.ignored] == ["runs/first/"]
+    assert len(prepare(DataConfig(source=str(made), to_learn=False), cache=tmp_path / "cache")) == 3  # by itself

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os.path
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from calotype.data.records import Skipped
+from calotype.outputs import MANIFEST
 
 
 class Why(NamedTuple):
@@ -154,6 +155,15 @@ def why_system(name: str, folder: bool) -> Why | None:
     if name.startswith("."):
         return HIDDEN
     return (SYSTEM_FOLDERS if folder else SYSTEM_FILES).get(name.lower())
+
+
+def why_made(names: Set[str]) -> Why | None:
+    """Why a folder with such files in it is never learned when it lies among pictures; None: it may be."""
+    if "compare.toml" in names or ("config.toml" in names and names & {"checkpoints", "log.jsonl"}):
+        return Why("a run or a comparison of Calotype", "nothing has to be done")
+    return (
+        Why("images that Calotype drew", "give the folder by itself to learn from them") if MANIFEST in names else None
+    )
 
 
 def system_part(name: str) -> Skipped | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from calotype.data.bombs import TAR_ERRORS, check_entries, check_unfolded, members, open_tar
-from calotype.data.exclusions import why_system
+from calotype.data.exclusions import why_made, why_system
 from calotype.data.label_files import LabelsFrom
 from calotype.data.layout import Place, note_on_tars
 from calotype.data.listing import Arranged, Contents, Listing, Picture, arrange_contents
@@ -72,6 +72,10 @@ def walk(root: Path) -> Walk:
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
+        made = why_made({entry.name for entry in entries}) if prefix else None
+        if made is not None:
+            ignored.append(Skipped(prefix, str(made)))
+            continue
         for entry in entries:
             # What is not UTF-8 is shown escaped; no two names become the same.
             name = prefix + os.fsencode(entry.name).decode("utf-8", "backslashreplace")

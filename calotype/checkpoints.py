@@ -106,12 +106,12 @@ def _told(parent: Path, images_seen: int) -> Iterator[None]:
     """Say what it means where files cannot be written."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:  # the latter, too, is of the disk: what is written is sound
         free = shutil.disk_usage(parent if parent.exists() else parent.parent).free
         raise RunError(
             f"the checkpoint {_place(parent, images_seen)} could not be written ({error}); {free / 1e6:.0f} MB are "
             "free there. Earlier checkpoints are intact: make room, then continue with --resume"
-        ) from error
+        ) from (error if isinstance(error, OSError) else OSError(str(error)))
 
 
 @contextmanager

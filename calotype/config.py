@@ -20,7 +20,7 @@ T = TypeVar("T")
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file; of a run directory that of its config.toml."""
     try:
-        path = path / "config.toml" if (path / "config.toml").is_file() else path
+        path = config_file(path)
         return parse_toml(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist: give the path of a recipe or of a run's config.toml") from error
@@ -30,6 +30,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:  # of TOML and UTF-8 too
         raise ConfigError(f"{path} is not valid TOML ({error}): mend or restore the file") from error
+
+
+def config_file(path: Path) -> Path:
+    """A file of settings; of a run directory its config.toml."""
+    return path / "config.toml" if (path / "config.toml").is_file() else path
 
 
 def write_toml(values: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calotype.config import read_toml, write_toml
+from calotype.config import config_file, read_toml, write_toml
 from calotype.files import open_folder, write_atomic
 
 LOCAL = "local.toml"
@@ -54,6 +54,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
     A recipe that somebody wrote is taken as it is. Raises ConfigError.
     """
+    path = config_file(path)
     values = read_toml(path)
     if "calotype" not in values:
         return values

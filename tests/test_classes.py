@@ -66,8 +66,8 @@ def of_the_test_split(place: Path) -> Path:
 
 def split_arrays(place: Path) -> Path:
     train, test = np.arange(40) % 2 + 1, np.arange(10) % 4
-    np.savez(place / "s.npz", x_train=pixels(40), y_train=train, x_test=pixels(10, 1), y_test=test)
-    return place / "s.npz"
+    np.savez(place / "split.npz", x_train=pixels(40), y_train=train, x_test=pixels(10, 1), y_test=test)
+    return place / "split.npz"
 
 
 def table(place: Path) -> Path:

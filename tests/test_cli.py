@@ -226,7 +226,7 @@ MISTAKES = [
     ("train diffusion {photos} --recipe {photos}", "{photos} cannot be read"),
     ("train --resume {no}", "{no} is not a run: it does not exist"),
     ("train --resume {photos}", "{photos} is not a run"),
-    ("train --resume {run} --budget 2h --flips", "leave out budget, flips"),
+    ("train --resume {run} --seed 2 --flips", "leave out flips, seed"),
     ("train diffusion {photos} --resume {run}", "leave out family, data"),
     ("sample {no}", "{no} is not a run: it does not exist"),
     ("sample {photos}", "{photos} is not a run: it has no config.toml"),

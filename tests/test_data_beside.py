@@ -179,7 +179,7 @@ def test_a_table_is_offered_and_read(file: str, kind: str, option: str, tmp_path
     tree = {**PICTURES, file: table(kind)}
     found = reported(tmp_path, tree)
     assert found.classes == {}
-    (note,) = found.notes
+    (note,) = (note for note in found.notes if file in note)
     assert f"{file} has rows for {COUNT} of {COUNT} pictures" in note
     assert f"--labels-from {option}" in note
     data = packed(tmp_path, tree, option)
@@ -188,7 +188,7 @@ def test_a_table_is_offered_and_read(file: str, kind: str, option: str, tmp_path
     assert data.labels is not None
     assert [data.class_names[label] for label in data.labels] == expected
     again = check(DataConfig(source=str(tmp_path / "in"), labels_from=option), cache=tmp_path / "cache")
-    assert again.notes == ()
+    assert not any(file in note for note in again.notes)
     assert file not in reasons(again)
     assert f"--labels-from {option}" in again.command
 
@@ -243,7 +243,7 @@ def test_pictures_without_a_class_are_skipped_and_unknown_names_said(tmp_path: P
         (b"file_name,x\n0.png,-1\n1.png,1\n", "x", "has -1, but classes are numbered from 0"),
         (b"file_name,x\n0.png,\n1.png,\n", "x", "has no values"),
         ("".join(["file_name,x\n", *(f"{i}.png,n{i}\n" for i in range(COUNT))]).encode(), "x", "24 different values"),
-        (b"file_name,x\n0.png,1000000\n1.png,1\n", "x", "1,000,001 classes"),
+        (b"file_name,x\n0.png,1000000\n1.png,1\n", "x", "numbers up to 1,000,000"),
         ("file_name,x\n0.png,\u00e9\n".encode("latin-1"), "x", "is not UTF-8"),
         (b'file_name,x\n0.png,"' + b"y" * 200_000 + b'"\n', "x", "cannot be read"),
     ],

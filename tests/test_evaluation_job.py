@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import calotype
-from calotype import cli, evaluation_job
+from calotype import cli
 from calotype.data import DataConfig, prepare
 from calotype.errors import ConfigError, DataError
 from calotype.evaluation import classifier, controls, features
@@ -66,7 +66,7 @@ def test_a_run_is_measured_beside_its_controls(letters: Path, capsys: pytest.Cap
     assert report.cost["network calls per image"] == 2
     assert report.cost["images seen in training"] == 64
     assert {value.of for value in report.per_class} == set("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    assert report.command == f"calotype evaluate {shlex.quote(str(letters))} -n 90 --set steps=2"
+    assert report.command == f"calotype evaluate {letters.name} -n 90 --set steps=2"  # without whose folder it is in
     shown = capsys.readouterr().out
     assert "FD-small" in shown
     assert f"report: {letters / 'evaluation.json'}" in shown
@@ -151,10 +151,12 @@ def test_one_image_and_images_that_are_all_alike(tmp_path: Path) -> None:
     assert report.value("near-duplicates").value == 1
     assert report.value("modes").value == 1
     assert report.value("FD-small").low > report.value("FD-small", "held_out").high
-    one = calotype.evaluate(folder(tmp_path, alike[:1], "one"), data=LETTERS)
-    assert one.value("KID-small").note == "needs 20 images, there are 1"
-    assert "not reported: FD-small needs 50 images, there are 1" in one.text()
-    json.dumps(one.as_dict(), allow_nan=False)
+    with pytest.raises(ConfigError, match="one has 1 image, but a set to measure has 2 or more"):
+        calotype.evaluate(folder(tmp_path, alike[:1], "one"), data=LETTERS)
+    two = calotype.evaluate(folder(tmp_path, alike[:2], "two"), data=LETTERS)
+    assert two.value("KID-small").note == "needs 20 images, there are 2"
+    assert "not reported: FD-small needs 50 images, there are 2" in two.text()
+    json.dumps(two.as_dict(), allow_nan=False)
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="has no usable pictures, but there must be one to measure"):
         calotype.evaluate(tmp_path / "none", data=LETTERS)
@@ -195,8 +197,12 @@ def test_mistakes_are_told_early(tmp_path: Path, letters: Path, capsys: pytest.C
 def test_a_report_that_cannot_be_written_is_shown(
     letters: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = letters / "config.toml" / "report.json"  # below a file
-    monkeypatch.setattr(evaluation_job, "check_outputs", lambda *_, **__: None)  # it was a folder before measuring
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Report, "save", full)
+    place = letters.with_name("report.json")
     assert cli.main(["evaluate", str(letters), "-n", "20", "--set", "steps=1", "--out", str(place)]) == 2
     printed = capsys.readouterr()
     assert "KID-small" in printed.out

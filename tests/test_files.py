@@ -197,7 +197,7 @@ ALLOWED = {  # why each is sound
     ("nn/native/loop.py", "target.chmod"),  # in it
     ("checkpoints.py", "save_file"),  # into a new folder of a random name
     ("checkpoints.py", "HuggingFaceStorageWriter"),  # likewise
-    ("runs.py", "FileLock"),  # after a look whether it is a file
+    ("locks.py", "FileLock"),  # after a look whether it is a file
     ("mirror.py", "SummaryWriter"),  # new files of names of its own, in a run without links that lead out
     ("curves.py", "figure.savefig"),  # to a file that is open
     ("evaluation/plots.py", "figure.savefig"),

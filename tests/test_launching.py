@@ -143,7 +143,7 @@ REFUSED = {
     "no --out is given after --.*an absolute path on storage that all nodes share": [*ON, "--", *TRAIN],
     "--out is runs/x, but nodes .* an absolute path on storage": [*ON, "--", *TRAIN, "--out", "runs/x"],
     "--resume is runs/x, but nodes": [*ON, "--", "train", "--resume", "runs/x"],
-    "leave out budget": [*ON, "--", "train", "--resume", "/runs/x", "--budget", "3m"],
+    "leave out seed": [*ON, "--", "train", "--resume", "/runs/x", "--seed", "3"],
     "family 'diffusoin' is unknown: did you mean diffusion": [*ON, "--", "train", "diffusoin", "p", "--out", "/x"],
     "did you mean learning_rate": [*ON, "--", *OK, "--set", "training.learning_rat=0.1"],
     "has to be of type": [*ON, "--", *OK, "--set", "training.flips=often"],
@@ -194,7 +194,7 @@ def test_a_job_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "is there already: remove it" in capsys.readouterr().err
     assert path.read_text() == text
     assert cli.main(["launch", *ON, "--write", str(path / "job"), "--", *OK]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot be used (Not a directory)" in capsys.readouterr().err
 
 
 def test_a_job_is_submitted(stubs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -195,7 +195,7 @@ def test_processes_draw_as_one_does(
     assert done.stdout.count(f"{n} images in") == done.stdout.count("images: ") - 1 == 1
     assert cli.main(words("one")) == 0
     found = contents(tmp_path / "all" / "images")
-    assert len(found) == n + 1
+    assert len(found) == n + 2  # with the manifest and the lock
     assert found == contents(tmp_path / "one" / "images")
     for name in ("new.npz", "new.png"):
         assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()

@@ -62,7 +62,7 @@ def locate(source: str) -> Location:
     if source == "glyphs" or source.startswith("glyphs:"):
         return Location("glyphs", source, repr(GlyphsConfig.parse(source)))
     if source.startswith("hub:"):
-        if not re.fullmatch(r"hub:[\w.-]+(/[\w.-]+)?", source):
+        if not source.removeprefix("hub:").strip():
             raise DataError(f"{source!r} names nothing on the hub: write hub:user/name")
         return Location("hub", source, source)
     try:

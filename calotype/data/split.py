@@ -98,7 +98,15 @@ def split_by_hash(
         if held_out[own].all():
             held_out[own[np.argmax(groups.hashes[own])]] = False
     if not held_out.any():
-        held_out[_least_missed(groups)] = True
+        chosen = _least_missed(groups)
+        if chosen is None and rule is RULE and len(near):  # each class one group: only equal ones are kept together
+            return split_by_hash(hashes, near[:0], labels)._replace(rule=SERIES_RULE)
+        if chosen is None:
+            raise DataError(
+                f"each of {len(np.unique(groups.contents[:, 1]))} classes has one picture, or equal ones alone, so "
+                "that none can be held out: add others, or pass over the classes with --no-labels"
+            )
+        held_out[chosen] = True
     return SplitResult(held_out[groups.members], rule)
 
 
@@ -164,15 +172,10 @@ def _of_class(hashes: NDArray[np.uint64], sizes: NDArray[np.int64]) -> list[int]
     return chosen
 
 
-def _least_missed(groups: _Groups) -> int:
-    """The smallest group without which each class still has pictures, of those the one of the least hash."""
+def _least_missed(groups: _Groups) -> int | None:
+    """The smallest group without which each class still has pictures, of those the one of the least hash; or None."""
     _, classes, homes = np.unique(groups.contents[:, 1], return_inverse=True, return_counts=True)
     needed = np.zeros(len(groups.hashes), np.bool_)
     needed[groups.contents[homes[classes] == 1, 0]] = True
     order = np.lexsort((groups.hashes, groups.sizes, needed))
-    if needed[order[0]]:
-        raise DataError(
-            f"the pictures of each of {len(homes)} classes are equal or nearly equal, so that none can be held out: "
-            "add others, or pass over the classes with --no-labels"
-        )
-    return int(order[0])
+    return None if needed[order[0]] else int(order[0])

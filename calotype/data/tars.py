@@ -26,7 +26,7 @@ from calotype.data.listing import Contents, Listing
 from calotype.data.records import Skipped, Split, check_class_count
 from calotype.data.samples import KINDS, Kind, choose, number
 from calotype.errors import DataError
-from calotype.files import write_atomic, write_bytes
+from calotype.files import make_folder, write_atomic, write_bytes
 from calotype.untrusted import open_regular, read_json
 
 VERSION = 2  # of what is kept of a tar
@@ -73,7 +73,7 @@ def index(opened: BinaryIO, address: str, key: str, kept: Path) -> Index:
     rows, about = kept / f"{digest}.npy", kept / f"{digest}.json"  # the second is written last
     facts = _known(rows, about)
     if facts is None:
-        kept.mkdir(parents=True, exist_ok=True)
+        make_folder(kept)
         found, facts = _facts(_contents(opened, address), address)
         write_atomic(rows, partial(np.save, arr=found))
         write_bytes(about, json.dumps({**facts, "sha256": _sha256(rows)}).encode())

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from calotype.rng import Noise, fold, permutation
+from calotype.rng import Noise, fold
 
 SIZES = 10  # at which the Fréchet distance is measured to extrapolate it
 AT_ONCE = 2**22  # distances held at once
@@ -23,10 +23,16 @@ NEIGHBOURS = 4  # times k of the nearest are looked at for those outside a part
 def shuffled(features: Tensor, seed: int) -> Tensor:
     """A random order of the rows (N, D) that is the same rows in any order of them: int64 (N,).
 
-    They are sorted by their product with a random direction, in which no two different rows agree, and then shuffled.
+    They are sorted by a hash of two random projections, so that without some of the rows the others keep their order.
+    The projections are rounded, as what features are measured in may differ in the last bits.
     """
-    direction = Noise.shared(fold(seed, "direction"), features.shape[1], "cpu").normal().to(features)
-    return (features @ direction).argsort()[torch.from_numpy(permutation(fold(seed, "shuffled"), len(features)))]
+    directions = Noise.shared(fold(seed, "shuffled"), 2 * features.shape[1], "cpu").normal().to(features)
+    mantissas, exponents = torch.frexp(features @ directions.view(-1, 2))
+    bits = (mantissas * 2**24).round().long() + (exponents.long() << 26)  # (N, 2)
+    return ((bits[:, 0] * _ODD) ^ bits[:, 1]).mul(_ODD).argsort()
+
+
+_ODD = 0x1E3779B97F4A7C15  # the high bits of a product with it depend on all bits
 
 
 class Moments(NamedTuple):
@@ -101,14 +107,14 @@ class Frechet:
         At finite N it is too large by about a constant over N, which differs from model to model.
         Source: Chong & Forsyth 2020, arXiv:1911.07023.
         """
-        n, features = len(features), features[shuffled(features, seed)]
+        n = len(features)
         sizes = sorted({max(2, round(n * (k + 1) / SIZES)) for k in range(SIZES // 5 - 1, SIZES)})
         inverse, values = [], []
         for size in sizes:
+            order = shuffled(features, fold(seed, "extrapolate", size))
             for repeat in range(max(1, n // size)):  # smaller sets vary more: more of them, disjoint
-                order = permutation(fold(seed, "extrapolate", size), n)[repeat * size : (repeat + 1) * size]
                 inverse.append(1 / size)
-                values.append(self.to(Moments.of(features[order])))
+                values.append(self.to(Moments.of(features[order[repeat * size : (repeat + 1) * size]])))
         x, y = torch.tensor(inverse, dtype=torch.float64), torch.tensor(values, dtype=torch.float64)
         slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
         return float(y.mean() - slope * x.mean())

@@ -324,6 +324,7 @@ def _no_ignored_interrupt() -> Iterator[None]:
     signal.signal(signal.SIGINT, previous)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_ignored_interrupt")
 def test_ctrl_c_and_sigterm_save_and_resuming_goes_on(tmp_path: Path) -> None:
     photos, run = make_photos(tmp_path / "photos"), tmp_path / "run"

@@ -173,6 +173,7 @@ def test_two_comparisons_of_one_seed_have_the_same_models_and_the_same_table(
     assert measures(again) == measures(Comparison.open(whole / "comparison.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a comparison that is stopped", "it goes on where it was, and repeats nothing")
 def test_one_that_was_stopped_goes_on_and_repeats_nothing(
     patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -260,6 +261,7 @@ def out_of_memory() -> None:
     raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a full disk, short memory, a run that is held, in a comparison", "the family is done the next time")
 @pytest.mark.parametrize("kind", PASSING)
 def test_what_passes_is_no_finding(patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
@@ -281,6 +283,7 @@ def test_what_passes_is_no_finding(patterns: Path, tmp_path: Path, monkeypatch: 
     assert [(entry.name, entry.failure) for entry in found.entries] == [("gan", ""), ("vae", "")]
 
 
+@pytest.mark.slow
 def test_what_is_kept_as_a_failure_can_be_tried_again(
     patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,6 +140,7 @@ def test_large_transparent_and_gray_pictures_are_compared_too():
         assert near_duplicates(both, set()).pairs.tolist() == pairs_of(6)
 
 
+@pytest.mark.slow
 def test_a_series_is_compared_as_far_as_there_is_time_and_this_is_said(monkeypatch):
     series = np.stack([smooth(0, 32, 32)] * 300)
     series[:, 0, 0, 0] = np.arange(300) % 20

@@ -345,6 +345,7 @@ def test_a_run_is_trained_stopped_resumed_and_measured(
     assert "has changed since" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_processes_read_their_rows_and_train_as_one(shards: Path, tmp_path: Path) -> None:
     assert cli.main(command(shards, tmp_path / "one")) == 0
     done = started(["-m", "calotype", *command(shards, tmp_path / "two")], 2)

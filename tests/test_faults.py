@@ -271,6 +271,7 @@ def test_a_clock_that_jumps(tmp_path: Path, survived: Survived) -> None:
     survived(len(Run.open(jumping / "run").read_log()))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("two commands that train one run", "the second is refused at once, and the first is not disturbed")
 def test_two_commands_for_one_run(tmp_path: Path, survived: Survived) -> None:
     folder = photos(tmp_path / "shared")

@@ -1,7 +1,7 @@
 """Commands on a trained run are killed, or run out of room; the same command finishes when it is repeated.
 
 What is trained here is tiny; what is killed are the commands that draw from it, measure it, and compare families.
-`make faults` kills 50 times in all, the tests once for each command.
+`make faults` kills 50 times in all, the tests one command that draws and one that trains and measures.
 """
 
 from __future__ import annotations
@@ -80,6 +80,9 @@ COMMANDS = {
 }
 
 
+TRIED = tuple(COMMANDS) if FAULTS else ("sample", "compare")
+
+
 def _bytes(folder: Path) -> dict[str, bytes]:
     """The pictures of a folder."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
@@ -128,11 +131,12 @@ def copy(trained: Path, to: Path) -> Path:
     return to
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "kill -9, at any moment of sample, complete, encode, evaluate, compare",
     "the same command, or --resume, finishes; images and figures are the same, and no file is left over",
 )
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", TRIED)
 def test_killed_at_any_moment_it_finishes_the_second_time(
     name: str, trained: Path, tmp_path: Path, survived: Survived
 ) -> None:
@@ -210,12 +214,13 @@ def taken(folder: Path) -> int:
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not mounts_allowed(), reason="a disk of its own cannot be mounted here")
 @pytest.mark.fault(
     "a disk that is full in sample, complete, encode, evaluate, compare",
     "it says so, and nothing half-written stays; with room the same command finishes, the same",
 )
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", TRIED)
 def test_a_full_disk_is_said_and_the_command_finishes_with_room(
     name: str, trained: Path, tmp_path: Path, survived: Survived
 ) -> None:

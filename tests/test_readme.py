@@ -118,7 +118,9 @@ def workplace(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return picture_folder.parent
 
 
-@pytest.mark.parametrize("name", ["data", "training", "clusters", *FAMILIES, "evaluation", "compare"])
+@pytest.mark.parametrize(
+    "name", ["data", "training", "clusters", *FAMILIES, "evaluation", pytest.param("compare", marks=pytest.mark.slow)]
+)
 def test_the_blocks_of_a_page_run(name: str, workplace: Path) -> None:
     assert list(run_page(ROOT / "docs" / f"{name}.md", {"__name__": "__main__"}))
 
@@ -142,6 +144,7 @@ def test_the_example_family_trains_and_keeps_the_contract(workplace: Path, monke
                 test(model)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_and_leave_what_it_says(workplace: Path) -> None:
     assert list(run_page(ROOT / "README.md", {"__name__": "__main__"}))
     assert (workplace / "new" / "000000.png").is_file()

@@ -85,6 +85,7 @@ def wait_for(run: Path, count: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "kill -9 in each quarter of training",
     "resumed, every byte of the last checkpoint is that of an undisturbed run",

@@ -109,6 +109,7 @@ def begun(run: Path) -> None:
     raise AssertionError("training does not begin")
 
 
+@pytest.mark.slow
 def test_a_job_whose_time_is_up_saves_and_queues_again(
     stubs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

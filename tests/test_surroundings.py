@@ -445,6 +445,7 @@ def test_a_lost_connection_loses_nothing(place: Path, number: signal.Signals) ->
     assert max(int(folder.name) for folder in (run / "checkpoints").glob("0*")) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a reader of the output that goes away, in training", "it stops, saved at its step, with status 141")
 def test_a_broken_pipe_stops_training_and_loses_nothing(place: Path) -> None:
     run = place / "piped"

@@ -156,7 +156,9 @@ def test_a_stop_is_quick_and_loses_nothing(tmp_path: Path) -> None:
         time.sleep(0.05)
     before = seconds_of(process)
     process.send_signal(signal.SIGTERM)
-    printed = process.stdout.read() if process.stdout else ""
+    assert process.stdout is not None
+    with process.stdout as output:
+        printed = output.read()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert used.ru_utime + used.ru_stime - before < 10

@@ -283,7 +283,7 @@ def test_what_the_first_leads_is_shared_out(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--labels", "A,ß"], "class 'ß' is unknown"),  # found by each
-        (["--out", str(Path(__file__).parent)], "is not empty and holds no samples of this job"),  # by the first
+        (["--out", str(Path(__file__).parent)], "is not empty and has __init__.py"),  # by the first
     ],
 )
 def test_a_mistake_is_said_once(

@@ -223,7 +223,7 @@ def run(tmp_path: Path) -> Run:
         family="diffusion",
         preset="",
         budget="80img",
-        data=DataConfig(source="stripes"),
+        data=DataConfig(source=str(tmp_path / "stripes")),  # as a config is read: absolute
         dataset=DatasetFacts(channels=1, height=8, width=8, class_names=(), train=64, held_out=8, digest="0"),
         model=DiffusionConfig(widths=(16,), blocks=1, attention=(), sigma_data=0.5),
         training=TrainConfig(images=80, batch_size=8),

@@ -274,27 +274,62 @@ class TestGlyphs:
             pack("glyphs:sepia")
 
 
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="there is no /proc here")
+@pytest.mark.parametrize("source", ["/proc", "/proc/self", "/proc/kmsg", "/proc/self/environ"])
+def test_what_the_kernel_invents_is_refused(source, pack):
+    with pytest.raises(DataError, match="invented by the system"):
+        pack(source)
+
+
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="there is no /proc here")
+def test_a_link_to_what_the_kernel_invents_is_not_followed(tmp_path, pack):
+    split_folder(tmp_path / "in")
+    (tmp_path / "in/processes").symlink_to("/proc/self")
+    data = pack(str(tmp_path / "in"))
+    assert any(name.startswith("processes") and "invented" in reason for name, reason in data.skipped)
+
+
+@pytest.mark.parametrize("source", ["/", "//", "/..", "/usr/.."])
+def test_the_whole_file_system_is_refused(source, pack):
+    with pytest.raises(DataError, match="is the root of the file system: give the folder"):
+        pack(source)
+
+
 class TestHub:
-    """The loader runs for real on builders that need no network: a local folder stands for a name on the hub."""
+    """The loader runs for real on builders that need no network: a folder of its cache stands for user/name."""
 
     @pytest.fixture(autouse=True)
     def own_cache(self, tmp_path, monkeypatch):
         datasets = pytest.importorskip("datasets")
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+        load = datasets.load_dataset
+        monkeypatch.setattr(datasets, "load_dataset", lambda name: load(str(tmp_path / "hf/in")))
 
     def test_imagefolder(self, tmp_path, pack):
-        split_folder(tmp_path / "in")
-        data = pack(f"hub:{tmp_path / 'in'}")
+        split_folder(tmp_path / "hf/in")
+        data = pack("hub:user/name")
         assert data.class_names == ("a", "b")
         assert sorted(data.images[i].tobytes() for i in data.held_out) == expected(PICTURES[:5])
         assert pixels(data) == expected()
 
     def test_parquet(self, tmp_path, pack):
-        path = parquet(tmp_path / "in/train.parquet", range(20), ["x", "y", "z"], label=LABELS.tolist())
-        data = pack(f"hub:{path.parent}")
+        parquet(tmp_path / "hf/in/train.parquet", range(20), ["x", "y", "z"], label=LABELS.tolist())
+        data = pack("hub:user/name")
         np.testing.assert_array_equal(data.images, PICTURES)
         np.testing.assert_array_equal(data.labels, LABELS)
         assert data.class_names == ("x", "y", "z")
+
+    @pytest.mark.parametrize("name", ["", "..", "../..", "/", ".", "~", "a/b/c", "größe/x", "a/..", "a/", " a"])
+    def test_a_name_is_one(self, name, pack):
+        with pytest.raises(DataError, match="names nothing on the hub"):
+            pack(f"hub:{name}")
+
+    @pytest.mark.parametrize("name", ["user/name", "name"])
+    def test_a_folder_of_the_name_is_not_taken_for_it(self, name, tmp_path, pack, monkeypatch):
+        split_folder(tmp_path / name)
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(DataError, match="and an entry of the current folder: give the path"):
+            pack(f"hub:{name}")
 
     def test_offline_is_told_and_a_pack_is_enough(self, tmp_path):
         program = (

@@ -31,6 +31,8 @@ _MEMBER_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedEr
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """How names of compressed tars end."""
 
+_KERNEL_PLACES = ("/proc", "/sys", "/sys/kernel/debug", "/sys/kernel/tracing")
+
 
 class Found(NamedTuple):
     """A file below a folder."""
@@ -54,12 +56,21 @@ def stamp(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
 
 
+def kernel_devices() -> frozenset[int]:
+    """The device numbers of file systems that the kernel invents: a read of a file in them may wait for ever."""
+    return frozenset(os.stat(place).st_dev for place in _KERNEL_PLACES if os.path.ismount(place))
+
+
 def walk(root: Path) -> Walk:
-    """List the files below a folder, following symlinks, but no folder twice: links may form a loop."""
+    """List the files below a folder, following symlinks, but no folder twice: links may form a loop.
+
+    File systems of the kernel, such as /proc, are left out.
+    """
     files: list[Found] = []
     skipped: list[Skipped] = []
     ignored: list[Skipped] = []
     seen: set[tuple[int, int]] = set()
+    kernel = kernel_devices()
     folders = [(root, "")]
     while folders:
         folder, prefix = folders.pop()
@@ -72,6 +83,9 @@ def walk(root: Path) -> Walk:
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
+        if status.st_dev in kernel:
+            skipped.append(Skipped(prefix, "no folder of pictures: its files are invented by the system"))
+            continue
         made = why_made({entry.name for entry in entries}) if prefix else None
         if made is not None:
             ignored.append(Skipped(prefix, str(made)))

@@ -21,6 +21,7 @@ from calotype.data.files import (
     Found,
     folder,
     head,
+    kernel_devices,
     picture,
     stamp,
     tar_archive,
@@ -43,7 +44,8 @@ GLYPHS_SIZE = 32
 
 _TAR_SUFFIXES = (".tar", *COMPRESSED_TARS)
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_HUB_NAME_ALONE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # of the first data sets there
 
 
 class Location(NamedTuple):
@@ -62,15 +64,18 @@ def locate(source: str) -> Location:
     if source == "glyphs" or source.startswith("glyphs:"):
         return Location("glyphs", source, repr(GlyphsConfig.parse(source)))
     if source.startswith("hub:"):
-        if not source.removeprefix("hub:").strip():
-            raise DataError(f"{source!r} names nothing on the hub: write hub:user/name")
+        name = source.removeprefix("hub:")
+        if not (_HUB_NAME.fullmatch(name) or _HUB_NAME_ALONE.fullmatch(name)):
+            raise DataError(f"{source!r} names nothing on the hub: write hub:user/name, or a path without hub:")
         return Location("hub", source, source)
     try:
         path = Path(source).expanduser()
         present = path.exists()
     except (OSError, RuntimeError) as error:  # a folder one may not enter, a name too long, an unknown ~user
         raise DataError(f"{source} cannot be looked at ({error}): check the name and its permissions") from None
-    if not present and _HUB_NAME.fullmatch(source) and not source.startswith("."):
+    if present and path.is_dir() and path.resolve() == Path(path.resolve().anchor):
+        raise DataError(f"{source} is the root of the file system: give the folder of the pictures")
+    if not present and _HUB_NAME.fullmatch(source):
         return Location("hub", f"hub:{source}", f"hub:{source}")
     return Location("path", str(path.absolute()), _fingerprint(path) if present else None)
 
@@ -97,6 +102,8 @@ def _open(location: Location, config: DataConfig) -> Source:
 def _path(path: Path, location: Location, config: DataConfig) -> Source:
     if location.fingerprint is None:
         raise DataError(f"{path} does not exist: give a folder, an archive, a Parquet or NumPy file, or user/name")
+    if path.stat().st_dev in kernel_devices():
+        raise DataError(f"{path} is invented by the system, and holds no pictures: give a folder or file on a disk")
     if path.is_dir():
         return _folder(path, location, config)
     _check_ends(path)

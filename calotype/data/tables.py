@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,16 @@ def parquet(files: list[Path], labels: bool = True) -> Source:
 
 
 def hub(name: str, labels: bool = True) -> Source:
-    """The pictures of a data set on the Hugging Face hub, downloaded by `datasets` or taken from its cache."""
+    """The pictures of a data set on the Hugging Face hub, downloaded by `datasets` or taken from its cache.
+
+    Args:
+        name: "user/name", or the name alone of one of the first data sets there.
+    """
+    if os.path.lexists(name):  # `datasets` would read that
+        raise DataError(
+            f"{name} is a data set on the hub and an entry of the current folder: give the path "
+            f"{os.path.abspath(name)}, or run the command in another folder"
+        )
     try:
         import datasets
     except ModuleNotFoundError:
@@ -119,7 +129,7 @@ def hub(name: str, labels: bool = True) -> Source:
         for split, part in parts.items():
             batches = part.iter(batch_size=_ROWS)
             own = None if whole else splits[split]
-            yield from _rows(batches, table.image, table.label, class_names, split, own, by_path=name)
+            yield from _rows(batches, table.image, table.label, class_names, split, own, by_path=True)
 
     columns = list(next(iter(parts.values())).features)
     return Source(records, class_names, notes=table.notes(columns) if labels else ())
@@ -207,9 +217,9 @@ def _rows(
     class_names: tuple[str, ...],
     origin: str,
     split: Split | None,
-    by_path: str = "",
+    by_path: bool = False,
 ) -> Iterator[Record]:
-    """Records of rows; `by_path`: of a data set of this name, whose pictures may be files that `datasets` keeps."""
+    """Records of rows; `by_path`: of a data set on the hub, whose pictures may be files that `datasets` keeps."""
     numbers = {name: i for i, name in enumerate(class_names)}
     row = 0
     for batch in batches:
@@ -223,10 +233,10 @@ def _rows(
             row += 1
 
 
-def _cell(cell: dict[str, Any] | None, label: int | None, by_path: str) -> Loaded:
+def _cell(cell: dict[str, Any] | None, label: int | None, by_path: bool) -> Loaded:
     if cell and cell["bytes"]:
         return Loaded(io.BytesIO(cell["bytes"]), label)
-    if by_path and cell and cell["path"] and _is_part(Path(cell["path"]), by_path):
+    if by_path and cell and cell["path"] and _is_kept(Path(cell["path"])):
         try:
             return Loaded(open_regular(Path(cell["path"])), label)
         except NotPlain as error:
@@ -234,11 +244,11 @@ def _cell(cell: dict[str, Any] | None, label: int | None, by_path: str) -> Loade
     raise BadPicture("no picture in this row" + (f": only the path {cell['path']!r}" if cell and cell["path"] else ""))
 
 
-def _is_part(path: Path, name: str) -> bool:
-    """Whether a file is one that `datasets` keeps, or in a folder of this name: a table may name any file."""
+def _is_kept(path: Path) -> bool:
+    """Whether a file is one that `datasets` keeps: a table may name any."""
     from datasets import config
 
-    kept = (name, config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH)
+    kept = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH)
     return path.is_absolute() and any(path.resolve().is_relative_to(Path(folder).resolve()) for folder in kept)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
+from torch.overrides import TorchFunctionMode
 
 from calotype.errors import ConfigError
 
@@ -18,6 +21,30 @@ BYTES_EACH = 4  # of a parameter: float32
 def memory() -> int:
     """Bytes of memory in this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+_RULES = [name for name in dir(nn.init) if name.endswith("_") and name[0] != "_"]
+_DRAWS = {Tensor.normal_, Tensor.uniform_, *(getattr(nn.init, name) for name in _RULES)}
+
+
+class _Valueless(TorchFunctionMode):
+    """Random initial values are not drawn: there is no memory for them.
+
+    Without it torch imports its compiler for a normal distribution on the device "meta", which takes a second or more
+    of every command that opens a run.
+    """
+
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def outlined() -> Iterator[None]:
+    """Build a network on the device "meta", as far as it is none too large for this machine. Raises as `bounded`."""
+    with torch.device("meta"), _Valueless(), bounded():
+        yield
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from calotype import __version__, changes, checkpoints, devices, processes, sampling
@@ -47,7 +46,7 @@ from calotype.latents import Latents, check_map, latent_model
 from calotype.locks import locked
 from calotype.logs import read_records, training_seconds
 from calotype.model import GenerativeModel, ImageSpec
-from calotype.outlines import bounded
+from calotype.outlines import outlined
 from calotype.places import read_config, write_config
 from calotype.rng import fold, seeded
 from calotype.trainer import TrainConfig, Trainer
@@ -184,7 +183,7 @@ class RunConfig:
 
     def outline(self) -> GenerativeModel:
         """The model without values, which takes no memory. Raises ConfigError where it would not fit in memory."""
-        with torch.device("meta"), seeded(0), bounded():
+        with seeded(0), outlined():
             return family(self.family)(self.spec, self.model)
 
     def new_model(self) -> GenerativeModel:

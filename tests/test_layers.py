@@ -106,6 +106,26 @@ def test_importing_calotype_is_cheap() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_building_a_network_does_not_import_a_compiler() -> None:
+    """It takes torch seconds, of every command that opens a run. Of the networks that a budget is matched with."""
+    code = """if True:
+    import sys, torch
+    from calotype.families import FAMILIES
+    from calotype.model import ImageSpec
+    from calotype.outlines import outlined
+    for family in FAMILIES.values():
+        spec = ImageSpec(3, 16, 16)
+        for name in ("tiny", "small"):
+            preset = family.presets(spec)[name]
+            config = family.measured(preset.model, torch.zeros(16, 3, 16, 16, dtype=torch.uint8))
+            with outlined():
+                family(spec, config)
+    print("torch._dynamo" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_public_names_can_be_had() -> None:
     import calotype
 

@@ -95,7 +95,8 @@ class SinusoidalEmbedding(nn.Module):
     def __init__(self, features: int, max_period: float = 10_000.0, endpoint: bool = False) -> None:
         super().__init__()
         half = features // 2
-        steps = torch.arange(half, dtype=torch.float32) / max(1, half - endpoint)
+        # Not on "meta" either, where arithmetic takes torch a second: it imports its compiler.
+        steps = torch.arange(half, dtype=torch.float32, device="cpu") / max(1, half - endpoint)
         self.register_buffer("frequencies", torch.exp(-math.log(max_period) * steps), persistent=False)
 
     def forward(self, value: Tensor) -> Tensor:

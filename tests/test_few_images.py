@@ -136,8 +136,8 @@ def test_every_number_of_few_images_is_finite_or_left_out_with_its_reason(kind: 
             outcome = measured(packed, images)
             check(outcome, tmp_path)
             assert outcome.report.copying is not None
-            if not outcome.report.copying.flagged:
-                assert ("that says little" in outcome.report.copying.verdict) == (2 * n < FEWEST_TO_COMPARE)
+            assert not outcome.report.copying.flagged, (held_out, n)
+            assert ("that says little" in outcome.report.copying.verdict) == (2 * n < FEWEST_TO_COMPARE)
             if held_out < n:
                 count = "there is 1 held-out image for" if held_out == 1 else f"there are {held_out} held-out images"
                 assert any(count in warning for warning in outcome.report.warnings)

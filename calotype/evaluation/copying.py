@@ -23,6 +23,7 @@ CLOSEST = 0.01  # of held-out images, whose distance is called close
 # Share of close samples from which a model is said to copy, if its interval lies above: held-out images have 0.01, and
 # good models of data with much that looks alike, such as digits, come to several times that.
 FLAGGED = 0.1
+BY_CHANCE = 0.001  # how often the distance that is called close may be so far off that it alone makes a share look high
 SUSPECTS = 16
 FEWEST_TO_COMPARE = 50  # images, to say how near is near
 TAIL = 10  # of the least distances, from which smaller ones are extrapolated
@@ -93,6 +94,15 @@ def limit(of_held_out: Tensor) -> float:
     return float(ordered[0]) * rank**spread
 
 
+def beyond_chance(references: int) -> float:
+    """The share of close images from which a model is said to copy, where N distances said what is close.
+
+    The distance is at most the least of the N. Images that are no copies come closer than that with a probability that
+    is itself drawn by chance, P(it is above s) = (1 - s)^N: of few distances, a share of several tenths says nothing.
+    """
+    return max(FLAGGED, 1 - BY_CHANCE ** (1 / max(1, references)))
+
+
 def close(found: Near, closest: float) -> float:
     """The share of images that are close."""
     return float((found.distance <= closest).double().mean())
@@ -142,9 +152,12 @@ def examined(space: Space, name: str, seed: int) -> Finding:
     """
     half, held_out = len(space.held_out) // 2, space.held_out[shuffled(space.held_out, seed)]
     if half < FEWEST_TO_COMPARE:
-        closest, others = limit(apart(space.training, APART, seed)), held_out
+        distances, others = apart(space.training, APART, seed), held_out
+        references = len(distances) // 2  # two images may be the nearest of each other
     else:
-        closest, others = limit(near(held_out[:half], space.training).distance), held_out[half:]
+        distances, others = near(held_out[:half], space.training).distance, held_out[half:]
+        references = half
+    closest = limit(distances)
     found = {
         "samples": [near(rows, space.training) for rows in space.samples],
         "held_out": [near(others, space.training)],
@@ -160,7 +173,7 @@ def examined(space: Space, name: str, seed: int) -> Finding:
     low, middle = values[0].low, values[0].value
     assert low is not None
     assert middle is not None
-    return Finding(values, middle, low > FLAGGED, found["samples"][0])
+    return Finding(values, middle, low > beyond_chance(references), found["samples"][0])
 
 
 def repeated(sets: Mapping[str, Sequence[Tensor]], real: Tensor) -> list[Value]:

@@ -32,6 +32,10 @@ from calotype.images import to_unit
 from calotype.rng import Noise
 
 LEVELS = 256
+CHUNK = 256  # images that are compared at once, for memory
+# Share of pixels of the colour of the one to their left, from which on pictures count as flat: docs/autoregressive.md
+# has what was measured on either side of it (benchmarks/flat.py).
+FLAT = 0.5
 # Of a logistic distribution on [-1, 1]: at the smallest 97 % of its mass is in one bin; at the largest the bins between
 # 0 and 255 are alike, and beyond it their mass would be lost in rounding.
 LOG_SCALES = (-7.0, 7.0)
@@ -287,6 +291,28 @@ def _inverse(logits: Tensor, uniforms: Tensor, taste: Taste) -> Tensor:
 def is_binary(images: Tensor) -> bool:
     """Whether all values are 0 or 255."""
     return bool(((images == 0) | (images == 255)).all())
+
+
+def flat_share(images: Tensor) -> float:
+    """The share of pixels of exactly the colour of the one to their left, of uint8 (N, C, H, W): 0 where W is 1.
+
+    Nearly all in drawings and sprites, few in photographs. Of the same images in any order it is the same number.
+    """
+    if images.shape[-1] < 2:
+        return 0.0
+    same = sum(int((some[..., 1:] == some[..., :-1]).all(1).sum()) for some in images.split(CHUNK))
+    return same / (len(images) * images.shape[-2] * (images.shape[-1] - 1))
+
+
+def likelihood_for(images: Tensor, otherwise: str) -> str:
+    """The name of the distribution that suits training images, uint8 (N, C, H, W).
+
+    Args:
+        otherwise: of images that are neither binary nor of flat colours, such as photographs.
+    """
+    if is_binary(images):
+        return "bernoulli"
+    return "categorical" if flat_share(images) >= FLAT else otherwise
 
 
 DISTRIBUTIONS: Mapping[str, type[Categorical | Logistics | Bernoulli | Gaussian]] = {

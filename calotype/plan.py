@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -76,6 +77,7 @@ class Plan(NamedTuple):
     model: Any  # the family's Config, nothing left open
     training: TrainConfig
     images_per_second: float | None  # measured, for a time budget
+    by_pictures: Mapping[str, Any] = MappingProxyType({})  # entries of the model that the training pictures decided
 
 
 class Speed(NamedTuple):
@@ -158,7 +160,10 @@ def _settings(
     model = build(family.Config, plain(preset.model) | dict(overrides.get("model", {})), "model")
     training = {name: getattr(preset, name) for name in OF_THE_PRESET}
     training |= {"images": 1, "threads": torch.get_num_threads()} | dict(overrides.get("training", {}))
-    return Plan(name, family.measured(model, images), build(TrainConfig, training, "training"), None)
+    measured = family.measured(model, images)
+    before = plain(model)
+    by_pictures = {key: value for key, value in plain(measured).items() if value != before[key]}
+    return Plan(name, measured, build(TrainConfig, training, "training"), None, by_pictures)
 
 
 def _fixed(candidate: Plan, images: int) -> Plan:

@@ -35,7 +35,7 @@ from calotype.mirror import Mirror, tensorboard_mirror
 from calotype.model import GenerativeModel
 from calotype.outputs import check_outputs
 from calotype.paths import beside, shortened
-from calotype.plan import MEASURED_IMAGES, MEASURED_VALUES, Budget, plan
+from calotype.plan import MEASURED_IMAGES, MEASURED_VALUES, Budget, Plan, plan
 from calotype.request import Request, family_of, request
 from calotype.rng import fold, permutation
 from calotype.runs import CONFIG, DatasetFacts, Run, RunConfig, TrainedModel, family, name_source, refuse_existing
@@ -213,7 +213,7 @@ def _begun(
     )
     processes.by_first(lambda: str(Run.create(path, config, first).path))
     run = Run.open(path)  # in all processes what the first has decided
-    shown.message(_announcement(run, planned.images_per_second))
+    shown.message(_announcement(run, planned))
     return Begun(run, pictures, packed, torch_device)
 
 
@@ -441,8 +441,10 @@ def _streamed_batches(stream: Stream, config: TrainConfig, tell: Callable[[str],
     return Batches(stream, order, config.batch_size, flips=config.flips, after=after)
 
 
-def _announcement(run: Run, speed: float | None) -> str:
-    config, spec = run.config, run.config.dataset.spec
+def _announcement(run: Run, planned: Plan) -> str:
+    config, spec, speed = run.config, run.config.dataset.spec, planned.images_per_second
+    chosen = ", ".join(f"model.{name} = {value}" for name, value in planned.by_pictures.items())
+    suited = f"chosen to suit the pictures: {chosen}\n" if chosen else ""
     pace = "" if speed is None else f" at about {speed:,.0f}/s"
     classes = f", {spec.num_classes} classes" if spec.num_classes else ""
     first = (
@@ -457,7 +459,7 @@ def _announcement(run: Run, speed: float | None) -> str:
         f"{config.dataset.train:,} images of {spec.width}x{spec.height}, {spec.channels} channel(s){classes}; "
         f"{config.dataset.held_out:,} held out{first}\n"
         f"{config.family} ({config.preset} network): {config.training.images:,} images to see{pace}\n"
-        f"run directory: {run.path}"
+        f"{suited}run directory: {run.path}"
     )
 
 

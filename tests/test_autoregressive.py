@@ -19,6 +19,7 @@ from calotype.families.autoregressive.config import GUIDANCE
 from calotype.families.autoregressive.drawing import Guide, draw, draw_naively
 from calotype.families.autoregressive.networks import NETWORKS
 from calotype.model import Batch, ImageSpec
+from calotype.nn.causal_unet import NEARBY, CausalUNet
 from calotype.nn.native import loop
 from calotype.rng import Noise, seeded
 
@@ -86,19 +87,20 @@ def test_no_pixel_depends_on_itself_or_a_later_one(network: str, channels: int, 
         assert not influences(model, dropout).triu().any()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_other_values_later_change_nothing(network: str) -> None:
-    """Of bytes, since what is looked up by value has no derivative."""
-    model = model_of(network, ImageSpec(1, 6, 5))
+@pytest.mark.parametrize(("network", "channels"), [*((name, 1) for name in NETWORKS), ("causal-unet", 3)])
+def test_other_values_later_change_nothing(network: str, channels: int) -> None:
+    """Of bytes, since what is looked up by value has no derivative; in steps of pixels, or of channels in order."""
+    model = model_of(network, ImageSpec(channels, 6, 5))
+    parts = channels if model.network.ordered else 1
     pixels = pictures(model.spec, 2).permute(0, 2, 3, 1)
-    before = model.network(pixels)
-    for place in range(30):
-        other = pixels.flatten(1, 2).clone()
+    before = model.network(pixels).reshape(2, 30 * parts, -1)
+    for place in range(30 * parts):
+        other = pixels.reshape(2, 30 * parts, -1).clone()
         other[:, place:] += 77
-        after = model.network(other.reshape(pixels.shape)).flatten(1, 2)
-        torch.testing.assert_close(after[:, : place + 1], before.flatten(1, 2)[:, : place + 1], rtol=0, atol=1e-12)
-        if place % 5 < 4:  # the next one is in the same row
-            assert not torch.allclose(after[:, place + 1], before.flatten(1, 2)[:, place + 1], atol=1e-6)
+        after = model.network(other.reshape(pixels.shape)).reshape(2, 30 * parts, -1)
+        torch.testing.assert_close(after[:, : place + 1], before[:, : place + 1], rtol=0, atol=1e-12)
+        if place // parts % 5 < 4:  # the next one is in the same row
+            assert not torch.allclose(after[:, place + 1], before[:, place + 1], atol=1e-6)
 
 
 WIDE = {
@@ -136,12 +138,21 @@ def test_the_plain_network_has_its_known_blind_spot() -> None:
     assert expected.sum() < high * wide * (high * wide - 1) / 2  # there is a blind spot
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_probabilities_of_all_images_sum_to_one(network: str) -> None:
-    spec = ImageSpec(1, 3, 4, 2)
-    model = model_of(network, spec, "bernoulli")
+@pytest.mark.parametrize(
+    ("network", "spec"),
+    [(name, ImageSpec(1, 3, 4, 2)) for name in NETWORKS]
+    + [(name, ImageSpec(3, 2, 2, 2)) for name in NETWORKS if NETWORKS[name].ordered],
+    ids=str,
+)
+def test_probabilities_of_all_images_sum_to_one(network: str, spec: ImageSpec) -> None:
+    more = (
+        {"widths": (16, 16), "blocks": (1, 1), "attention": (1,)}
+        if network == "causal-unet" and spec.height < 3
+        else {}
+    )
+    model = model_of(network, spec, "bernoulli", **more)
     bits = (torch.arange(4096)[:, None] >> torch.arange(12)) & 1
-    images = (bits * 255).to(torch.uint8).reshape(4096, 1, 3, 4)
+    images = (bits * 255).to(torch.uint8).reshape(4096, *spec.shape)
     for label in range(2):
         batch = Batch(images, torch.full((4096,), label))
         found = model.bits_per_dim(batch, Noise.shared(0, 4096, "cpu"))
@@ -191,10 +202,42 @@ CASES = [
 ]
 
 
+def test_probabilities_of_all_pixels_beside_another_sum_to_one() -> None:
+    """Of the 65,536 of two channels, where each is raised at the values nearby, and sees the one before."""
+    model = model_of("causal-unet", ImageSpec(2, 1, 2), widths=(16,), blocks=(1,), attention=())
+    total, greens = 0.0, torch.arange(256, dtype=torch.uint8)
+    for red in range(256):
+        pixels = torch.tensor([[[[7, 200], [red, 0]]]], dtype=torch.uint8)
+        with torch.no_grad():
+            numbers = model.network(pixels)[0, 0, 1]
+        second = torch.stack([torch.full_like(greens, red), greens], 1)
+        total += float(model.distribution.log_prob(numbers.expand(256, -1), second).exp().sum())
+    assert total == pytest.approx(1, abs=1e-9)
+
+
+def test_channels_are_raised_at_pixels_whose_channels_before_are_the_same() -> None:
+    """Known scores: 3 at the red of the pixel before, and 5 at its green where red is the same, else 2."""
+    with seeded(0):
+        network = CausalUNet(2, 512, (1, 2), (16,), (1,), copies=True, ordered=True).double()
+    further = network.further[0]
+    with torch.no_grad():
+        network.copy.bias[0] = 3
+        further.copy.bias[0], further.copy.bias[len(NEARBY)] = 2, 3
+    for red, score in ((7, 5), (8, 2)):
+        pixels = torch.tensor([[[[7, 200], [red, 0]]]], dtype=torch.uint8)
+        scores = network(pixels)[0, 0, 1].unflatten(0, (2, 256))
+        expected = torch.zeros(2, 256, dtype=torch.float64)
+        expected[0, 7], expected[1, 200] = 3, score
+        torch.testing.assert_close(scores, expected)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(("spec", "n"), CASES, ids=str)
-def test_cached_samples_are_those_of_the_full_network(network: str, spec: ImageSpec, n: int) -> None:
-    model = model_of(network, spec)
+@pytest.mark.parametrize("likelihood", ["categorical", "logistics"])
+def test_cached_samples_are_those_of_the_full_network(network: str, spec: ImageSpec, n: int, likelihood: str) -> None:
+    if likelihood == "categorical" and spec.channels > 1 and not NETWORKS[network].ordered:
+        pytest.skip("channels are given at once")
+    model = model_of(network, spec, likelihood)
     uniforms = Noise.per_image(3, range(n), "cpu").uniform(spec.height, spec.width, model.distribution.draws).double()
     blank, labels = torch.zeros(n, *spec.shape, dtype=torch.uint8), labels_of(spec, n)
     with torch.no_grad():
@@ -211,7 +254,8 @@ def test_cached_samples_are_those_of_the_full_network(network: str, spec: ImageS
 @pytest.mark.parametrize(("spec", "n"), [*CASES, (ImageSpec(1, 12, 11), 19)], ids=str)
 def test_the_compiled_loop_draws_the_same(network: str, spec: ImageSpec, n: int) -> None:
     """In float32, where a value whose cumulative probability is that of its uniform number to rounding may differ."""
-    for likelihood in ("",) if spec.channels > 1 else ("categorical", "logistics", "bernoulli"):
+    possible = NETWORKS[network].ordered or spec.channels == 1
+    for likelihood in ("categorical", "logistics", "bernoulli") if possible else ("logistics",):
         model = model_of(network, spec, likelihood).float()
         uniforms = Noise.per_image(3, range(n), "cpu").uniform(spec.height, spec.width, model.distribution.draws)
         assert loop.usable(model.network, model.distribution, uniforms, AS_LEARNED)
@@ -449,13 +493,21 @@ def test_binarised_at_random_and_so_each_time_anew() -> None:
 
 def test_the_likelihood_is_chosen_by_the_data() -> None:
     gray, binary = pictures(ImageSpec(1, 4, 4), 3), (pictures(ImageSpec(1, 4, 4), 3) > 99).to(torch.uint8) * 255
+    colours, flat = pictures(ImageSpec(3, 4, 4), 3), pictures(ImageSpec(3, 4, 1), 3).expand(3, 3, 4, 4)
     chosen = lambda images, **kw: Autoregressive.measured(AutoregressiveConfig(**kw), images).likelihood  # noqa: E731
     single = {"widths": (16,), "blocks": (1,), "attention": ()}
     assert chosen(gray) == "categorical"
     assert chosen(binary) == "bernoulli"
-    assert chosen(gray.expand(3, 3, 4, 4)) == "logistics"
-    assert chosen(gray.expand(3, 3, 4, 4), network="gated-pixelcnn", **single) == "categorical"
+    assert chosen(binary.expand(3, 3, 4, 4)) == "bernoulli"
+    assert chosen(colours) == "logistics"
+    assert chosen(flat) == "categorical"
+    assert chosen(flat, network="pixelcnn++", **(single | {"widths": (16,)})) == "logistics"
+    assert chosen(colours, network="gated-pixelcnn", **single) == "categorical"
     assert chosen(binary, likelihood="logistics") == "logistics"
+    assert chosen(flat, likelihood="logistics") == "logistics"
+    for images in (colours, flat):
+        config = Autoregressive.measured(Autoregressive.presets(ImageSpec(3, 4, 4))["tiny"].model, images)
+        Autoregressive(ImageSpec(3, 4, 4), config)
 
 
 @pytest.mark.parametrize(
@@ -486,7 +538,7 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_options_and_channels_that_a_model_cannot_follow() -> None:
-    model = model_of("causal-unet", ImageSpec(3, 4, 4))
+    model = model_of("pixelcnn++", ImageSpec(3, 4, 4))
     with pytest.raises(ConfigError, match="top_k"):
         model.check_options(AutoregressiveOptions(top_k=3))
     model_of("gated-pixelcnn", ImageSpec(3, 4, 4)).check_options(AutoregressiveOptions(top_k=3))

@@ -18,6 +18,8 @@ from calotype.distributions import (
     Gaussian,
     Logistics,
     Taste,
+    flat_share,
+    likelihood_for,
 )
 
 
@@ -190,3 +192,34 @@ def test_channels_have_parameters_of_their_own() -> None:
         parameters = normal(1, whole.parameters)
         parts = [alone.log_prob(whole.channel(parameters, c), pixels[:, c : c + 1]) for c in range(3)]
         torch.testing.assert_close(sum(parts), whole.log_prob(parameters, pixels))
+
+
+def test_the_share_of_pixels_like_the_one_to_their_left() -> None:
+    plain = torch.full((2, 3, 5, 4), 7, dtype=torch.uint8)
+    assert flat_share(plain) == 1
+    pairs = torch.tensor([1, 1, 9, 9], dtype=torch.uint8).expand(2, 3, 5, 4)
+    assert flat_share(pairs) == 2 / 3  # of three neighbours in a row two are alike
+    one_channel = plain.clone()
+    one_channel[:, 2] = torch.arange(4)
+    assert flat_share(one_channel) == 0  # the others are alike, the colour is not
+    assert flat_share(torch.cat([plain, one_channel])) == 0.5
+    assert flat_share(plain[..., :1]) == 0
+
+
+def test_the_share_of_flat_colours_does_not_depend_on_the_order_of_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 2, (700, 3, 6, 6), generator=generator).to(torch.uint8)
+    share = flat_share(images)
+    assert share == pytest.approx(1 / 8, abs=4 * math.sqrt(1 / 8 * 7 / 8 / (700 * 30)))
+    assert flat_share(images[torch.randperm(700, generator=generator)]) == share
+
+
+def test_the_likelihood_of_flat_colours_and_of_others() -> None:
+    noise = torch.randint(0, 256, (20, 3, 6, 6), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    flat = noise[..., :1].expand_as(noise)
+    assert likelihood_for(noise, "logistics") == "logistics"
+    assert likelihood_for(flat, "logistics") == "categorical"
+    assert likelihood_for((flat > 99).to(torch.uint8) * 255, "logistics") == "bernoulli"
+    half = torch.cat([noise, flat])  # a little over half of the neighbours are alike
+    assert likelihood_for(half, "logistics") == "categorical"
+    assert likelihood_for(torch.cat([half, noise]), "logistics") == "logistics"

@@ -19,6 +19,7 @@ from calotype.request import request
 from calotype.runs import Run, TrainedModel
 from tests.test_resume import Quiet
 
+SMALL_UNET = {"widths": [16], "blocks": [1], "attention": []}
 TINY = {"model": {"widths": [16], "blocks": 1, "attention": [], "patch": 2}, "training": {"batch_size": 8}}
 
 
@@ -180,6 +181,47 @@ def test_balanced_needs_classes(tmp_path: Path) -> None:
     data = DataConfig(source="glyphs:gray:40", width=8, height=8, labels=False)
     with pytest.raises(ConfigError, match="no classes"):
         training.train("diffusion", data, budget="8img", out=tmp_path / "run", settings=settings, display=Quiet())
+
+
+@pytest.mark.parametrize(("flat", "likelihood"), [(True, "categorical"), (False, "logistics")])
+def test_the_likelihood_that_suits_the_pictures_is_said_and_recorded(
+    flat: bool, likelihood: str, tmp_path: Path
+) -> None:
+    _colours(tmp_path / "pictures", flat)
+    shown = Quiet()
+    run = training.train(
+        "autoregressive",
+        tmp_path / "pictures",
+        budget="16img",
+        out=tmp_path / "run",
+        settings={"model": SMALL_UNET},
+        display=shown,
+    )
+    assert run.config.model.likelihood == likelihood
+    assert f"chosen to suit the pictures: model.likelihood = {likelihood}" in "\n".join(shown.messages)
+    assert f'likelihood = "{likelihood}"' in (run.path / "config.toml").read_text(encoding="utf-8")
+
+
+def test_a_likelihood_that_was_set_is_kept_and_a_run_is_resumed_with_its_own(tmp_path: Path) -> None:
+    """Of flat colours, which are given a mixture of logistics."""
+    _colours(tmp_path / "pictures", flat=True)
+    shown, settings = Quiet(), {"model": SMALL_UNET | {"likelihood": "logistics"}}
+    chosen = {"budget": "16img", "out": tmp_path / "run", "settings": settings, "display": shown}
+    run = training.train("autoregressive", tmp_path / "pictures", **chosen)
+    assert "chosen to suit" not in "\n".join(shown.messages)
+    resumed = training.resume(run.path, budget="32img", display=shown)
+    assert run.config.model.likelihood == resumed.config.model.likelihood == "logistics"
+    assert resumed.config.model == run.config.model
+    assert "chosen to suit" not in "\n".join(shown.messages)
+
+
+def _colours(folder: Path, flat: bool) -> None:
+    """Pictures of two plain halves, or of noise."""
+    folder.mkdir()
+    for k in range(24):
+        pixels = torch.randint(0, 256, (8, 2 if flat else 8, 3), generator=torch.Generator().manual_seed(k))
+        plain = pixels[:1].repeat_interleave(4, 1).expand(8, 8, 3) if flat else pixels
+        Image.fromarray(plain.to(torch.uint8).numpy()).save(folder / f"{k}.png")
 
 
 def test_new_runs_get_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

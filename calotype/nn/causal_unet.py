@@ -9,6 +9,14 @@ that a low map knows at (R, C) is from before the pixel (2 R, 2 C), so that it m
 costs half of the two of Gated PixelCNN and PixelCNN++, and lower levels a quarter and a sixteenth of the finest. What
 a stack of masked convolutions cannot see, above and far to the right, attention does; and it costs little where
 positions are few.
+
+Where the channels x_1 to x_C of a pixel are in order, each after the first has a hidden layer of its own, which sees
+those before it by tables T_d of 256 rows, and scores of its 256 values,
+
+    scores_c = V_c silu(U_c h + sum_{d<c} T_cd[x_d]) + raised,
+
+raised at the value of channel c of each of nine pixels nearby, and once more there if its channels before c are those
+of the own pixel: so a pixel repeats whole colours, whichever they are.
 """
 
 from __future__ import annotations
@@ -56,12 +64,13 @@ class CausalUNet(PixelNetwork):
         num_classes: of the labels; 0: none.
         dropout_rate: within blocks, where there is noise.
         tables: whether a pixel is seen by features of its values from tables, beside the values themselves.
-        copies: whether the numbers, scores of the values of one channel, may be raised at the values of pixels nearby.
+        copies: whether the numbers, scores of the values of a channel, may be raised at the values of pixels nearby.
             Values that come again and again, as in drawings and along straight edges, need not be learned one by one.
+            Of several channels, which are ordered then, each is also raised where those before it are the same.
+        ordered: whether channels of a pixel see those before them, through a hidden layer for each channel.
     """
 
     margin = 3
-    ordered = False
 
     def __init__(
         self,
@@ -75,8 +84,10 @@ class CausalUNet(PixelNetwork):
         dropout_rate: float = 0.0,
         tables: bool = True,
         copies: bool = False,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
+        self.channels, self.ordered = channels, ordered
         width, self.halvings = widths[0], len(widths) - 1
         embedding = -(channels + 1) % 16 if tables else 0  # 16 features with values and mark, which fill a vector
         self.values = nn.Embedding(LEVELS * channels, embedding) if tables else None
@@ -85,8 +96,12 @@ class CausalUNet(PixelNetwork):
         self.columns = nn.Parameter(nn.init.normal_(torch.empty(size[1], width), std=0.1))
         self.level = Level(widths, blocks, attention, num_classes, dropout_rate)
         self.norm = nn.LayerNorm(width)
-        self.last = zeroed(nn.Linear(width, outputs))
+        first = outputs // channels if ordered else outputs
+        self.last = zeroed(nn.Linear(width, first))
         self.copy = zeroed(nn.Linear(width, len(NEARBY))) if copies else None
+        self.further = nn.ModuleList(
+            FurtherChannel(width, first, channel, copies) for channel in range(1, channels if ordered else 1)
+        )
 
     def reach(self) -> Reach | None:
         if self.level.lower is not None or self.level.attention:
@@ -117,28 +132,87 @@ class CausalUNet(PixelNetwork):
     ) -> Tensor:
         x = self.first(canvas, self.margin, at) + here(above, at)
         x = F.silu(self.norm(self.level(x, labels, at, noise)))
+        nearby = _Nearby(canvas, self.margin, self.channels, at) if self.ordered or self.copy is not None else None
         numbers = self.last(x)
-        if self.copy is None:
-            return numbers
-        if at is not None and at.recorder is not None:
-            return cast(Tensor, at.recorder.raised(cast(Vector, numbers), cast(Vector, self.copy(x)), NEARBY))
-        values, inside = self._nearby(canvas, at)
-        return numbers.scatter_add_(-1, values, (self.copy(x) * inside).to(numbers.dtype))
+        if self.copy is not None:
+            assert nearby is not None
+            numbers = nearby.raised(numbers, self.copy(x), 0)
+        if nearby is None or not self.further:
+            return cast(Tensor, numbers)
+        return torch.cat([numbers, *(layer(x, nearby) for layer in self.further)], -1)
 
-    def _nearby(self, canvas: Tensor, at: Place | None) -> tuple[Tensor, Tensor]:
-        """The values of pixels nearby, int64 (B, H, W, nearby), and 1 where they are inside of the image, else 0."""
-        m, high, wide = self.margin, canvas.shape[1] - self.margin, canvas.shape[2] - 2 * self.margin
-        if at is None:
-            top, left = m, m
-        else:
+
+class _Nearby:
+    """The values of the own pixel and of those nearby, for whole images or at a place."""
+
+    def __init__(self, canvas: Tensor, margin: int, channels: int, at: Place | None) -> None:
+        self.recorder = None if at is None else at.recorder
+        if self.recorder is not None:
+            return  # what is recorded looks at the canvas itself
+        m, high, wide, top, left = margin, canvas.shape[1] - margin, canvas.shape[2] - 2 * margin, margin, margin
+        if at is not None:
             assert at.column is not None
             top, left, high, wide = m + at.row, m + at.column, 1, 1
-        known = ((canvas[..., 0] + 1) * 127.5).round().long(), 1 - canvas[..., -1]
-        values, inside = (
-            torch.stack([x[:, top - up : top - up + high, left - dx : left - dx + wide] for up, dx in NEARBY], -1)
-            for x in known
-        )
-        return values, inside
+
+        def seen(x: Tensor) -> Tensor:
+            parts = [x[:, top - up : top - up + high, left - dx : left - dx + wide] for up, dx in NEARBY]
+            return torch.stack(parts, -1)
+
+        values = ((canvas[..., :channels] + 1) * 127.5).round().long()
+        self.own = values[:, top : top + high, left : left + wide].unbind(-1)  # per channel (B, H, W)
+        self.near = [seen(x) for x in values.unbind(-1)]  # per channel (B, H, W, nearby)
+        self.inside = seen(1 - canvas[..., -1])  # 1 inside of the image, else 0
+
+    def embedded(self, table: nn.Embedding, channel: int) -> Tensor:
+        """The features of the own pixel's value of a channel."""
+        if self.recorder is not None:
+            return cast(Tensor, self.recorder.embedded(table.weight, channel))
+        found: Tensor = table(self.own[channel])
+        return found
+
+    def raised(self, scores: Tensor, by: Tensor, channel: int) -> Tensor:
+        """The scores of a channel's values, raised at those of pixels nearby.
+
+        Args:
+            by: how much for each pixel nearby; behind that, of channels that are not the first, how much more where
+                the channels before are the same in that pixel: (B, H, W, nearby or 2 nearby).
+        """
+        if self.recorder is not None:
+            return cast(Tensor, self.recorder.raised(cast(Vector, scores), cast(Vector, by), NEARBY, channel))
+        amount = by[..., : len(NEARBY)]
+        if channel:
+            same = torch.stack([self.own[d][..., None] == self.near[d] for d in range(channel)]).all(0)
+            amount = amount + by[..., len(NEARBY) :] * same
+        return scores.scatter_add_(-1, self.near[channel], (amount * self.inside).to(scores.dtype))
+
+
+class FurtherChannel(nn.Module):
+    """The numbers of a channel that sees those before it in its own pixel, by features of their values from tables.
+
+    Args:
+        width: features.
+        outputs: numbers.
+        channel: from 1; as many channels are before it.
+        copies: as of the network.
+    """
+
+    def __init__(self, width: int, outputs: int, channel: int, copies: bool) -> None:
+        super().__init__()
+        self.channel = channel
+        self.enter = nn.Linear(width, width)
+        self.values = nn.ModuleList(nn.Embedding(LEVELS, width) for _ in range(channel))
+        for table in self.values:
+            nn.init.normal_(cast(nn.Embedding, table).weight, std=0.5)
+        self.last = zeroed(nn.Linear(width, outputs))
+        self.copy = zeroed(nn.Linear(width, 2 * len(NEARBY))) if copies else None
+
+    def forward(self, x: Tensor, nearby: _Nearby) -> Tensor:
+        h = self.enter(x)
+        for d, table in enumerate(self.values):
+            h = h + nearby.embedded(cast(nn.Embedding, table), d)
+        h = F.silu(h)
+        numbers: Tensor = self.last(h)
+        return numbers if self.copy is None else nearby.raised(numbers, self.copy(h), self.channel)
 
 
 class Level(nn.Module):

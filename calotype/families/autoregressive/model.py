@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calotype.distributions import Distribution, distribution, is_binary
+from calotype.distributions import Distribution, distribution, likelihood_for
 from calotype.errors import ConfigError
 from calotype.families.autoregressive.config import GUIDANCE, AutoregressiveConfig, AutoregressiveOptions
 from calotype.families.autoregressive.drawing import Guide, draw
@@ -48,12 +48,13 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
 
     @classmethod
     def measured(cls, config: AutoregressiveConfig, images: Tensor) -> AutoregressiveConfig:
-        """Choose the likelihood by what values the training images have: uint8 (N, C, H, W)."""
+        """Choose the likelihood by the values and colours of the training images: uint8 (N, C, H, W)."""
         if config.likelihood != "auto":
             return config
-        if images.shape[1] > 1 and not NETWORKS[config.network].ordered:
+        network, coloured = NETWORKS[config.network], images.shape[1] > 1
+        if coloured and not network.ordered:
             return replace(config, likelihood="logistics")
-        return replace(config, likelihood="bernoulli" if is_binary(images) else "categorical")
+        return replace(config, likelihood=likelihood_for(images, network.colours if coloured else "categorical"))
 
     def turns(self) -> Sequence[Turn]:
         return (Turn("model", self.loss),)
@@ -136,6 +137,6 @@ def _distribution(spec: ImageSpec, config: AutoregressiveConfig) -> Distribution
     if config.likelihood != "logistics" and spec.channels > 1 and not NETWORKS[config.network].ordered:
         raise ConfigError(
             f"model.likelihood is {config.likelihood}, but {config.network} gives the {spec.channels} channels of a "
-            "pixel at once, and they would be independent: use logistics, or the network gated-pixelcnn"
+            "pixel at once, and they would be independent: use logistics, or the network causal-unet"
         )
     return distribution(config.likelihood, spec.channels, config.mixtures)

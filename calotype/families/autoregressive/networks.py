@@ -27,6 +27,7 @@ class Network(NamedTuple):
     levels: bool  # of resolution, more than one
     ordered: bool  # whether channels of a pixel can see those before them; else all are given at once
     attention: bool = False  # whether levels can have it
+    colours: str = "logistics"  # likelihood of pictures in colour that are not flat; elsewhere as published
 
 
 def _one_level(
@@ -59,16 +60,20 @@ def _causal_unet(spec: ImageSpec, config: AutoregressiveConfig, outputs: int, or
     size = spec.height, spec.width
     shape = config.widths, config.blocks, config.attention
     copies = config.likelihood == "categorical"
-    return CausalUNet(spec.channels, outputs, size, *shape, spec.num_classes, config.dropout, copies=copies)
+    return CausalUNet(
+        spec.channels, outputs, size, *shape, spec.num_classes, config.dropout, copies=copies, ordered=ordered
+    )
 
 
 _recurrent = partial(_one_level, PixelCNN, recordable=False)
 
 NETWORKS: Mapping[str, Network] = {
-    "causal-unet": Network(_causal_unet, levels=True, ordered=False, attention=True),
+    "causal-unet": Network(_causal_unet, levels=True, ordered=True, attention=True),
     "pixelcnn++": Network(_pixelcnnpp, levels=True, ordered=False),
-    "gated-pixelcnn": Network(partial(_one_level, GatedPixelCNN), levels=False, ordered=True),
-    "pixelcnn": Network(partial(_one_level, PixelCNN), levels=False, ordered=True),
-    "row-lstm": Network(partial(_recurrent, block=RowLSTM), levels=False, ordered=True),
-    "diagonal-bilstm": Network(partial(_recurrent, block=DiagonalBiLSTM), levels=False, ordered=True),
+    "gated-pixelcnn": Network(partial(_one_level, GatedPixelCNN), levels=False, ordered=True, colours="categorical"),
+    "pixelcnn": Network(partial(_one_level, PixelCNN), levels=False, ordered=True, colours="categorical"),
+    "row-lstm": Network(partial(_recurrent, block=RowLSTM), levels=False, ordered=True, colours="categorical"),
+    "diagonal-bilstm": Network(
+        partial(_recurrent, block=DiagonalBiLSTM), levels=False, ordered=True, colours="categorical"
+    ),
 }

@@ -22,7 +22,7 @@ typedef struct {
     const float *weight;
 } Instruction;
 
-enum { COPY, LINEAR, ADD, MUL, RELU, SILU, ELU, TANH, SIGMOID, NEG, NORM, SKIP, ATTEND, UNFOLD, RAISE };
+enum { COPY, LINEAR, ADD, MUL, RELU, SILU, ELU, TANH, SIGMOID, NEG, NORM, SKIP, ATTEND, UNFOLD, RAISE, EMBED };
 
 enum { CATEGORICAL, BERNOULLI, LOGISTICS };
 
@@ -187,6 +187,13 @@ static void draw(const Setup *s, const float *numbers, const float *u, uint8_t *
     }
 }
 
+static inline float *canvas_at(const Setup *s, Pixel at) {
+    return s->canvas + at.image * s->canvas_image + (s->margin + at.row) * s->canvas_row +
+           (s->margin + at.column) * s->features;
+}
+
+static inline int byte_of(float value) { return (int)nearbyintf((value + 1.0f) * 127.5f); }
+
 /* Run a program for pixels; those of a program that skips columns are all in the same column. */
 static void run(const Instruction *program, int count, const Setup *s, const Pixel *at, int pixels, float *arena) {
     float *out[BLOCK], *x[BLOCK], *y[BLOCK];
@@ -234,16 +241,19 @@ static void run(const Instruction *program, int count, const Setup *s, const Pix
                        (const float *)values->base + at[i].image * values->image, until, n, p->extra);
                 break;
             }
-            case RAISE: { /* scores at the values of pixels nearby; their places are pairs of int behind the weight */
+            case RAISE: { /* scores at a channel's values of pixels nearby; their places are pairs of int behind the weight */
                 const int32_t *nearby = (const int32_t *)p->weight;
-                float *here = s->canvas + at[i].image * s->canvas_image + (s->margin + row) * s->canvas_row +
-                              (s->margin + column) * s->features;
+                const float *here = canvas_at(s, at[i]);
                 for (int j = 0; j < n; j++) {
                     const float *seen = here - nearby[2 * j] * s->canvas_row - nearby[2 * j + 1] * s->features;
-                    if (seen[s->features - 1] == 0.0f) o[(int)nearbyintf((seen[0] + 1.0f) * 127.5f)] += a[j];
+                    if (seen[s->features - 1] != 0.0f) continue;
+                    int same = p->k > 0;
+                    for (int d = 0; d < p->k; d++) same &= byte_of(here[d]) == byte_of(seen[d]);
+                    o[byte_of(seen[p->k])] += a[j] + (same ? a[n + j] : 0.0f);
                 }
                 break;
             }
+            case EMBED: memcpy(o, p->weight + (int64_t)byte_of(canvas_at(s, at[i])[p->k]) * n, sizeof(float) * n); break;
             }
         }
     }

@@ -46,7 +46,7 @@ INSTRUCTION = np.dtype(
     ]
 )
 OPERATIONS = (
-    "copy linear add mul relu silu elu tanh sigmoid neg norm skip attend unfold raise".split()
+    "copy linear add mul relu silu elu tanh sigmoid neg norm skip attend unfold raise embed".split()
 )  # as numbered in loop.c
 
 
@@ -180,12 +180,22 @@ class Recorder:
         self.emit("attend", q.size, shifted, q.operand, keys, values, k=at.width, extra=heads)
         return out
 
-    def raised(self, scores: Vector, by: Vector, nearby: Sequence[tuple[int, int]]) -> Vector:
-        """Scores raised at the values of the pixels nearby: rows above, columns before."""
+    def embedded(self, table: Tensor, channel: int) -> Vector:
+        """The row of a table (256, features) that the own pixel's value of a channel names."""
+        table = self.keep(table.detach())
+        out = self.new(table.shape[1])
+        self.emit("embed", out.size, out.operand, weight=table.data_ptr(), k=channel)
+        return out
+
+    def raised(self, scores: Vector, by: Vector, nearby: Sequence[tuple[int, int]], channel: int = 0) -> Vector:
+        """Scores raised at a channel's values of the pixels nearby: rows above, columns before.
+
+        Of channels that are not the first, `by` has as many numbers more: what to add where those before are the same.
+        """
         places = torch.tensor(nearby, dtype=torch.int32).contiguous()
         self.kept.append(places)
         out = self.apply("copy", scores)
-        self.emit("raise", by.size, out.operand, by.operand, weight=places.data_ptr())
+        self.emit("raise", len(nearby), out.operand, by.operand, weight=places.data_ptr(), k=channel)
         return out
 
     def only_even(self, levels: int) -> Callable[[], None]:

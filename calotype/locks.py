@@ -10,9 +10,7 @@ from filelock import FileLock, Timeout
 
 from calotype import processes
 from calotype.errors import RunError
-from calotype.files import check_place
-
-LOCK = ".lock"
+from calotype.files import LOCK, check_place
 
 
 @contextmanager

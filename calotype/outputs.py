@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calotype.errors import PlaceError
-from calotype.files import LEFTOVER, kind, open_folder
+from calotype.files import LEFTOVER, LOCK, kind, open_folder
 from calotype.untrusted import LONGEST_SHOWN, NotPlain, open_regular
 
-MANIFEST = "samples.json"  # in a folder of samples: which they are
+MANIFEST = "samples.json"  # in a folder of pictures: which model made them, see `manifests`
 NUMBERED = re.compile(r"[0-9]{6,}(-[0-9]{2,})?\.png")  # pictures in a folder
 FORMATS = (  # endings that promise a format
     ".png .jpg .jpeg .gif .bmp .webp .tif .tiff .svg .pdf .npz .npy .json .jsonl .html .htm .toml .txt .csv .md .zip "
@@ -163,11 +163,14 @@ def _check_place(command: str, option: str, path: Path, form: Form) -> None:
 
 
 def _check_pictures(command: str, option: str, folder: Path) -> None:
-    """Whether a folder holds nothing but what the command wrote; beside samples with their list there may be more."""
+    """Whether a folder holds nothing but what the command wrote; beside pictures with a manifest there may be more.
+
+    Whether the pictures are of the same model and settings is compared once the model is loaded, see `manifests`.
+    """
     names = [entry.name for entry in os.scandir(folder) if not LEFTOVER.fullmatch(entry.name)]
-    listed = command == "sample" and MANIFEST in names
+    listed = MANIFEST in names
     for name in sorted(names):
-        if name == MANIFEST and listed:
+        if name in (LOCK, MANIFEST):
             continue
         if NUMBERED.fullmatch(name):
             with suppress(OSError, NotPlain):

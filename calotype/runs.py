@@ -48,6 +48,7 @@ from calotype.locks import locked
 from calotype.logs import read_records, training_seconds
 from calotype.model import GenerativeModel, ImageSpec
 from calotype.outlines import bounded
+from calotype.paths import named
 from calotype.places import read_config, write_config
 from calotype.rng import fold, seeded
 from calotype.trainer import TrainConfig, Trainer
@@ -540,6 +541,10 @@ class TrainedModel:
         self.run, self.model, self.digest, self.checkpoint = run, model, digest, checkpoint
         self.spec = model.spec
         self.class_names = run.config.dataset.class_names
+
+    def told(self) -> dict[str, Any]:
+        """The run, by its name, and the checkpoint, by images seen, for the manifest of what the model makes."""
+        return {"run": named(self.run.path).name, "checkpoint": int(self.checkpoint.name)}
 
     def sample(
         self, n: int, *, seed: int = 0, first: int = 0, labels: Sequence[int | str] | None = None, **options: Any

@@ -11,7 +11,7 @@ from calotype.config import build, plain, read_assignments
 from calotype.display import Display, clock, for_process
 from calotype.errors import ConfigError
 from calotype.files import check_own, remove_tree
-from calotype.locks import locked
+from calotype.manifests import writing
 from calotype.outputs import check_outputs
 from calotype.runs import load
 from calotype.signals import way_on
@@ -77,7 +77,7 @@ def _job(
         turn = first % len(choices)
         display.message(f"classes: {told([*choices[turn:], *choices[:turn]], model.class_names)}")
     facts = {"weights_sha256": model.digest, "labels": numbers or None, "options": plain(chosen)}
-    return export.Job(model.model, n, seed, first, classes, chosen, facts, model.class_names)
+    return export.Job(model.model, n, seed, first, classes, chosen, facts, model.class_names, model.told())
 
 
 def _drawn(
@@ -87,7 +87,6 @@ def _drawn(
     folder = out or export.parts_folder(job, grid or npz or path)
     if out is None:
         processes.by_first(lambda: check_own(folder))  # it has a name that others can foresee
-    processes.by_first(lambda: export.claim(job, folder))
 
     def finish() -> None:
         if grid is not None:
@@ -97,7 +96,7 @@ def _drawn(
         if out is None:
             remove_tree(folder)
 
-    with locked(folder, "written"):
+    with writing(job.maker(), folder, "--out"):
         done = export.to_folder(job, folder, lambda done, total: display.count("images", done, total))
         processes.by_first(finish)
     places = [place for place in (out, grid, npz) if place is not None]

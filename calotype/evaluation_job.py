@@ -26,6 +26,7 @@ from calotype.evaluation.views import NOTHING, Views, views
 from calotype.files import make_folder, write_atomic
 from calotype.images import read_png
 from calotype.leading import Action, Help, led
+from calotype.locks import WAIT, locked_file
 from calotype.model import Encodable
 from calotype.outputs import check_outputs
 from calotype.paths import beside
@@ -107,8 +108,9 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
     with way_on(REMEDY), processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
         inputs = (subject, asked["data"], asked["network"].partition(":")[2] or asked["network"])
         processes.by_first(lambda: check_outputs("evaluate", inputs, out=place))
-        outcome = measure(subject, display=shown, **asked)
-        processes.by_first(lambda: told(of_first(outcome), shown))
+        with locked_file(place, f"{WAIT}, or choose another --out"):  # its page too, which is named like it
+            outcome = measure(subject, display=shown, **asked)
+            processes.by_first(lambda: told(of_first(outcome), shown))
     return place
 
 

@@ -20,7 +20,7 @@ from calotype.images import grid, png, write_png
 from calotype.manifests import Maker, digest, writing
 from calotype.model import Completable
 from calotype.outputs import check_outputs
-from calotype.runs import TrainedModel, load
+from calotype.runs import TrainedModel, load, place_in
 
 MOST = 64  # pictures: more make a sheet that cannot be looked at
 
@@ -48,9 +48,10 @@ def run(
     """
     if n < 1:
         raise ConfigError(f"n is {n}: draw at least 1 completion of each picture")
-    if out is None and folder is None:
-        out = path / f"completions-{seed}.png"
-    check_outputs("complete", (pictures,), out=out, folder=folder)
+    default = "" if out or folder else "out"
+    if default:
+        out = place_in(path, f"completions-{seed}.png")
+    check_outputs("complete", (pictures,), default=default, out=out, folder=folder)
     model = load(path, checkpoint=checkpoint, device=device, report=display.message)
     if not isinstance(model.model, Completable):
         raise sampling.cannot_complete()

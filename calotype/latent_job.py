@@ -14,7 +14,7 @@ from torch import Tensor
 
 from calotype.classes import check_seen
 from calotype.data.npy import DAMAGE, read_member, write_npz
-from calotype.display import Display
+from calotype.display import Display, counted
 from calotype.errors import ConfigError, RunError
 from calotype.files import make_folder, open_folder
 from calotype.given import Given, given
@@ -22,7 +22,7 @@ from calotype.images import grid, png, write_png
 from calotype.manifests import Maker, digest, writing
 from calotype.model import Encodable
 from calotype.outputs import check_outputs
-from calotype.runs import TrainedModel, load
+from calotype.runs import TrainedModel, load, place_in
 from calotype.sampling import batch_size
 from calotype.untrusted import NotPlain, check_regular
 
@@ -45,15 +45,18 @@ def reconstruct(
     Raises:
         CalotypeError: for anything the user can mend.
     """
-    if out is None and folder is None:
-        out = path / "reconstructions.png"
-    check_outputs("reconstruct", (pictures,), out=out, folder=folder)
+    default = "" if out or folder else "out"
+    if default:
+        out = place_in(path, "reconstructions.png")
+    check_outputs("reconstruct", (pictures,), default=default, out=out, folder=folder)
     model = _load(path, checkpoint, device, display)
     found = given(model, pictures, labels, None if folder else MOST, display, "reconstructed")
     with _writing(model, "reconstruct", folder, found.images, found.labels):
         back = torch.cat(list(_through(model, found, display)))
         off = float((back.float() - found.images.float()).abs().mean())
-        display.message(f"{_count(len(back))}; on average a value comes back {off:.1f} of 255 away")
+        display.message(
+            f"{counted(len(back), 'picture', 'pictures')}; on average a value comes back {off:.1f} of 255 away"
+        )
         sheet = torch.stack([found.images[:MOST], back[:MOST]], 1).flatten(0, 1)
         return _write(sheet, 8, out, folder, back, display, "reconstruct")
 
@@ -74,8 +77,10 @@ def invert(
     Raises:
         CalotypeError: for anything the user can mend.
     """
-    sheet = sheet or path / "inversions.png"
-    check_outputs("invert", (pictures,), out=out, sheet=sheet)
+    default = "" if sheet else "sheet"
+    if sheet is None:
+        sheet = place_in(path, "inversions.png") if out is None else path / "inversions.png"
+    check_outputs("invert", (pictures,), default=default, out=out, sheet=sheet)
     model = _load(path, checkpoint, device, display)
     found = given(model, pictures, labels, MOST if out is None else None, display, "inverted")
     latents = torch.cat(list(_encoded(model, found, "inverted", display)))
@@ -83,7 +88,10 @@ def invert(
     on = next(model.model.parameters()).device
     back = _decode(model, latents[:MOST].to(on), None if found.labels is None else found.labels[:MOST])
     off = float((back.float() - shown.float()).abs().mean())
-    display.message(f"{_count(len(latents))}; on average a value is {off:.1f} of 255 away from what was found")
+    display.message(
+        f"{counted(len(latents), 'picture', 'pictures')}; on average a value is {off:.1f} of 255 away "
+        "from what was found"
+    )
     both = torch.stack([shown, back], 1).flatten(0, 1)
     places = _write(both, 8, sheet, None, back, display, "invert")
     if out is not None:
@@ -113,9 +121,10 @@ def interpolate(
     """
     if steps < 2:
         raise ConfigError(f"steps is {steps}: give at least 2, for the two ends")
-    if out is None and folder is None:
-        out = path / "interpolation.png"
-    check_outputs("interpolate", (first, last), out=out, folder=folder)
+    default = "" if out or folder else "out"
+    if default:
+        out = place_in(path, "interpolation.png")
+    check_outputs("interpolate", (first, last), default=default, out=out, folder=folder)
     model = _load(path, checkpoint, device, display)
     named = (labels[:1], labels[1:2] or labels[:1]) if labels else (None, None)
     if labels is not None and len(labels) > 2:
@@ -154,7 +163,7 @@ def encode(
     found = given(model, pictures, labels, None, display, "encoded")
     latents = torch.cat(list(_encoded(model, found, "encoded", display)))
     _save(model, found, latents, out, "encode")
-    display.message(f"{_count(len(found.images))}, {latents.shape[1]} latents each: {out}")
+    display.message(f"{counted(len(found.images), 'picture', 'pictures')}, {latents.shape[1]} latents each: {out}")
     return out
 
 
@@ -174,9 +183,10 @@ def decode(
     Raises:
         CalotypeError: for anything the user can mend.
     """
-    if out is None and folder is None:
-        out = path / "decoded.png"
-    check_outputs("decode", (latents,), out=out, folder=folder)
+    default = "" if out or folder else "out"
+    if default:
+        out = place_in(path, "decoded.png")
+    check_outputs("decode", (latents,), default=default, out=out, folder=folder)
     model = _load(path, checkpoint, device, display)
     values, classes = _read(latents)
     asked = model.labels(labels) if labels is not None or classes is None else None
@@ -210,10 +220,6 @@ def _writing(
     made_of = digest(inputs.numpy(), None if classes is None else classes.numpy())
     decisive = {"weights_sha256": model.digest, "pictures_sha256": made_of} | facts
     return writing(Maker(command, decisive, model.told()), folder, "--folder")
-
-
-def _count(n: int) -> str:
-    return "1 picture" if n == 1 else f"{n} pictures"
 
 
 def _read(path: Path) -> tuple[Tensor, Tensor | None]:

@@ -105,31 +105,40 @@ INPUTS: Mapping[str, Sequence[str]] = {
 """Arguments that name what is read, by command."""
 
 
-def check_outputs(command: str, inputs: Sequence[str | Path], **places: Path | None) -> None:
+def check_outputs(command: str, inputs: Sequence[str | Path], *, default: str = "", **places: Path | None) -> None:
     """Raise PlaceError where a command may not write to a place.
 
     Args:
         inputs: files and folders that it reads, but for the run, in which it may write; other sources are passed over.
+        default: the option that nobody gave, whose place is one in the run.
         places: by option, as in OUTPUTS.
     """
     named = [(f"--{option}", path, OUTPUTS[command][option]) for option, path in places.items() if path is not None]
     for option, path, form in named:
         try:
-            _check_place(command, option, path, form)
-            if form is REPORT:
-                _check_place(command, f"the page of {option}", path.with_suffix(".html"), PAGE)
-            for source in inputs if form is not DIRECTORY else ():  # which is new, or refused for what is in it
-                _refuse_input(option, path, form, Path(source).expanduser())
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody, or links in a circle
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise PlaceError(
-                f"{option} {_shown(path)} cannot be written ({reason}): choose another {option}"
-            ) from error
+            _check_output(command, inputs, option, path, form)
+        except PlaceError as error:
+            if option != f"--{default}":
+                raise
+            raise PlaceError(f"{error}. No {option} was given, so that it is a file in the run") from error
     for (option, path, form), (other, second, _) in combinations(named, 2):
         if os.path.abspath(path) == os.path.abspath(second):
             raise PlaceError(f"{option} and {other} both name {path}: choose two places")
         if form is PICTURES and path.absolute() == second.absolute().parent and NUMBERED.fullmatch(second.name):
             raise PlaceError(f"{other} {second} is named like a picture in {option} {path}: choose another name")
+
+
+def _check_output(command: str, inputs: Sequence[str | Path], option: str, path: Path, form: Form) -> None:
+    """Raise PlaceError where a command may not write to the place that an option names."""
+    try:
+        _check_place(command, option, path, form)
+        if form is REPORT:
+            _check_place(command, f"the page of {option}", path.with_suffix(".html"), PAGE)
+        for source in inputs if form is not DIRECTORY else ():  # which is new, or refused for what is in it
+            _refuse_input(option, path, form, Path(source).expanduser())
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody, or links in a circle
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PlaceError(f"{option} {_shown(path)} cannot be written ({reason}): choose another {option}") from error
 
 
 def _check_place(command: str, option: str, path: Path, form: Form) -> None:

@@ -584,6 +584,12 @@ class TrainedModel:
             copy_file(self.checkpoint / name, folder / name, path.parent)
 
 
+def place_in(run: Path, name: str) -> Path:
+    """The place of a file in a run, for what a command writes where no place was given. Errors as of `Run.open`."""
+    named(run)  # where the system takes no such path
+    return Run.open(run).path / name
+
+
 def load(
     run: str | Path | Run,
     *,

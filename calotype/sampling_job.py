@@ -13,7 +13,7 @@ from calotype.errors import ConfigError
 from calotype.files import check_own, remove_tree
 from calotype.manifests import writing
 from calotype.outputs import check_outputs
-from calotype.runs import load
+from calotype.runs import load, place_in
 from calotype.signals import way_on
 
 MOST = 100_000_000  # images of a job; the list of those that are missing is held in memory
@@ -43,9 +43,11 @@ def run(
         CalotypeError: for anything the user can mend, before the first image is drawn.
     """
     with way_on(REMEDY), processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
-        if out is None and grid is None and npz is None:
-            grid = path / (f"samples-{seed}.png" if first == 0 else f"samples-{seed}-from-{first}.png")
-        processes.by_first(lambda: check_outputs("sample", (), out=out, grid=grid, npz=npz))
+        default = "" if out or grid or npz else "grid"
+        if default:
+            name = f"samples-{seed}.png" if first == 0 else f"samples-{seed}-from-{first}.png"
+            grid = processes.agreed(lambda: place_in(path, name))
+        processes.by_first(lambda: check_outputs("sample", (), default=default, out=out, grid=grid, npz=npz))
         job = processes.agreed(lambda: _job(path, n, seed, first, labels, options, checkpoint, ema, device, shown))
         return _drawn(job, path, out, grid, npz, shown)
 

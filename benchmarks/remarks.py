@@ -19,12 +19,13 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import calotype
 from calotype.display import PlainDisplay
+from calotype.loop import SETTLED
 from calotype.rng import Noise, fold
 
 PRESETS: Mapping[str, tuple[str, ...]] = {
@@ -53,8 +54,8 @@ class Plan(NamedTuple):
     labels: bool = True
 
 
-def healthy(family: str, number: int, images: tuple[int, int]) -> Plan:
-    """The healthy run of a number, of so many images seen at least and at most."""
+def healthy(family: str, number: int, images: tuple[int, int], sizes: Sequence[int] = SIZES) -> Plan:
+    """The healthy run of a number, of so many images seen at least and at most, of one of some sizes."""
     u = Noise.shared(fold(0, "remarks", family, number), 1, "cpu").uniform(6)[0].tolist()
 
     def between(low: float, high: float, share: float) -> int:
@@ -64,27 +65,30 @@ def healthy(family: str, number: int, images: tuple[int, int]) -> Plan:
     source = f"glyphs:{MODES[int(u[1] * len(MODES))]}:{pictures}:{number}"
     preset = PRESETS[family][int(u[2] * len(PRESETS[family]))]
     seen = between(*images, u[3])
-    size, model = SIZES[int(u[4] * len(SIZES))], {}
+    size, model = sizes[int(u[4] * len(sizes))], {}
     if preset in ("codes", "map"):  # made for larger pictures: with fewer features, so that a run takes seconds
-        size, model = SIZES[0], {"widths": [32], "blocks": [1], "latents": [1]}
-    return Plan(family, preset, source, size, seen, number, model, labels=u[5] < 0.5)
+        size, model = min(sizes), {"widths": [32], "blocks": [1], "latents": [1]}
+    # Checkpoints before SETTLED make no remarks, so few are made: at 5,200 images, 10,400, and the end.
+    training = {"checkpoint_every": SETTLED // 2 + 200} if images[0] > SETTLED else {}
+    return Plan(family, preset, source, size, seen, number, model, training, u[5] < 0.5)
 
 
 FAILURES: Mapping[str, Plan] = {
     "posterior has collapsed": Plan("vae", "tiny", "glyphs:gray:600:0", 8, 20_000, 0, {"beta": 30.0}),
     "codes are used as if": Plan(
-        "vae", "codes", "glyphs:gray:600:0", 8, 6_000, 0, {"code": "vq", "codes": [64]}, {"learning_rate": 1.0}
+        "vae", "codes", "glyphs:gray:600:0", 8, 12_000, 0, {"code": "vq", "codes": [64]}, {"learning_rate": 1.0}
     ),
     "generator has collapsed": Plan(
         "gan",
         "tiny",
         "glyphs:gray:600:0",
         8,
-        20_000,
+        11_000,
         0,
         {"r1": 0.0, "r2": 0.0, "loss": "non-saturating", "overfit": 0.0},
+        {"learning_rate": 0.1},
     ),
-    "no longer sees how": Plan("gan", "tiny", "glyphs:gray:600:0", 8, 6_000, 0, {"r1": 1e4, "r2": 1e4}),
+    "no longer sees how": Plan("gan", "tiny", "glyphs:gray:600:0", 8, 12_000, 0, {"r1": 1e4, "r2": 1e4}),
     "memorised the training pictures": Plan(
         "gan", "tiny", "glyphs:gray:60:0", 8, 30_000, 0, {"r1": 0.0, "r2": 0.0, "overfit": 0.0}
     ),
@@ -113,7 +117,7 @@ def trained(plan: Plan) -> Course:
             settings={
                 "data": {"labels": plan.labels},
                 "model": dict(plan.model),
-                "training": {"seed": plan.seed, "threads": 1} | dict(plan.training),
+                "training": {"seed": plan.seed, "threads": 1, "preview_every": plan.images} | dict(plan.training),
             },
             display=PlainDisplay(write=lambda text: None),
         )
@@ -131,12 +135,12 @@ def rate(count: int, n: int) -> tuple[float, float]:
 
 
 def measure_healthy(
-    family: str, numbers: range, images: tuple[int, int], course: Path | None
+    family: str, numbers: range, images: tuple[int, int], sizes: Sequence[int], course: Path | None
 ) -> Iterator[dict[str, Any]]:
     """A line for each run, and one for all."""
     alarms, seconds = 0, 0.0
     for number in numbers:
-        plan = healthy(family, number, images)
+        plan = healthy(family, number, images, sizes)
         found = trained(plan)
         alarms += bool(found.remarks)
         seconds += found.seconds
@@ -171,13 +175,13 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first run")
     parser.add_argument("--least", type=int, default=IMAGES[0], help="images seen in a run, at least")
     parser.add_argument("--most", type=int, default=IMAGES[1], help="images seen in a run, at most")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="of pictures, in pixels")
     parser.add_argument("--course", type=Path)
     asked = parser.parse_args()
     lines = measure_failures()
     if asked.what == "healthy":
-        lines = measure_healthy(
-            asked.family, range(asked.first, asked.first + asked.runs), (asked.least, asked.most), asked.course
-        )
+        numbers, images = range(asked.first, asked.first + asked.runs), (asked.least, asked.most)
+        lines = measure_healthy(asked.family, numbers, images, asked.sizes, asked.course)
     for line in lines:
         print(json.dumps(line), flush=True)
 

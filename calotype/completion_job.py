@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from calotype import sampling
-from calotype.config import build, read_assignments
+from calotype.config import build, plain, read_assignments
 from calotype.display import Display
 from calotype.errors import ConfigError, RunError
 from calotype.files import make_folder, open_folder
 from calotype.given import Given, given
 from calotype.images import grid, png, write_png
+from calotype.manifests import Maker, digest, writing
 from calotype.model import Completable
 from calotype.outputs import check_outputs
-from calotype.runs import TrainedModel, load
+from calotype.runs import TrainedModel, load, place_in
 
 MOST = 64  # pictures: more make a sheet that cannot be looked at
 
@@ -45,9 +48,10 @@ def run(
     """
     if n < 1:
         raise ConfigError(f"n is {n}: draw at least 1 completion of each picture")
-    if out is None and folder is None:
-        out = path / f"completions-{seed}.png"
-    check_outputs("complete", (pictures,), out=out, folder=folder)
+    default = "" if out or folder else "out"
+    if default:
+        out = place_in(path, f"completions-{seed}.png")
+    check_outputs("complete", (pictures,), default=default, out=out, folder=folder)
     model = load(path, checkpoint=checkpoint, device=device, report=display.message)
     if not isinstance(model.model, Completable):
         raise sampling.cannot_complete()
@@ -57,28 +61,46 @@ def run(
     found = given(model, pictures, labels, MOST, display, "completed")
     classes = _classes(model, found, labels, n)
     beginnings = found.images.repeat_interleave(n, 0)
-    places = [out] if out is not None else []
+    facts = {"weights_sha256": model.digest, "pictures_sha256": digest(found.images.numpy()), "kept pixels": known}
+    facts |= {"n": n, "seed": seed, "options": plain(chosen)}
+    facts["labels"] = None if classes is None else [classes(i) for i in range(len(beginnings))]
+    maker = Maker("complete", facts, model.told())
+    with nullcontext() if folder is None else writing(maker, folder, "--folder"):
+        _draw(model, found, beginnings, known, n, seed, classes, chosen, out, folder, display)
+    places = [place for place in (out, folder) if place is not None]
+    display.message(f"completions: {', '.join(map(str, places))}")
+    return places
+
+
+def _draw(
+    model: TrainedModel,
+    found: Given,
+    beginnings: Tensor,
+    known: int,
+    n: int,
+    seed: int,
+    classes: Callable[[int], int] | None,
+    options: Any,
+    out: Path | None,
+    folder: Path | None,
+    display: Display,
+) -> None:
+    """Draw the completions and write them to every place. Raises RunError."""
     drawn: list[Tensor] = []
     display.count("completions", 0, len(beginnings))
     try:
-        if folder is not None:
-            with open_folder(folder, make=True) as opened:
-                opened.sweep()  # what was half-written when a job was killed
-        for part in sampling.complete(model.model, beginnings, known, seed, classes, chosen):
+        for part in sampling.complete(model.model, beginnings, known, seed, classes, options):
             drawn.append(part.images)
             if folder is not None:  # at once, so that a job that is stopped has lost nothing
                 with open_folder(folder) as opened:
                     for i, image in zip(part.indices, part.images, strict=True):
                         opened.write(f"{i // n:06d}-{i % n:02d}.png", png(image, "complete"))
             display.count("completions", sum(map(len, drawn)), len(beginnings))
-        for place in places:
-            make_folder(place.parent)
-            write_png(place, _sheet(found.images, torch.cat(drawn), known, n), "complete")
+        if out is not None:
+            make_folder(out.parent)
+            write_png(out, _sheet(found.images, torch.cat(drawn), known, n), "complete")
     except OSError as error:
         raise RunError(f"completions cannot be written ({error}): choose another --out or --folder") from error
-    places += [folder] if folder is not None else []
-    display.message(f"completions: {', '.join(map(str, places))}")
-    return places
 
 
 def _known(model: TrainedModel, rows: int | None, pixels: int | None) -> int:

@@ -75,6 +75,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+def counted(n: int, one: str, many: str) -> str:
+    """A number with what there are so many of, and its verb where it has one: 1 name has, 2 names have."""
+    return f"{n:,} {one if n == 1 else many}"
+
+
 def sparkline(values: Sequence[float], width: int) -> str:
     """The means of `width` stretches of the values, as blocks; a blank where they are not finite."""
     if not values:

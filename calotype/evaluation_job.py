@@ -16,9 +16,9 @@ import numpy as np
 from calotype import drawing, processes
 from calotype.curves import points
 from calotype.data import DataConfig, PackedDataset, prepare
-from calotype.display import Display, for_process, packing_on
+from calotype.display import Display, counted, for_process, packing_on
 from calotype.errors import ConfigError, RunError
-from calotype.evaluation import controls, features
+from calotype.evaluation import controls, features, plots
 from calotype.evaluation.page import Pictures, page
 from calotype.evaluation.protocol import FEWEST, Outcome, Subject, evaluated
 from calotype.evaluation.report import Report
@@ -26,6 +26,7 @@ from calotype.evaluation.views import NOTHING, Views, views
 from calotype.files import make_folder, write_atomic
 from calotype.images import read_png
 from calotype.leading import Action, Help, led
+from calotype.locks import WAIT, locked_file
 from calotype.model import Encodable
 from calotype.outputs import check_outputs
 from calotype.paths import beside
@@ -107,8 +108,11 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
     with way_on(REMEDY), processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
         inputs = (subject, asked["data"], asked["network"].partition(":")[2] or asked["network"])
         processes.by_first(lambda: check_outputs("evaluate", inputs, out=place))
-        outcome = measure(subject, display=shown, **asked)
-        processes.by_first(lambda: told(of_first(outcome), shown))
+        processes.agreed(lambda: _refuse(subject, asked["data"], asked["n"], asked["options"]))
+        with locked_file(place, f"{WAIT}, or choose another --out"):  # its page too, which is named like it
+            processes.by_first(plots.prepare)
+            outcome = measure(subject, display=shown, **asked)
+            processes.by_first(lambda: told(of_first(outcome), shown))
     return place
 
 
@@ -274,8 +278,8 @@ def unlike(there: PackedDataset, packed: PackedDataset) -> list[str]:
     if there.skipped:
         first = there.skipped[0]
         found.append(
-            f"{len(there.skipped)} of the files cannot be used, the first {first.name} ({first.reason}): they are not "
-            "measured"
+            f"{counted(len(there.skipped), 'file that cannot be used is', 'files that cannot be used are')} not "
+            f"measured, the first {first.name} ({first.reason})"
         )
     if there.values is not None:
         found.append("images of 16 bits or floats were brought to bytes by the range of their type")

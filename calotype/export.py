@@ -15,13 +15,12 @@ import torch
 from calotype import sampling
 from calotype.data import npy
 from calotype.errors import DataError, PlaceError, RunError
-from calotype.files import hidden_stem, open_folder, write_atomic
+from calotype.files import hidden_stem, open_folder
 from calotype.images import grid, png, read_png, write_png
 from calotype.leading import Help, led
+from calotype.manifests import Maker, claim
 from calotype.model import GenerativeModel
-from calotype.outputs import MANIFEST
 from calotype.paths import named
-from calotype.untrusted import brief, read_json
 
 
 class Job(NamedTuple):
@@ -35,6 +34,7 @@ class Job(NamedTuple):
     options: Any
     facts: Mapping[str, Any]  # what else decides the images: weights, labels, options
     class_names: Sequence[str] = ()  # by number
+    told: Mapping[str, Any] = {}  # the run and the checkpoint, for people
 
     @property
     def indices(self) -> range:
@@ -45,12 +45,12 @@ class Job(NamedTuple):
         """What has to agree for a job to continue another; the number of images may differ."""
         return {"seed": self.seed} | dict(self.facts)
 
-    def manifest(self) -> dict[str, Any]:
-        """The same for samples.json, with the names of the classes that are drawn in turn."""
-        told = self.identity()
-        if not told.get("labels") or not self.class_names:
-            return told
-        return told | {"classes": [self.class_names[k] for k in told["labels"]]}
+    def maker(self) -> Maker:
+        """The same for the manifest, with the names of the classes that are drawn in turn."""
+        told = dict(self.told)
+        if self.facts.get("labels") and self.class_names:
+            told["classes"] = [self.class_names[k] for k in self.facts["labels"]]
+        return Maker("sample", self.identity(), told)
 
 
 class Done(NamedTuple):
@@ -79,7 +79,7 @@ def to_folder(job: Job, folder: Path, progress: Callable[[int, int], None]) -> D
 
 
 def _to_folder(job: Job, folder: Path, progress: Callable[[int, int], None], helped: Help) -> Done:
-    claim(job, folder)
+    claim(job.maker(), folder, "--out")
     started = time.perf_counter()
     missing = [i for i in job.indices if not _file(folder, i).exists()]
     kept, drawn = job.n - len(missing), 0
@@ -137,39 +137,6 @@ def _images(job: Job, folder: Path) -> torch.Tensor:
         if image.shape != job.model.spec.shape:
             raise RunError(f"{_file(folder, i)} is not of the model: remove it, and repeat the command")
     return torch.stack(images)
-
-
-def claim(job: Job, folder: Path) -> None:
-    """Make the folder this job's, or find that it is.
-
-    Raises:
-        RunError: it holds samples of other settings, or other things, or cannot be used.
-    """
-    manifest = folder / MANIFEST
-    try:
-        with open_folder(folder, make=True) as opened:
-            opened.sweep()  # what was half-written when a job was killed
-        if manifest.exists():
-            there, wanted = read_json(manifest), json.loads(json.dumps(job.manifest()))
-            if there not in (wanted, json.loads(json.dumps(job.identity()))):  # versions before: no names
-                raise RunError(
-                    f"{folder} holds samples of other settings ({_differences(there, wanted)} in its {MANIFEST}): "
-                    "choose another --out"
-                )
-            return
-        if any(folder.iterdir()):
-            raise RunError(f"{folder} is not empty and holds no samples of this job: choose another --out")
-        write_atomic(manifest, lambda file: file.write(json.dumps(job.manifest(), indent=1).encode()))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder} cannot be used for samples ({error}): choose another --out") from error
-
-
-def _differences(there: Any, wanted: Mapping[str, Any]) -> str:
-    """In what a manifest differs, for people."""
-    known = there if isinstance(there, dict) else {}
-    names = [name for name in {**known, **wanted} if known.get(name) != wanted.get(name)]
-    told = {"weights_sha256": "other weights, as of another checkpoint or run"}
-    return ", ".join(told.get(name, f"another {brief(name)}") for name in names) or "other entries"
 
 
 def _write(folder: Path, indices: Sequence[int], images: torch.Tensor) -> None:

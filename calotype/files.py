@@ -22,6 +22,9 @@ from typing import BinaryIO, Self
 
 from calotype.errors import PlaceError
 
+LOCK = ".lock"
+"""The name of the file that a command holds while it writes in a folder."""
+
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
 """The name of a file, or folder, that is not finished."""
 

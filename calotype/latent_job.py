@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,14 +14,15 @@ from torch import Tensor
 
 from calotype.classes import check_seen
 from calotype.data.npy import DAMAGE, read_member, write_npz
-from calotype.display import Display
+from calotype.display import Display, counted
 from calotype.errors import ConfigError, RunError
 from calotype.files import make_folder, open_folder
 from calotype.given import Given, given
 from calotype.images import grid, png, write_png
+from calotype.manifests import Maker, digest, writing
 from calotype.model import Encodable
 from calotype.outputs import check_outputs
-from calotype.runs import TrainedModel, load
+from calotype.runs import TrainedModel, load, place_in
 from calotype.sampling import batch_size
 from calotype.untrusted import NotPlain, check_regular
 
@@ -43,16 +45,20 @@ def reconstruct(
     Raises:
         CalotypeError: for anything the user can mend.
     """
-    if out is None and folder is None:
-        out = path / "reconstructions.png"
-    check_outputs("reconstruct", (pictures,), out=out, folder=folder)
+    default = "" if out or folder else "out"
+    if default:
+        out = place_in(path, "reconstructions.png")
+    check_outputs("reconstruct", (pictures,), default=default, out=out, folder=folder)
     model = _load(path, checkpoint, device, display)
     found = given(model, pictures, labels, None if folder else MOST, display, "reconstructed")
-    back = torch.cat(list(_through(model, found, display)))
-    off = float((back.float() - found.images.float()).abs().mean())
-    display.message(f"{len(back)} pictures; on average a value comes back {off:.1f} of 255 away")
-    sheet = torch.stack([found.images[:MOST], back[:MOST]], 1).flatten(0, 1)
-    return _write(sheet, 8, out, folder, back, display, "reconstruct")
+    with _writing(model, "reconstruct", folder, found.images, found.labels):
+        back = torch.cat(list(_through(model, found, display)))
+        off = float((back.float() - found.images.float()).abs().mean())
+        display.message(
+            f"{counted(len(back), 'picture', 'pictures')}; on average a value comes back {off:.1f} of 255 away"
+        )
+        sheet = torch.stack([found.images[:MOST], back[:MOST]], 1).flatten(0, 1)
+        return _write(sheet, 8, out, folder, back, display, "reconstruct")
 
 
 def invert(
@@ -71,8 +77,10 @@ def invert(
     Raises:
         CalotypeError: for anything the user can mend.
     """
-    sheet = sheet or path / "inversions.png"
-    check_outputs("invert", (pictures,), out=out, sheet=sheet)
+    default = "" if sheet else "sheet"
+    if sheet is None:
+        sheet = place_in(path, "inversions.png") if out is None else path / "inversions.png"
+    check_outputs("invert", (pictures,), default=default, out=out, sheet=sheet)
     model = _load(path, checkpoint, device, display)
     found = given(model, pictures, labels, MOST if out is None else None, display, "inverted")
     latents = torch.cat(list(_encoded(model, found, "inverted", display)))
@@ -80,7 +88,10 @@ def invert(
     on = next(model.model.parameters()).device
     back = _decode(model, latents[:MOST].to(on), None if found.labels is None else found.labels[:MOST])
     off = float((back.float() - shown.float()).abs().mean())
-    display.message(f"{len(latents)} pictures; on average a value is {off:.1f} of 255 away from what was found")
+    display.message(
+        f"{counted(len(latents), 'picture', 'pictures')}; on average a value is {off:.1f} of 255 away "
+        "from what was found"
+    )
     both = torch.stack([shown, back], 1).flatten(0, 1)
     places = _write(both, 8, sheet, None, back, display, "invert")
     if out is not None:
@@ -110,22 +121,26 @@ def interpolate(
     """
     if steps < 2:
         raise ConfigError(f"steps is {steps}: give at least 2, for the two ends")
-    if out is None and folder is None:
-        out = path / "interpolation.png"
-    check_outputs("interpolate", (first, last), out=out, folder=folder)
+    default = "" if out or folder else "out"
+    if default:
+        out = place_in(path, "interpolation.png")
+    check_outputs("interpolate", (first, last), default=default, out=out, folder=folder)
     model = _load(path, checkpoint, device, display)
     named = (labels[:1], labels[1:2] or labels[:1]) if labels else (None, None)
     if labels is not None and len(labels) > 2:
         raise ConfigError(f"labels names {len(labels)} classes: give one for both pictures, or one for each")
     ends = [given(model, *end, 1, display, "taken") for end in zip((first, last), named, strict=True)]
-    a, b = (_encode(model, end) for end in ends)
-    shares = torch.linspace(0, 1, steps, device=a.device)[:, None]
+    pictures = torch.cat([end.images for end in ends])
     classes = None
     if ends[0].labels is not None and ends[1].labels is not None:  # that of the nearer end
-        classes = torch.where(shares[:, 0].cpu() < 0.5, ends[0].labels, ends[1].labels)
-    between = _decode(model, torch.lerp(a, b, shares), classes)
-    sheet = torch.cat([ends[0].images, between, ends[1].images])
-    return _write(sheet, len(sheet), out, folder, between, display, "interpolate")
+        nearer = torch.linspace(0, 1, steps) < 0.5
+        classes = torch.where(nearer, ends[0].labels, ends[1].labels)
+    with _writing(model, "interpolate", folder, pictures, classes, steps=steps):
+        a, b = (_encode(model, end) for end in ends)
+        shares = torch.linspace(0, 1, steps, device=a.device)[:, None]
+        between = _decode(model, torch.lerp(a, b, shares), classes)
+        sheet = torch.cat([ends[0].images, between, ends[1].images])
+        return _write(sheet, len(sheet), out, folder, between, display, "interpolate")
 
 
 def encode(
@@ -148,7 +163,7 @@ def encode(
     found = given(model, pictures, labels, None, display, "encoded")
     latents = torch.cat(list(_encoded(model, found, "encoded", display)))
     _save(model, found, latents, out, "encode")
-    display.message(f"{len(found.images)} pictures, {latents.shape[1]} latents each: {out}")
+    display.message(f"{counted(len(found.images), 'picture', 'pictures')}, {latents.shape[1]} latents each: {out}")
     return out
 
 
@@ -168,9 +183,10 @@ def decode(
     Raises:
         CalotypeError: for anything the user can mend.
     """
-    if out is None and folder is None:
-        out = path / "decoded.png"
-    check_outputs("decode", (latents,), out=out, folder=folder)
+    default = "" if out or folder else "out"
+    if default:
+        out = place_in(path, "decoded.png")
+    check_outputs("decode", (latents,), default=default, out=out, folder=folder)
     model = _load(path, checkpoint, device, display)
     values, classes = _read(latents)
     asked = model.labels(labels) if labels is not None or classes is None else None
@@ -181,14 +197,11 @@ def decode(
         if classes.shape != values.shape[:1] or int(classes.min()) < 0 or int(classes.max()) > highest:
             raise ConfigError(f"labels in {latents} are not one of 0 to {highest} for each picture: give --labels")
         check_seen(classes.tolist(), model.class_names, model.spec.unseen)
-    device_of = next(model.model.parameters()).device
-    size, decoded = batch_size(model.model, device_of), []
-    for start in range(0, len(values), size):
-        some = None if classes is None or not model.class_names else classes[start : start + size]
-        decoded.append(_decode(model, values[start : start + size].to(device_of), some))
-        display.count("decoded", sum(map(len, decoded)), len(values))
-    images = torch.cat(decoded)
-    return _write(images[:MOST], 8, out, folder, images, display, "decode")
+    if not model.class_names:
+        classes = None
+    with _writing(model, "decode", folder, values, classes):
+        images = torch.cat(list(_decoded(model, values, classes, display)))
+        return _write(images[:MOST], 8, out, folder, images, display, "decode")
 
 
 def _load(path: Path, checkpoint: str, device: str, display: Display) -> TrainedModel:
@@ -196,6 +209,17 @@ def _load(path: Path, checkpoint: str, device: str, display: Display) -> Trained
     if not isinstance(model.model, Encodable):
         raise ConfigError(f"{path} is a model of a family without latents for pictures: train a vae or a gan")
     return model
+
+
+def _writing(
+    model: TrainedModel, command: str, folder: Path | None, inputs: Tensor, classes: Tensor | None, **facts: int
+) -> AbstractContextManager[None]:
+    """Hold and claim the folder for the pictures that a command makes of its inputs, if there is one, see `writing`."""
+    if folder is None:
+        return nullcontext()
+    made_of = digest(inputs.numpy(), None if classes is None else classes.numpy())
+    decisive = {"weights_sha256": model.digest, "pictures_sha256": made_of} | facts
+    return writing(Maker(command, decisive, model.told()), folder, "--folder")
 
 
 def _read(path: Path) -> tuple[Tensor, Tensor | None]:
@@ -262,6 +286,16 @@ def _decode(model: TrainedModel, latents: Tensor, labels: Tensor | None) -> Tens
     return cast(Encodable, model.model).decode(latents, given_labels).cpu()
 
 
+def _decoded(model: TrainedModel, latents: Tensor, classes: Tensor | None, display: Display) -> Iterator[Tensor]:
+    """Pictures of latents, some at a time, on the CPU."""
+    device = next(model.model.parameters()).device
+    size = batch_size(model.model, device)
+    for start in range(0, len(latents), size):
+        rows = slice(start, start + size)
+        yield _decode(model, latents[rows].to(device), None if classes is None else classes[rows])
+        display.count("decoded", min(start + size, len(latents)), len(latents))
+
+
 def _through(model: TrainedModel, found: Given, display: Display) -> Iterator[Tensor]:
     done = 0
     for part in _parts(model, found):
@@ -294,8 +328,7 @@ def _write(
             make_folder(out.parent)
             write_png(out, grid(sheet, columns=columns), command)
         if folder is not None:
-            with open_folder(folder, make=True) as opened:
-                opened.sweep()
+            with open_folder(folder) as opened:
                 for i, image in enumerate(images):
                     opened.write(f"{i:06d}.png", png(image, command))
     except OSError as error:

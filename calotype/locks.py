@@ -10,9 +10,9 @@ from filelock import FileLock, Timeout
 
 from calotype import processes
 from calotype.errors import RunError
-from calotype.files import check_place
+from calotype.files import LOCK, check_place, hidden_stem, make_folder
 
-LOCK = ".lock"
+WAIT = "wait for it or stop it"
 
 
 @contextmanager
@@ -27,19 +27,40 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     Raises:
         RunError: another process holds it, or it cannot be written.
     """
-    check_place(folder / LOCK)
-    lock = FileLock(folder / LOCK, timeout=0)
-    processes.by_first(lambda: _acquire(lock, folder, doing))
+    with _held(folder / LOCK, folder, doing, WAIT):
+        yield
+
+
+@contextmanager
+def locked_file(place: Path, remedy: str = WAIT) -> Iterator[None]:
+    """Hold a file against a second command that writes it, by a hidden file beside it; its folder is made.
+
+    Args:
+        remedy: what the second is told to do.
+
+    Raises:
+        RunError: another process holds it, or its folder cannot be written.
+    """
+    with _held(place.with_name(f"{hidden_stem(place.name)}lock"), place, "written", remedy):
+        yield
+
+
+@contextmanager
+def _held(file: Path, what: Path, doing: str, remedy: str) -> Iterator[None]:
+    lock = FileLock(file, timeout=0)
+
+    def acquire() -> None:
+        try:
+            make_folder(file.parent)
+            check_place(file)
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(f"{what} is being {doing} by another process: {remedy}") from error
+        except OSError as error:
+            raise RunError(f"{what} cannot be written ({error}): mend that, or copy it elsewhere") from error
+
+    processes.by_first(acquire)
     try:
         yield
     finally:
         lock.release()
-
-
-def _acquire(lock: FileLock, folder: Path, doing: str) -> None:
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise RunError(f"{folder} is being {doing} by another process: wait for it or stop it") from error
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written ({error}): mend that, or copy it elsewhere") from error

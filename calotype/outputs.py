@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calotype.errors import PlaceError
-from calotype.files import LEFTOVER, kind, open_folder
+from calotype.files import LEFTOVER, LOCK, kind, open_folder
 from calotype.untrusted import LONGEST_SHOWN, NotPlain, open_regular
 
-MANIFEST = "samples.json"  # in a folder of samples: which they are
+MANIFEST = "samples.json"  # in a folder of pictures: which model made them, see `manifests`
 NUMBERED = re.compile(r"[0-9]{6,}(-[0-9]{2,})?\.png")  # pictures in a folder
 FORMATS = (  # endings that promise a format
     ".png .jpg .jpeg .gif .bmp .webp .tif .tiff .svg .pdf .npz .npy .json .jsonl .html .htm .toml .txt .csv .md .zip "
@@ -105,31 +105,40 @@ INPUTS: Mapping[str, Sequence[str]] = {
 """Arguments that name what is read, by command."""
 
 
-def check_outputs(command: str, inputs: Sequence[str | Path], **places: Path | None) -> None:
+def check_outputs(command: str, inputs: Sequence[str | Path], *, default: str = "", **places: Path | None) -> None:
     """Raise PlaceError where a command may not write to a place.
 
     Args:
         inputs: files and folders that it reads, but for the run, in which it may write; other sources are passed over.
+        default: the option that nobody gave, whose place is one in the run.
         places: by option, as in OUTPUTS.
     """
     named = [(f"--{option}", path, OUTPUTS[command][option]) for option, path in places.items() if path is not None]
     for option, path, form in named:
         try:
-            _check_place(command, option, path, form)
-            if form is REPORT:
-                _check_place(command, f"the page of {option}", path.with_suffix(".html"), PAGE)
-            for source in inputs if form is not DIRECTORY else ():  # which is new, or refused for what is in it
-                _refuse_input(option, path, form, Path(source).expanduser())
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody, or links in a circle
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise PlaceError(
-                f"{option} {_shown(path)} cannot be written ({reason}): choose another {option}"
-            ) from error
+            _check_output(command, inputs, option, path, form)
+        except PlaceError as error:
+            if option != f"--{default}":
+                raise
+            raise PlaceError(f"{error}. No {option} was given, so that it is a file in the run") from error
     for (option, path, form), (other, second, _) in combinations(named, 2):
         if os.path.abspath(path) == os.path.abspath(second):
             raise PlaceError(f"{option} and {other} both name {path}: choose two places")
         if form is PICTURES and path.absolute() == second.absolute().parent and NUMBERED.fullmatch(second.name):
             raise PlaceError(f"{other} {second} is named like a picture in {option} {path}: choose another name")
+
+
+def _check_output(command: str, inputs: Sequence[str | Path], option: str, path: Path, form: Form) -> None:
+    """Raise PlaceError where a command may not write to the place that an option names."""
+    try:
+        _check_place(command, option, path, form)
+        if form is REPORT:
+            _check_place(command, f"the page of {option}", path.with_suffix(".html"), PAGE)
+        for source in inputs if form is not DIRECTORY else ():  # which is new, or refused for what is in it
+            _refuse_input(option, path, form, Path(source).expanduser())
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody, or links in a circle
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PlaceError(f"{option} {_shown(path)} cannot be written ({reason}): choose another {option}") from error
 
 
 def _check_place(command: str, option: str, path: Path, form: Form) -> None:
@@ -163,11 +172,14 @@ def _check_place(command: str, option: str, path: Path, form: Form) -> None:
 
 
 def _check_pictures(command: str, option: str, folder: Path) -> None:
-    """Whether a folder holds nothing but what the command wrote; beside samples with their list there may be more."""
+    """Whether a folder holds nothing but what the command wrote; beside pictures with a manifest there may be more.
+
+    Whether the pictures are of the same model and settings is compared once the model is loaded, see `manifests`.
+    """
     names = [entry.name for entry in os.scandir(folder) if not LEFTOVER.fullmatch(entry.name)]
-    listed = command == "sample" and MANIFEST in names
+    listed = MANIFEST in names
     for name in sorted(names):
-        if name == MANIFEST and listed:
+        if name in (LOCK, MANIFEST):
             continue
         if NUMBERED.fullmatch(name):
             with suppress(OSError, NotPlain):

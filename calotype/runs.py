@@ -47,6 +47,7 @@ from calotype.locks import locked
 from calotype.logs import read_records, training_seconds
 from calotype.model import GenerativeModel, ImageSpec
 from calotype.outlines import outlined
+from calotype.paths import named
 from calotype.places import read_config, write_config
 from calotype.rng import fold, seeded
 from calotype.trainer import TrainConfig, Trainer
@@ -540,6 +541,10 @@ class TrainedModel:
         self.spec = model.spec
         self.class_names = run.config.dataset.class_names
 
+    def told(self) -> dict[str, Any]:
+        """The run, by its name, and the checkpoint, by images seen, for the manifest of what the model makes."""
+        return {"run": named(self.run.path).name, "checkpoint": int(self.checkpoint.name)}
+
     def sample(
         self, n: int, *, seed: int = 0, first: int = 0, labels: Sequence[int | str] | None = None, **options: Any
     ) -> Tensor:
@@ -576,6 +581,12 @@ class TrainedModel:
         self.run.config.write(path / CONFIG)
         for name in ("ema.safetensors", "state.json"):
             copy_file(self.checkpoint / name, folder / name, path.parent)
+
+
+def place_in(run: Path, name: str) -> Path:
+    """The place of a file in a run, for what a command writes where no place was given. Errors as of `Run.open`."""
+    named(run)  # where the system takes no such path
+    return Run.open(run).path / name
 
 
 def load(

@@ -11,9 +11,9 @@ from calotype.config import build, plain, read_assignments
 from calotype.display import Display, clock, for_process
 from calotype.errors import ConfigError
 from calotype.files import check_own, remove_tree
-from calotype.locks import locked
+from calotype.manifests import writing
 from calotype.outputs import check_outputs
-from calotype.runs import load
+from calotype.runs import load, place_in
 from calotype.signals import way_on
 
 MOST = 100_000_000  # images of a job; the list of those that are missing is held in memory
@@ -43,9 +43,11 @@ def run(
         CalotypeError: for anything the user can mend, before the first image is drawn.
     """
     with way_on(REMEDY), processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
-        if out is None and grid is None and npz is None:
-            grid = path / (f"samples-{seed}.png" if first == 0 else f"samples-{seed}-from-{first}.png")
-        processes.by_first(lambda: check_outputs("sample", (), out=out, grid=grid, npz=npz))
+        default = "" if out or grid or npz else "grid"
+        if default:
+            name = f"samples-{seed}.png" if first == 0 else f"samples-{seed}-from-{first}.png"
+            grid = processes.agreed(lambda: place_in(path, name))
+        processes.by_first(lambda: check_outputs("sample", (), default=default, out=out, grid=grid, npz=npz))
         job = processes.agreed(lambda: _job(path, n, seed, first, labels, options, checkpoint, ema, device, shown))
         return _drawn(job, path, out, grid, npz, shown)
 
@@ -77,7 +79,7 @@ def _job(
         turn = first % len(choices)
         display.message(f"classes: {told([*choices[turn:], *choices[:turn]], model.class_names)}")
     facts = {"weights_sha256": model.digest, "labels": numbers or None, "options": plain(chosen)}
-    return export.Job(model.model, n, seed, first, classes, chosen, facts, model.class_names)
+    return export.Job(model.model, n, seed, first, classes, chosen, facts, model.class_names, model.told())
 
 
 def _drawn(
@@ -87,7 +89,6 @@ def _drawn(
     folder = out or export.parts_folder(job, grid or npz or path)
     if out is None:
         processes.by_first(lambda: check_own(folder))  # it has a name that others can foresee
-    processes.by_first(lambda: export.claim(job, folder))
 
     def finish() -> None:
         if grid is not None:
@@ -97,7 +98,7 @@ def _drawn(
         if out is None:
             remove_tree(folder)
 
-    with locked(folder, "written"):
+    with writing(job.maker(), folder, "--out"):
         done = export.to_folder(job, folder, lambda done, total: display.count("images", done, total))
         processes.by_first(finish)
     places = [place for place in (out, grid, npz) if place is not None]

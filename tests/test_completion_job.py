@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from calotype.errors import ConfigError
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
 from calotype.families.diffusion import Diffusion, DiffusionConfig
 from calotype.images import read_png
+from calotype.locks import locked
 from calotype.model import ImageSpec
 from calotype.rng import seeded
 from calotype.runs import load
@@ -122,3 +124,57 @@ def test_beginnings_have_the_shape_of_the_images() -> None:
     with pytest.raises(ConfigError, match="the images have 64"):
         list(sampling.complete(model, torch.zeros(1, 1, 8, 8, dtype=torch.uint8), 65, 0))
     assert list(sampling.complete(model, torch.zeros(0, 1, 8, 8, dtype=torch.uint8), 8, 0)) == []
+
+
+def test_a_folder_mixes_no_two_makers(
+    run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, asked = tmp_path / "completed", ("--labels", "dots", "-n", "2")
+    one, other = sorted(picture_folder.rglob("*.png"))[:2]
+    assert complete(run, one, *asked, "--folder", folder) == 0
+    manifest = json.loads((folder / "samples.json").read_text())
+    assert (manifest["command"], manifest["run"], manifest["checkpoint"]) == ("complete", "run", 32)
+    (folder / "000000-01.png").unlink()  # as where it was stopped
+    assert complete(run, one, *asked, "--folder", folder) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(before) == {".lock", "samples.json", "000000-00.png", "000000-01.png"}
+    capsys.readouterr()
+    another = tmp_path / "another"
+    settings = SETTINGS | {"training": {"batch_size": 16, "seed": 1}}
+    train("autoregressive", picture_folder, budget="16img", out=another, settings=settings)
+    for words, difference in {
+        (run, other, *asked): "(other pictures)",
+        (run, one, *asked, "--seed", "1"): "(another 'seed')",
+        (run, one, *asked, "--rows", "1"): "(another 'kept pixels')",
+        (run, one, "--labels", "bars", "-n", "2"): "(another 'labels')",
+        (another, one, *asked): "these would be of `calotype complete` from run 'another' at 16 images with other "
+        "settings (other weights)",
+    }.items():
+        assert complete(*words, "--folder", folder) == 2
+        said = capsys.readouterr().err
+        assert "holds pictures of `calotype complete` from run 'run' at 32 images" in said
+        assert f"{difference}: choose another --folder, or remove the folder" in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_without_a_manifest_is_not_continued(
+    run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "completed"
+    assert complete(run, picture_folder, "--folder", folder) == 0
+    (folder / "samples.json").unlink()
+    assert complete(run, picture_folder, "--folder", folder) == 2
+    assert "has no samples.json that says which model made 000000-00.png: choose another --folder" in (
+        capsys.readouterr().err
+    )
+
+
+def test_two_commands_do_not_write_one_folder(
+    run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "completed"
+    folder.mkdir()
+    with locked(folder, "written"):
+        assert complete(run, picture_folder, "--folder", folder) == 2
+    assert "completed is being written by another process: wait for it or stop it" in capsys.readouterr().err
+    assert complete(run, picture_folder, "--folder", folder) == 0

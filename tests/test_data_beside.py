@@ -223,7 +223,7 @@ def test_pictures_without_a_class_are_skipped_and_unknown_names_said(tmp_path: P
     assert {entry.name for entry in data.skipped} == {"3.png", "5.png"}
     assert all("no label: metadata.csv" in entry.reason for entry in data.skipped)
     assert len(data) == COUNT - 2
-    assert any("1 rows of metadata.csv name no picture" in note for note in data.survey()["notes"])
+    assert any("1 row of metadata.csv without a picture" in note for note in data.survey()["notes"])
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_held_out_pictures_that_are_in_training_are_told(tmp_path, report):
     shutil.copy(folder / "test/2.png", folder / "train/leak.png")
     found = report(folder)
     assert found.leaks == (("train/leak.png", "test/2.png"),)
-    assert "1 held-out pictures are also in the training split, or nearly so" in found.text()
+    assert "1 held-out picture is also in the training split, or nearly so" in found.text()
 
 
 def test_the_range_of_deep_pictures_is_measured(tmp_path, report):

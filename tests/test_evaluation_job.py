@@ -7,6 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 import calotype
-from calotype import cli
+from calotype import cli, drawing
 from calotype.data import DataConfig, prepare
 from calotype.errors import ConfigError, DataError
 from calotype.evaluation import classifier, controls, features
 from calotype.evaluation.evaluate import DISTANCES, METRICS
+from calotype.evaluation.protocol import Subject
 from calotype.evaluation.report import Report
 from calotype.logs import training_seconds
 
@@ -49,6 +51,27 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "letters"
     calotype.train("diffusion", LETTERS, size="16", budget="64img", out=out, settings=SETTINGS)
     return out
+
+
+def test_a_report_is_written_by_one_command(
+    letters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second is refused before any work; with another place it is not."""
+    words, place = ["evaluate", str(letters), "-n", "16", "--set", "steps=2"], tmp_path / "reports" / "one.json"
+    drawn, seen = drawing.subject, list[int]()
+
+    def meanwhile(*arguments: Any) -> Subject:
+        monkeypatch.setattr(drawing, "subject", drawn)
+        seen.append(cli.main([*words, "--out", str(place)]))
+        seen.append(cli.main([*words, "--out", str(place.with_name("other.json"))]))
+        return drawn(*arguments)
+
+    monkeypatch.setattr(drawing, "subject", meanwhile)
+    assert cli.main([*words, "--out", str(place)]) == 0
+    assert seen == [2, 0]
+    said = capsys.readouterr().err
+    assert "one.json is being written by another process: wait for it or stop it, or choose another --out" in said
+    assert Report.open(place).protocol.n == Report.open(place.with_name("other.json")).protocol.n == 16
 
 
 def test_a_run_is_measured_beside_its_controls(letters: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,11 @@ from PIL import Image
 
 from calotype import sampling
 from calotype.errors import PlaceError, RunError
-from calotype.export import MANIFEST, Job, parts_folder, to_folder, write_grid, write_npz
+from calotype.export import Job, parts_folder, to_folder, write_grid, write_npz
 from calotype.files import check_own
 from calotype.images import grid
 from calotype.model import ImageSpec
+from calotype.outputs import MANIFEST
 from calotype.sampling import cycle
 from tests.test_sampling import Recorder
 
@@ -138,27 +139,34 @@ def test_more_images_of_the_same_settings_join_those_there(tmp_path: Path) -> No
 def test_other_settings_are_refused(tmp_path: Path, other: dict[str, object]) -> None:
     to_folder(make_job(n=3), tmp_path, silent)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(RunError, match="samples of other settings"):
+    with pytest.raises(RunError, match=r"holds pictures of `calotype sample`.* choose another --out, or remove"):
         to_folder(make_job(n=3, **other), tmp_path, silent)  # type: ignore[arg-type]
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_manifest_of_a_version_that_named_no_run_is_continued(tmp_path: Path) -> None:
+    to_folder(make_job(n=3), tmp_path, silent)
+    (tmp_path / MANIFEST).write_text('{"seed": 7, "weights_sha256": "0"}')
+    job = make_job(n=4)._replace(told={"run": "photos", "checkpoint": 64})
+    assert to_folder(job, tmp_path, silent)[:2] == (1, 3)
+
+
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.png").write_text("mine")
-    with pytest.raises(RunError, match="is not empty and holds no samples"):
+    with pytest.raises(RunError, match=r"is not empty and has no samples\.json"):
         to_folder(make_job(), tmp_path, silent)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.png"]
 
 
 def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text("{")
-    with pytest.raises(RunError, match="cannot be used for samples"):
+    with pytest.raises(RunError, match="cannot be used for pictures"):
         to_folder(make_job(), tmp_path, silent)
 
 
 def test_the_manifest_says_what_decides_the_images(tmp_path: Path) -> None:
     to_folder(make_job(n=1, options={"steps": 3}), tmp_path, silent)
-    expected = {"seed": 7, "weights_sha256": "0", "options": {"steps": 3}}
+    expected = {"command": "sample", "seed": 7, "weights_sha256": "0", "options": {"steps": 3}}
     assert json.loads((tmp_path / MANIFEST).read_text()) == expected
 
 

@@ -248,6 +248,13 @@ def test_what_ails_the_players_is_named_with_what_to_change() -> None:
     assert chased is not None
     assert "model.loss=relativistic" in chased.text
     near = {"seen/discriminator/real": -0.98, "seen/discriminator/accuracy": 0.55, "held_out/discriminator/real": -0.98}
+    assert model.remark(well | near | {"samples/distance": 0.4}) is None  # as in many short runs that go on well
+    none = {"seen/discriminator/real": -0.999, "held_out/discriminator/real": -1.001}
+    starved = model.remark(well | none | {"samples/distance": 0.4})
+    assert starved is not None
+    assert "nothing left to learn from" in starved.text
+    assert model.remark(well | none | {"held_out/discriminator/real": -0.9, "samples/distance": 0.4}) is None
+    model.images_seen = 100_000
     faint = model.remark(well | near | {"samples/distance": 0.4})
     assert faint is not None
     assert not faint.collapsed

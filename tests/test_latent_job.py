@@ -160,3 +160,28 @@ def test_models_without_latents_are_refused(
     train("autoregressive", picture_folder, budget="16img", out=tmp_path / "ar", settings=settings)
     assert calotype("reconstruct", tmp_path / "ar", picture_folder) == 2
     assert "train a vae" in capsys.readouterr().err
+
+
+def test_a_folder_mixes_no_two_makers(
+    run: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = sorted(picture_folder.rglob("*.png"))[:2]
+    for place, picture in (("one.npz", one), ("other.npz", other)):
+        assert calotype("encode", run, picture, "--labels", "dots", "--out", tmp_path / place) == 0
+    changes = {
+        "reconstruct": ([one], [other]),
+        "decode": ([tmp_path / "one.npz"], [tmp_path / "other.npz"]),
+        "interpolate": ([one, other, "--steps", "3"], [one, other, "--steps", "2"]),
+    }
+    for command, (first, second) in changes.items():
+        folder = tmp_path / command
+        assert calotype(command, run, *first, "--labels", "dots", "--folder", folder) == 0
+        assert calotype(command, run, *first, "--labels", "dots", "--folder", folder) == 0
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        capsys.readouterr()
+        for words in ([*second, "--labels", "dots"], [*first, "--labels", "bars"]):
+            assert calotype(command, run, *words, "--folder", folder) == 2
+            said = capsys.readouterr().err
+            assert f"holds pictures of `calotype {command}` from run 'run' at 32 images" in said
+            assert "choose another --folder, or remove the folder" in said
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

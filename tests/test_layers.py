@@ -32,7 +32,7 @@ LAYERS = [
         "outlines",
     },
     {"places", "changes", "locks"},
-    {"dividing", "guidance", "classes"},
+    {"dividing", "guidance", "classes", "manifests"},
     {"model", "curves", "optimizers", "distributions", "leading"},
     {"nn", "data"},
     {"families"},

@@ -137,3 +137,23 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(folder: Path, stopped: Stop
 )
 def test_what_says_that_memory_ran_out(error: Exception, short: bool) -> None:
     assert is_out_of_memory(error) == short
+
+
+# A plot in a process that has 4 MB more than it had after the preparation: no room for libraries, or for OpenBLAS.
+PLOT = """
+import resource
+from calotype.evaluation import plots
+
+plots.prepare()
+with open("/proc/self/statm") as file:
+    taken = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 4 * 2**20, resource.RLIM_INFINITY))
+assert "<svg" in plots.drawn("a line", 200, 100, lambda figure: figure.add_subplot().plot([1, 2]) and None)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and needs a limit on the address space")
+@pytest.mark.fault("no memory left when plots are drawn", "what they need was taken before the work: they are drawn")
+def test_plots_are_drawn_where_no_memory_is_left() -> None:
+    done = subprocess.run([sys.executable, "-c", PLOT], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -198,8 +198,8 @@ def test_a_folder_with_files_that_it_did_not_write(here: Path, command: str, opt
     folder = Path("folder")
     folder.mkdir()
     write_png(folder / "000000.png", IMAGE, command)
-    if command == "sample":
-        (folder / "samples.json").write_text("{}")
+    (folder / ".lock").touch()
+    (folder / "samples.json").write_text("{}")
     (folder / f".000001.png.{'0' * 16}.tmp").write_text("half of one, of a process that was killed")
     check_outputs(command, (), **{option: folder})
     write_png(folder / "000001.png", IMAGE, "nobody")
@@ -210,9 +210,8 @@ def test_a_folder_with_files_that_it_did_not_write(here: Path, command: str, opt
     assert "has 000001.png, which" in refused(command, option, folder)
     (folder / "000001.png").unlink()
     (folder / "notes.txt").write_text("mine")
-    if command == "sample":  # its list says which are its pictures
-        check_outputs(command, (), **{option: folder})
-        (folder / "samples.json").unlink()
+    check_outputs(command, (), **{option: folder})  # its manifest says which are its pictures
+    (folder / "samples.json").unlink()
     assert "did not write" in refused(command, option, folder)
 
 
@@ -223,6 +222,26 @@ def test_the_folder_of_the_pictures_that_are_read(here: Path, command: str, opti
     for place in ("photos", "alias", "photos/new", "photos/other", "alias/new"):
         assert any(word in refused(command, option, Path(place), "photos") for word in ("read", "not empty"))
     check_outputs(command, ("photos",), **{option: Path("photos-2")})
+
+
+def test_a_place_that_nobody_named_is_told_as_one(here: Path) -> None:
+    Path("run").write_text("in the way")
+    with pytest.raises(PlaceError, match="No --grid was given, so that it is a file in the run"):
+        check_outputs("sample", (), default="grid", grid=Path("run/samples-0.png"))
+    with pytest.raises(PlaceError, match=r"choose another --grid$"):
+        check_outputs("sample", (), grid=Path("run/samples-0.png"))
+
+
+@pytest.mark.parametrize("run", ["missing", "x" * 300, "file/run", "a" * 200 + "/" + "b" * 300])
+@pytest.mark.parametrize("words", [["sample"], ["complete", "photos"], ["reconstruct", "photos"], ["invert", "photos"]])
+def test_a_run_that_is_none_is_named_and_no_option_that_nobody_gave(
+    here: Path, words: list[str], run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").write_text("in the way")
+    assert cli.main([words[0], run, *words[1:]]) == 2
+    said = capsys.readouterr().err
+    assert run[:80] in said
+    assert not any(option in said for option in ("--grid", "--out", "--sheet"))
 
 
 def test_two_outputs_are_two_places(here: Path) -> None:

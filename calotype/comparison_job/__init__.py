@@ -25,6 +25,7 @@ from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.display import Display, for_process, packing_on
 from calotype.errors import ConfigError, RunError
 from calotype.evaluation import features as feature_networks
+from calotype.evaluation import plots
 from calotype.evaluation.comparison import Comparison
 from calotype.evaluation.comparison_page import page
 from calotype.families import FAMILIES
@@ -237,6 +238,7 @@ def _all(job: Job, packed: PackedDataset) -> Comparison:
     go_on = f"Continue with: {job.way_on}"
     try:
         with way_on(go_on):
+            processes.by_first(plots.prepare)
             runs = planned(job)
             train_all(job, runs)
             measure_all(job, packed)
@@ -273,9 +275,9 @@ def _write(job: Job, packed: PackedDataset, found: Comparison) -> None:
             samples[name] = cells(read_png(place), spec.height, spec.width)
         if (job.path / name / "evaluation.html").exists():
             links[name] = f"{name}/evaluation.html"
-    text = page(found, samples, links)
     try:
-        found.save(job.path / "comparison.json")
+        found.save(job.path / "comparison.json")  # before the page, whose plots take memory
+        text = page(found, samples, links)
         write_atomic(job.path / PAGE, lambda file: file.write(text.encode()))
     except OSError as error:
         raise cannot_be_written(job, error) from error

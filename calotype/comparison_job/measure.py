@@ -20,6 +20,7 @@ from calotype.evaluation.likelihood import asked, likelihoods
 from calotype.evaluation.protocol import Outcome, Subject, evaluated
 from calotype.evaluation.report import Value
 from calotype.leading import Help, led
+from calotype.locks import locked_file
 from calotype.model import Completable, Encodable, HasLikelihood
 from calotype.rng import Noise, fold
 from calotype.runs import Run, load
@@ -45,21 +46,25 @@ def measure_all(job: Job, packed: PackedDataset) -> None:
 def _measure_run(job: Job, packed: PackedDataset, run: Run) -> None:
     name = run.path.name
     job.shown.message(f"-- measuring {name}")
-    outcome = evaluation_job.measure(
-        run.path,
-        data="",
-        n=job.config.n,
-        seed=job.config.seed,
-        network=job.config.features,
-        checkpoint=CHECKPOINT,
-        options=(),
-        device=job.device,
-        display=job.shown,
-    )
+    place = run.path / "evaluation.json"
+    with locked_file(place):
+        outcome = evaluation_job.measure(
+            run.path,
+            data="",
+            n=job.config.n,
+            seed=job.config.seed,
+            network=job.config.features,
+            checkpoint=CHECKPOINT,
+            options=(),
+            device=job.device,
+            display=job.shown,
+        )
+        processes.by_first(
+            lambda: evaluation_job.write(evaluation_job.of_first(outcome), place, run, CHECKPOINT, job.device)
+        )
 
     def finish() -> None:
         found = evaluation_job.of_first(outcome)
-        evaluation_job.write(found, run.path / "evaluation.json", run, CHECKPOINT, job.device)
         off, completes = _edits(job, packed, run)
         keep(job, Entry(name, "model", found.report, off=off, completes=completes), found.samples, found.real)
 

@@ -20,6 +20,7 @@ from calotype.data.packing import TooFewPictures, prepare
 from calotype.data.records import Skipped, Values
 from calotype.data.survey import Progress, recommended_size
 from calotype.data.values import suggest_range
+from calotype.display import counted
 
 _EXAMPLES = 5  # names to show of each kind of finding; --json has all
 _COLUMN = 14  # where values begin
@@ -343,19 +344,23 @@ def _class_lines(report: CheckReport) -> Iterator[str]:
 def _duplicate_lines(report: CheckReport) -> Iterator[str]:
     copies = sum(len(group) - 1 for group in report.exact_duplicates)
     yield from _entry(
-        "duplicates", f"{copies:,} exact copies, {len(report.near_duplicates):,} pairs nearly equal (once packed)"
+        "duplicates",
+        f"{counted(copies, 'exact copy', 'exact copies')}, "
+        f"{counted(len(report.near_duplicates), 'pair', 'pairs')} nearly equal (once packed)",
     )
     for group in (*report.exact_duplicates[:_EXAMPLES], *report.near_duplicates[:_EXAMPLES]):
         sign = " = " if group in report.exact_duplicates else " ~ "
         yield from _entry("", sign.join(group[:3]) + (" ..." if len(group) > 3 else ""))
     if report.flat:
-        yield from _entry("flat", f"{report.flat:,} pictures are of almost one colour")
+        yield from _entry("flat", f"{counted(report.flat, 'picture is', 'pictures are')} of almost one colour")
 
 
 def _leak_lines(report: CheckReport) -> Iterator[str]:
     if report.leaks:
         yield from _entry(
-            "", f"{len(report.leaks):,} held-out pictures are also in the training split, or nearly so, such as"
+            "",
+            f"{counted(len(report.leaks), 'held-out picture is', 'held-out pictures are')} also in the training split, "
+            "or nearly so, such as",
         )
         for train, held_out in report.leaks[:_EXAMPLES]:
             sign = "=" if any({train, held_out} <= set(group) for group in report.exact_duplicates) else "~"

@@ -21,6 +21,7 @@ from calotype.data.layout import Place, note_on_tars
 from calotype.data.listing import Arranged, Contents, Listing, Picture, arrange_contents
 from calotype.data.names import zip_name
 from calotype.data.records import MAX_FILE_BYTES, BadPicture, Loaded, Record, Skipped, Source, Split
+from calotype.display import counted
 from calotype.errors import DataError
 from calotype.untrusted import NotPlain, open_regular
 
@@ -167,7 +168,8 @@ def _zip_contents(path: Path, archive: zipfile.ZipFile, labels: bool, wanted: La
     contents = listing.finish()
     if guessed:
         note = (
-            f"{len(guessed):,} names of the archive are neither ASCII nor UTF-8, and are read in code page 437, such "
+            f"{counted(len(guessed), 'name of the archive is', 'names of the archive are')} "
+            f"neither ASCII nor UTF-8, and read in code page 437, such "
             f"as {guessed[0]}: if names of classes come out wrong, make the archive again."
         )
         contents = contents._replace(notes=(*contents.notes, note))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from calotype.data.names import normal
 from calotype.data.samples import Numbered, number
+from calotype.display import counted
 from calotype.errors import ConfigError, DataError
 from calotype.untrusted import brief, parse_json
 
@@ -302,8 +303,8 @@ def read_labels(tables: Sequence[Table], wanted: LabelsFrom, pictures: PictureNa
             lines.setdefault(name, place)
         if joined.unknown:
             notes.append(
-                f"{len(joined.unknown):,} rows of {table.name} name no picture that is used: such as "
-                f"{brief(joined.unknown[0])}."
+                f"{counted(len(joined.unknown), 'row', 'rows')} of {table.name} without a picture that is used: "
+                f"such as {brief(joined.unknown[0])}."
             )
     if all(_WHOLE_FRACTION.fullmatch(value) for value in values.values()):  # 3.0, where a column has empty cells
         values = {name: value.partition(".")[0] for name, value in values.items()}

@@ -26,6 +26,7 @@ from calotype.data.layout import (
 )
 from calotype.data.names import normal_names
 from calotype.data.records import Skipped
+from calotype.display import counted
 from calotype.errors import DataError
 
 _MOST_TABLES = 16  # that are looked at, of those that nobody asked for: more lie beside each picture
@@ -143,7 +144,11 @@ class Listing:
         used = {n for n, f in kept.items() if f.label is not None and _bare(n) in matched.used}
         lost = [n for n, f in kept.items() if f.label is not None and n not in used and n.lower().endswith(".cls")]
         if lost:
-            notes = (*notes, f"{len(lost):,} .cls files belong to no picture by name: {_examples(lost)}.")
+            notes = (
+                *notes,
+                f"{counted(len(lost), '.cls file belongs', '.cls files belong')} to no picture by name: "
+                f"{_examples(lost)}.",
+            )
         bare = {_bare(name) for name in pictures}
         return Contents(
             tuple(Picture(name, kept[name].key) for name in pictures),
@@ -172,8 +177,8 @@ class Listing:
         if again:
             notes = (
                 *notes,
-                f"{len(again):,} names are there again in the archive, and the last file of each is taken: "
-                f"{_examples(again)}.",
+                f"{counted(len(again), 'name is', 'names are')} there again in the archive, and the last file of each "
+                f"is taken: {_examples(again)}.",
             )
         return found, notes
 
@@ -299,7 +304,11 @@ def _offers(parts: Sequence[Contents]) -> list[str]:
                 notes[base] = f"{name} is beside the pictures and is not read ({LABEL_FILES[base.lower()]})."
         marked = [name for name in part.others if name.lower().endswith((".xml", ".mat"))]
         if marked:
-            notes.setdefault(".xml", f"{len(marked):,} files of annotations are not read: {_examples(marked)}.")
+            notes.setdefault(
+                ".xml",
+                f"{counted(len(marked), 'file of annotations is', 'files of annotations are')} not read: "
+                f"{_examples(marked)}.",
+            )
     return list(notes.values())
 
 

@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from calotype.display import counted
+
 _DRIVE = re.compile(r"^(?://[?.]/)?[A-Za-z]:(?=/)")
 _UNICODE_PATH = 0x7075  # extra field of a zip's entry: the name in UTF-8, with a checksum of the other
 _UTF8_FLAG = 0x800
@@ -62,12 +64,14 @@ def normal_names(names: Sequence[str], windows: Sequence[bool]) -> Normal:
     notes = []
     if separated:
         notes.append(
-            f"{len(separated):,} names of the archive have backslashes, which are read as separators of folders: "
+            f"{counted(len(separated), 'name of the archive has', 'names of the archive have')} "
+            f"backslashes, which are read as separators of folders: "
             f"such as {separated[0]!a}."
         )
     if kept:
         notes.append(
-            f"{len(kept):,} names of the archive have backslashes beside slashes, which are read as part of the name: "
+            f"{counted(len(kept), 'name of the archive has', 'names of the archive have')} "
+            f"backslashes beside slashes, which are read as part of the name: "
             f"such as {kept[0]!a}; make the archive again if they are to separate folders."
         )
     return Normal(found, tuple(notes))

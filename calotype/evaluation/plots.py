@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from calotype.errors import RunError
 from calotype.evaluation.evaluate import DISTANCES, metric_of
 from calotype.evaluation.report import Value, label, number
 
@@ -37,6 +38,26 @@ STYLE = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
 }
+
+
+def prepare() -> None:
+    """Load what plots need, before the work whose results they show.
+
+    NumPy's OpenBLAS takes 32 MB or more at the first product of matrices, which in many commands is that of a plot, and
+    ends the process where there is no room; what it has taken serves all later products. Likewise the libraries of
+    matplotlib, which Python cannot load where there is no room.
+
+    Raises:
+        RunError: they cannot be loaded.
+    """
+
+    def draw(figure: Figure) -> None:
+        figure.add_subplot().plot([0, 1])
+
+    try:
+        drawn("nothing", 72, 72, draw)
+    except ImportError as error:
+        raise RunError(f"plots cannot be drawn ({error}): free memory, or install matplotlib again") from error
 
 
 def drawn(name: str, width: float, height: float, draw: Callable[[Figure], None]) -> Markup:

@@ -21,13 +21,13 @@ import torch
 from likelihoods import bits, changed, gemm, speed
 from torch.utils.flop_counter import FlopCounterMode
 
-from calotype import devices
-from calotype.config import build, plain
+from calotype.core import devices
+from calotype.core.config import build, plain
+from calotype.core.rng import seeded
 from calotype.data import DataConfig, PackedDataset, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.families.vae import VAE, VAEConfig, VAEOptions
-from calotype.rng import seeded
-from calotype.trainer import Trainer
+from calotype.optimization.trainer import Trainer
 
 # Each is the preset tiny with these changes of [model] and [training].
 NETWORKS: dict[str, dict[str, Any]] = {

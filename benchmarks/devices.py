@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from calotype import devices
-from calotype.data.batches import Batches
-from calotype.errors import is_out_of_memory
+from calotype.core import devices
+from calotype.core.errors import is_out_of_memory
+from calotype.core.model import Batch, ImageSpec
+from calotype.core.rng import seeded
+from calotype.data.packs.batches import Batches
 from calotype.families.diffusion import Diffusion
-from calotype.model import Batch, ImageSpec
-from calotype.rng import seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
 
 WAYS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},

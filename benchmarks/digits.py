@@ -17,8 +17,8 @@ import torch
 from scoring import distance, reader_of, share_read
 
 import calotype
+from calotype.core.images import grid, write_png
 from calotype.data import prepare
-from calotype.images import grid, write_png
 
 SAMPLES = 2_000
 

@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
+from calotype.core.model import ImageSpec
+from calotype.core.rng import Noise, seeded
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
 from calotype.families.autoregressive.drawing import draw, draw_naively
-from calotype.model import ImageSpec
 from calotype.nn.native import loop
-from calotype.rng import Noise, seeded
 
 SPEC = ImageSpec(1, 28, 28)
 CONFIGS = {

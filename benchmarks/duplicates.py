@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from calotype.data import DataConfig, prepare
 from calotype.data.duplicates import exact_duplicates, near_duplicates
-from calotype.data.sources import locate, open_source
+from calotype.data.sources.sources import locate, open_source
 
 SIDE, LARGE = 32, 96
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono", "DejaVuSansMono-Oblique")

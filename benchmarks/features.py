@@ -22,11 +22,11 @@ from efficientnet_lite_pytorch import EfficientNet
 from rankings import KINDS, N
 from torch import Tensor
 
+from calotype.core.rng import fold, permutation
 from calotype.data import DataConfig, prepare
 from calotype.evaluation import evaluate
 from calotype.evaluation.evaluate import REFERENCE, Reference
 from calotype.evaluation.features import AT_ONCE, colours, smooth
-from calotype.rng import fold, permutation
 
 SIDES = (32, 48, 64, 96)
 BLOCKS = {"block 10, 112": 10, "block 14, 192": 14, "block 15, 320": 15}  # name and width: the output of that block

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 import calotype
-from calotype.config import override
+from calotype.core.config import override
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.evaluation.report import Report
-from calotype.request import sections
-from calotype.runs import Run
+from calotype.runs.run import Run
+from calotype.training.recipe import sections
 
 CLASSES = ("automobile", "horse", "ship")
 EACH = 200

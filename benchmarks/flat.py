@@ -22,12 +22,12 @@ from duplicates import KINDS
 from likelihoods import bits, changed
 from PIL import Image
 
-from calotype.config import build, plain
+from calotype.core.config import build, plain
+from calotype.core.rng import seeded
 from calotype.data import DataConfig, PackedDataset, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.families import FAMILIES
-from calotype.rng import seeded
-from calotype.trainer import Trainer
+from calotype.optimization.trainer import Trainer
 
 GATED = {"network": "gated-pixelcnn", "widths": (32,), "blocks": (5,), "attention": ()}
 ROWS: tuple[tuple[str, dict[str, Any]], ...] = (

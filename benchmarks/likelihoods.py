@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from calotype import devices
-from calotype.config import build, plain
+from calotype.core import devices
+from calotype.core.config import build, plain
+from calotype.core.model import HasLikelihood, Preset
+from calotype.core.rng import Noise, seeded
 from calotype.data import DataConfig, PackedDataset, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
-from calotype.model import HasLikelihood, Preset
 from calotype.nn.causal_unet import CausalUNet
-from calotype.plan import OF_THE_PRESET
-from calotype.rng import Noise, seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.training.planner import OF_THE_PRESET
 
 HELD_OUT = 2_000
 GEMM = 1024

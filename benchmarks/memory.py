@@ -3,7 +3,7 @@
     python benchmarks/memory.py --data ../shared/data/mnist ../shared/data/cifar10
 
 The smallest preset of each family is trained, in turns of two seconds each with malloc as it comes and as
-`calotype.devices.keep_memory` sets it. The ratio is of images/s, the median over turns; and the largest memory of
+`calotype.core.devices.keep_memory` sets it. The ratio is of images/s, the median over turns; and the largest memory of
 either.
 """
 
@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 
-from calotype import devices
-from calotype.config import build
+from calotype.core import devices
+from calotype.core.config import build
+from calotype.core.rng import seeded
 from calotype.data import DataConfig, PackedDataset, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.families import FAMILIES
-from calotype.plan import OF_THE_PRESET
-from calotype.rng import seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.training.planner import OF_THE_PRESET
 
 SECONDS, TURNS = 2.0, 6
 

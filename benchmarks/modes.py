@@ -25,13 +25,13 @@ import torch
 from torch import Tensor, nn
 
 import calotype
+from calotype.core.model import Batch, ImageSpec
+from calotype.core.rng import Noise, fold, permutation, seeded
 from calotype.data import DataConfig, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.evaluation.classifier import classifier
 from calotype.families.gan import GAN, GANConfig
-from calotype.model import Batch, ImageSpec
-from calotype.rng import Noise, fold, permutation, seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
 
 POINTS, SPREAD = 20_000, 2.5  # of the training set; standard deviation of a mode, in bytes
 PLACES = (28, 78, 128, 178, 228)  # bytes

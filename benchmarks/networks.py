@@ -28,16 +28,16 @@ from scoring import distance, errors, reader_of, share_read
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from calotype import sampling
-from calotype.config import build, plain
+from calotype.core.config import build, plain
+from calotype.core.images import grid, write_png
+from calotype.core.model import Batch
+from calotype.core.rng import seeded
 from calotype.data import DataConfig, PackedDataset, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
-from calotype.images import grid, write_png
-from calotype.model import Batch
-from calotype.plan import OF_THE_PRESET
-from calotype.rng import seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.sampling import sampler
+from calotype.training.planner import OF_THE_PRESET
 
 SAMPLES = 2_000
 OPTIONS = DiffusionOptions(guidance=1)  # of the networks alone
@@ -173,8 +173,8 @@ def main() -> None:
             for _ in trainer.run():
                 pass
             save_file({key: value.contiguous() for key, value in trainer.ema.state_dict().items()}, place)
-        labels = sampling.cycle(range(packed.spec.num_classes))
-        samples = sampling.sample(trainer.ema, range(SAMPLES), 7, labels, OPTIONS)
+        labels = sampler.cycle(range(packed.spec.num_classes))
+        samples = sampler.sample(trainer.ema, range(SAMPLES), 7, labels, OPTIONS)
         write_png(place.with_suffix(".png"), grid(samples[:100], 10))
         figures = {
             "benchmark": f"networks/{name}",

@@ -32,13 +32,13 @@ from safetensors.torch import load_file, save_file
 from scoring import distance, errors, reader_of, share_read
 from torch import Tensor, nn
 
+from calotype.core.images import grid, to_bytes, to_unit, write_png
+from calotype.core.model import Batch
+from calotype.core.rng import Noise, fold, seeded
 from calotype.data import DataConfig, PackedDataset, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.families.diffusion.schedules import FARTHEST, SCHEDULES
 from calotype.families.diffusion.solvers import SOLVERS
-from calotype.images import grid, to_bytes, to_unit, write_png
-from calotype.model import Batch
-from calotype.rng import Noise, fold, seeded
 
 BATCH = 128
 STEPS = 1000

@@ -28,16 +28,16 @@ import torch
 from interleaved import operations, timed, yardsticks
 from memory import as_it_comes
 
-from calotype import devices
-from calotype.config import build
+from calotype.core import devices
+from calotype.core.config import build
+from calotype.core.images import to_unit
+from calotype.core.rng import seeded
 from calotype.data import DataConfig, PackedDataset, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.families.gan import GAN, GANConfig
 from calotype.families.gan.presets import SNGAN
-from calotype.images import to_unit
-from calotype.plan import OF_THE_PRESET
-from calotype.rng import seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.training.planner import OF_THE_PRESET
 
 ROWS = {  # name -> theirs: module, names, loss; ours; steps of the discriminator
     "dcgan-32": ("dcgan.dcgan_32", "DCGAN", "ns", replace(SNGAN, loss="non-saturating", spectral=False), 1),

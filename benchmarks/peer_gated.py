@@ -26,15 +26,15 @@ import torch
 import torch.nn.functional as F
 from interleaved import operations, timed, yardsticks
 
-from calotype import devices
-from calotype.config import build
+from calotype.core import devices
+from calotype.core.config import build
+from calotype.core.images import to_unit
+from calotype.core.rng import seeded
 from calotype.data import DataConfig, PackedDataset, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
-from calotype.images import to_unit
-from calotype.plan import OF_THE_PRESET
-from calotype.rng import seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.training.planner import OF_THE_PRESET
 
 GATED = AutoregressiveConfig(
     network="gated-pixelcnn", widths=(32,), blocks=(5,), attention=(), likelihood="categorical"

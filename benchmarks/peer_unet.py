@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from interleaved import operations, timed, yardsticks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from calotype.core.images import to_unit
+from calotype.core.rng import Noise, seeded
 from calotype.data import DataConfig, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.families.diffusion import Diffusion, DiffusionConfig
-from calotype.images import to_unit
-from calotype.rng import Noise, seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
 
 
 def main() -> None:

@@ -24,15 +24,15 @@ import torch
 from interleaved import operations, timed, yardsticks
 from memory import as_it_comes
 
-from calotype import devices
-from calotype.config import build, plain
+from calotype.core import devices
+from calotype.core.config import build, plain
+from calotype.core.model import Batch, Loss, Trainable, Turn
+from calotype.core.rng import Noise, seeded
 from calotype.data import DataConfig, PackedDataset, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.families.vae import VAE, VAEConfig
-from calotype.model import Batch, Loss, Trainable, Turn
-from calotype.plan import OF_THE_PRESET
-from calotype.rng import Noise, seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.training.planner import OF_THE_PRESET
 
 PEERS = {  # module and names of encoder and decoder, and the widths of a VAE of ours of that size
     "resnet": ("resnets", "Encoder_ResNet_VAE_MNIST", "Decoder_ResNet_AE_MNIST", (32, 48, 64, 64)),

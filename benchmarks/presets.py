@@ -26,7 +26,7 @@ from few import chosen, others, store
 import calotype
 from calotype.data import DataConfig, prepare
 from calotype.evaluation.report import Report
-from calotype.runs import Run, family
+from calotype.runs.run import Run, family
 
 FAMILIES = ("autoregressive", "diffusion", "gan", "vae")
 PRESETS = ("tiny", "small")

@@ -22,14 +22,15 @@ from typing import Any
 
 import torch
 
-from calotype import devices, processes
-from calotype.config import build
+from calotype.core import devices
+from calotype.core.config import build
+from calotype.core.rng import seeded
 from calotype.data import DataConfig, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
+from calotype.distributed import processes
 from calotype.families import FAMILIES
-from calotype.plan import OF_THE_PRESET
-from calotype.rng import seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.training.planner import OF_THE_PRESET
 
 WARM_UP, STEPS = 5, 30
 

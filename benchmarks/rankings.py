@@ -22,12 +22,12 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from calotype.core.images import to_pil
+from calotype.core.rng import Noise, fold, permutation
 from calotype.data import DataConfig, prepare
 from calotype.evaluation import copying, features
 from calotype.evaluation.evaluate import METRICS, REFERENCE, Reference, measured
 from calotype.evaluation.report import Value
-from calotype.images import to_pil
-from calotype.rng import Noise, fold, permutation
 
 N = 2_000
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import calotype
-from calotype.display import PlainDisplay
-from calotype.loop import SETTLED
-from calotype.rng import Noise, fold
+from calotype.core.display import PlainDisplay
+from calotype.core.rng import Noise, fold
+from calotype.training.loop import SETTLED
 
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "vae": ("tiny", "tiny", "plain", "codes", "map"),

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from processes import launched
 
-from calotype import scaling_job
 from calotype.families import FAMILIES
+from calotype.training import cluster_cost
 
 COUNTS = (1, 2, 4)
 PRESETS = {"diffusion": "small"}  # of others `tiny`
@@ -47,7 +47,7 @@ def main() -> None:
             recipe = Path(folder) / "recipe.toml"
             names = json.dumps([f"{k}" for k in range(26)])
             recipe.write_text(RECIPE.format(family=family, preset=preset, size=options.size, names=names))
-            told = {count: scaling_job.scale(recipe, device="cpu", gpus=count).cost for count in COUNTS}
+            told = {count: cluster_cost.scale(recipe, device="cpu", gpus=count).cost for count in COUNTS}
         asked = argparse.Namespace(family=family, size=options.size, preset=preset)
         runs = [{count: launched(count, asked) for count in COUNTS} for _ in range(options.rounds)]
         for count in COUNTS:

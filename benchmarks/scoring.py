@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from calotype.core.images import to_unit
+from calotype.core.model import Batch
+from calotype.core.rng import Noise, fold, permutation, seeded
 from calotype.data import PackedDataset
-from calotype.images import to_unit
-from calotype.model import Batch
-from calotype.rng import Noise, fold, permutation, seeded
 
 EPOCHS = 2
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # noise levels at which denoisers are compared

@@ -20,11 +20,11 @@ import torch
 from scoring import distance, reader_of, share_read
 
 import calotype
-from calotype import sampling
+from calotype.core.images import grid, write_png
 from calotype.data import prepare
 from calotype.families.diffusion import DiffusionOptions
 from calotype.families.diffusion.solvers import network_calls
-from calotype.images import grid, write_png
+from calotype.sampling import sampler
 
 CALLS = (5, 8, 10, 15, 20)
 LEVELS: tuple[dict[str, Any], ...] = ({}, {"spacing": "logsnr"})
@@ -51,7 +51,7 @@ def main() -> None:
 
     def judge(name: str, chosen: DiffusionOptions, n: int) -> None:
         started = time.perf_counter()
-        samples = sampling.sample(model, range(n), 11, sampling.cycle(range(classes)), chosen)
+        samples = sampler.sample(model, range(n), 11, sampler.cycle(range(classes)), chosen)
         seconds = time.perf_counter() - started
         calls = network_calls(chosen.solver, chosen.steps)
         write_png(options.run / f"solver-{name.replace('/', '-')}-{calls}.png", grid(samples[:100], 10))

@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from calotype import devices
-from calotype.config import build
+from calotype.core import devices
+from calotype.core.config import build
+from calotype.core.rng import seeded
 from calotype.data import DataConfig, prepare
-from calotype.data.batches import Batches
-from calotype.data.glyphs import GlyphsConfig, render
+from calotype.data.packs.batches import Batches
+from calotype.data.sources.glyphs import GlyphsConfig, render
 from calotype.families import FAMILIES
-from calotype.plan import OF_THE_PRESET
-from calotype.rng import seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.training.planner import OF_THE_PRESET
 
 GROUP = 1_000  # rows of a row group
 STEPS = 12  # of a round

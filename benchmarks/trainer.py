@@ -13,11 +13,11 @@ import time
 
 import torch
 
+from calotype.core.rng import Noise, seeded
 from calotype.data import DataConfig, prepare
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.families.diffusion import Diffusion
-from calotype.rng import Noise, seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
 
 
 def main() -> None:

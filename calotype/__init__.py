@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calotype.comparison_job import compare
+    from calotype.applications.comparison import compare
+    from calotype.applications.evaluation import evaluate
+    from calotype.core.errors import CalotypeError, ConfigError, DataError, RunError, TrainingDiverged
     from calotype.data.check import check
-    from calotype.errors import CalotypeError, ConfigError, DataError, RunError, TrainingDiverged
-    from calotype.evaluation_job import evaluate
-    from calotype.runs import load
-    from calotype.training import train
+    from calotype.runs.run import load
+    from calotype.training.setup import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,16 +28,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "CalotypeError": "calotype.errors",
-    "ConfigError": "calotype.errors",
-    "DataError": "calotype.errors",
-    "RunError": "calotype.errors",
-    "TrainingDiverged": "calotype.errors",
+    "CalotypeError": "calotype.core.errors",
+    "ConfigError": "calotype.core.errors",
+    "DataError": "calotype.core.errors",
+    "RunError": "calotype.core.errors",
+    "TrainingDiverged": "calotype.core.errors",
     "check": "calotype.data",
-    "compare": "calotype.comparison_job",
-    "evaluate": "calotype.evaluation_job",
-    "load": "calotype.runs",
-    "train": "calotype.training",
+    "compare": "calotype.applications.comparison",
+    "evaluate": "calotype.applications.evaluation",
+    "load": "calotype.runs.run",
+    "train": "calotype.training.setup",
 }
 
 

@@ -2,18 +2,18 @@
 
 import sys
 
-from calotype import terminal
+from calotype.terminal import process
 
 
 def main() -> int:
     """Run the command line of this process; returns its exit status. A signal is taken from the first import on."""
 
     def command() -> int:
-        from calotype.cli import main
+        from calotype.terminal.cli import main
 
         return main(sys.argv[1:])
 
-    return terminal.run(command)
+    return process.run(command)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from calotype.data.batches import Batches
-from calotype.model import Batch
+from calotype.core.model import Batch
+from calotype.data.packs.batches import Batches
 from tests.faults import FAULTS, Measured, in_the_suite, write_table
 
 collect_ignore = [] if torch.cuda.is_available() else ["test_cuda.py"]

@@ -37,7 +37,7 @@ class Measured(NamedTuple):
 def in_the_suite() -> list[Fault]:
     """The faults that tests say they try, in the order of files and lines."""
     found = []
-    for path in sorted(TESTS.glob("test_*.py")):
+    for path in sorted(TESTS.rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for mark in getattr(node, "decorator_list", ()):
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fault":

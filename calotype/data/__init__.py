@@ -2,8 +2,8 @@
 
 from calotype.data.check import CheckReport, check
 from calotype.data.config import DataConfig, parse_size
-from calotype.data.packed import PackedDataset
-from calotype.data.packing import prepare
+from calotype.data.packs.packed import PackedDataset
+from calotype.data.packs.packing import prepare
 from calotype.data.records import Skipped
 
 __all__ = ["CheckReport", "DataConfig", "PackedDataset", "Skipped", "check", "parse_size", "prepare"]

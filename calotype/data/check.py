@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from calotype.core.display import counted
 from calotype.data.config import DataConfig
+from calotype.data.decoding.values import suggest_range
 from calotype.data.duplicates import exact_duplicates, near_duplicates
 from calotype.data.notes import all_notes, balance_notes
-from calotype.data.packed import PackedDataset
-from calotype.data.packing import TooFewPictures, prepare
+from calotype.data.packs.packed import PackedDataset
+from calotype.data.packs.packing import TooFewPictures, prepare
+from calotype.data.packs.survey import Progress, recommended_size
 from calotype.data.records import Skipped, Values
-from calotype.data.survey import Progress, recommended_size
-from calotype.data.values import suggest_range
-from calotype.display import counted
 
 _EXAMPLES = 5  # names to show of each kind of finding; --json has all
 _COLUMN = 14  # where values begin

@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from calotype.caches import read_entry, write_entry
+from calotype.core.caches import read_entry, write_entry
+from calotype.core.images import to_unit
+from calotype.core.model import Batch, ImageSpec, Loss, Trainable, Turn
+from calotype.core.rng import Noise, fold, seeded
 from calotype.data import PackedDataset
-from calotype.data.batches import Batches
+from calotype.data.packs.batches import Batches
 from calotype.evaluation.features import FeatureNetwork, smooth
-from calotype.images import to_unit
-from calotype.model import Batch, ImageSpec, Loss, Trainable, Turn
-from calotype.rng import Noise, fold, seeded
-from calotype.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import TrainConfig, Trainer
 
 SIDE = 32  # images are resized to it
 WIDTHS = (32, 64, 128)  # of the maps of 16, 8 and 4 a side

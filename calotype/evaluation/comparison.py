@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from calotype.config import build
-from calotype.errors import ConfigError, RunError
+from calotype.core.config import build
+from calotype.core.errors import ConfigError, RunError
+from calotype.core.files import write_atomic
+from calotype.core.untrusted import brief, read_json
 from calotype.evaluation.evaluate import METRICS, metric_of
 from calotype.evaluation.report import Report, Value, comparable, number, shown
-from calotype.files import write_atomic
-from calotype.untrusted import brief, read_json
 
 FORMAT = 1
 STILL = 0.1  # a distance that fell by more than this share over the last third of training goes on falling

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calotype.core.images import to_bytes, to_unit
+from calotype.core.rng import Noise, fold, permutation
 from calotype.data import PackedDataset
-from calotype.images import to_bytes, to_unit
-from calotype.rng import Noise, fold, permutation
 
 FITTED = 5_000  # training images that the normal distribution is fitted to, at most
 PATCHES = 4  # patches a side of the images of shuffled patches

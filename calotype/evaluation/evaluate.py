@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from calotype.core.rng import fold, resample
 from calotype.evaluation.metrics import (
     Frechet,
     Kernel,
@@ -23,7 +24,6 @@ from calotype.evaluation.metrics import (
     shuffled,
 )
 from calotype.evaluation.report import Value
-from calotype.rng import fold, resample
 
 K = 5  # neighbours of precision, recall, density and coverage
 REFERENCE = 10_000  # training images that sets are compared with, at most

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from calotype.core.display import Display
+from calotype.core.model import Batch, Bits
+from calotype.core.rng import Noise, fold
 from calotype.data import PackedDataset
-from calotype.display import Display
 from calotype.evaluation import controls
 from calotype.evaluation.evaluate import NORMAL
 from calotype.evaluation.report import Value
-from calotype.model import Batch, Bits
-from calotype.rng import Noise, fold
 
 # Held-out images for the likelihood, by its kind: a bound takes many network calls, what is exact takes one.
 LIKELIHOOD_BATCH = range(8, 65)  # images at a time, and of large ones fewer:

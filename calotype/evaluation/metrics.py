@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from calotype.rng import Noise, fold
+from calotype.core.rng import Noise, fold
 
 SIZES = 10  # at which the Fréchet distance is measured to extrapolate it
 AT_ONCE = 2**22  # distances held at once

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from calotype.core.rng import fold, resample
 from calotype.evaluation.evaluate import BOOTSTRAP, NORMAL, share
 from calotype.evaluation.report import Value
-from calotype.rng import fold, resample
 
 REACHED = 0.1  # of its share in the training images: a class with fewer of the samples is not counted as reached
 

@@ -18,13 +18,13 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 from torch import Tensor
 
+from calotype.core.images import to_pil
 from calotype.evaluation import plots
 from calotype.evaluation.controls import NAMES
 from calotype.evaluation.evaluate import DISTANCES, METRICS, metric_of
 from calotype.evaluation.modes import TOLD
 from calotype.evaluation.report import Report, Value, label, number
 from calotype.evaluation.views import NOTHING, Views
-from calotype.images import to_pil
 
 TILE = 64  # CSS pixels of the longer side of a small picture; the zoom shows three times that
 PIXELS = 2**21  # of the samples, and of the real images: enough for 100 of 128 x 128, and a page of about 10 MB

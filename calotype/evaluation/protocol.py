@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calotype.core.display import Display
+from calotype.core.errors import ConfigError
+from calotype.core.rng import fold, permutation
 from calotype.data import PackedDataset
-from calotype.display import Display
-from calotype.errors import ConfigError
 from calotype.evaluation import controls, copying, features
 from calotype.evaluation.classifier import Classifier, as_features, classifier
 from calotype.evaluation.course import Course, course
@@ -19,8 +20,7 @@ from calotype.evaluation.evaluate import DISTANCES, METRICS, REFERENCE, K, Refer
 from calotype.evaluation.metrics import shuffled
 from calotype.evaluation.modes import modes, shares
 from calotype.evaluation.report import Copying, Protocol, Report, Value
-from calotype.places import shareable
-from calotype.rng import fold, permutation
+from calotype.runs.portable_paths import shareable
 
 PER_CLASS = ("KID", "precision", "coverage")  # right with the few images of a class
 FEWEST = 2  # images of a set, and training images: no distance has a meaning with fewer

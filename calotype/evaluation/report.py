@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from calotype.config import build
-from calotype.errors import ConfigError, RunError
-from calotype.files import write_atomic
-from calotype.untrusted import brief, read_json
+from calotype.core.config import build
+from calotype.core.errors import ConfigError, RunError
+from calotype.core.files import write_atomic
+from calotype.core.untrusted import brief, read_json
 
 FORMAT = 2
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from calotype.model import Batch, Encodable
+from calotype.core.model import Batch, Encodable
 
 PAIRS = 24  # of images and what comes back
 ROWS, STEPS = 6, 7  # of traversals

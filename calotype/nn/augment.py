@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calotype.rng import Noise
+from calotype.core.rng import Noise
 
 Change = Callable[[Tensor, Noise], Tensor]
 """Images (B, C, H, W) in [-1, 1], and noise of as many: all of them changed."""

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype.images import to_unit
+from calotype.core.images import to_unit
+from calotype.core.rng import Noise
 from calotype.nn.layers import full, full_precision, zeroed
 from calotype.nn.native.recorder import Operand, Recorder, Vector
-from calotype.rng import Noise
 
 Own = Literal["all", "A", "B"]
 

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype.core.rng import Noise
 from calotype.nn.causal import (
     CausalAttention,
     CausalConv,
@@ -43,7 +44,6 @@ from calotype.nn.causal import (
 )
 from calotype.nn.layers import dropout, fork, zeroed
 from calotype.nn.native.recorder import Vector
-from calotype.rng import Noise
 
 LEVELS = 256  # of a value
 

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype.core.rng import Noise
 from calotype.nn.levels import PLAIN, Encoder, Numbers, Size, Style, blocks_of, level_sizes, ups
 from calotype.nn.quantise import FSQ, VQ, Quantised
-from calotype.rng import Noise
 
 
 class CodeStep(NamedTuple):

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from calotype.core.rng import Noise
 from calotype.nn.layers import full, zeroed
 from calotype.nn.levels import PLAIN, Block, Branch, Encoder, Numbers, Size, Style, level_sizes, ups
-from calotype.rng import Noise
 
 ACTIVE = 0.01  # nats of divergence, in the mean, from which on a channel of a latent map says something
 WIDEST = 6.0  # of the logarithm of a scale: softly, so that no step of training makes it infinite

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype import processes
-from calotype.rng import Noise
+from calotype.core.rng import Noise
+from calotype.distributed import processes
 
 L = TypeVar("L", nn.Conv2d, nn.Linear)
 

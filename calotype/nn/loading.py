@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from calotype.errors import ConfigError
+from calotype.core.errors import ConfigError
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype.core.rng import Noise
 from calotype.nn.causal import CausalConv, FirstConv, PixelNetwork, Place, Reach, either, here, through
 from calotype.nn.layers import dropout, fork
-from calotype.rng import Noise
 
 
 class PixelCNN(PixelNetwork):

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype.core.rng import Noise
 from calotype.nn.causal import CausalConv, FirstConv, Own, PixelNetwork, Place, below, here, unfolded
 from calotype.nn.layers import dropout, fork
-from calotype.rng import Noise
 
 
 class PixelCNNpp(PixelNetwork):

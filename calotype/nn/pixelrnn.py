@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype.core.rng import Noise
 from calotype.nn.causal import CausalConv, Place
 from calotype.nn.layers import dropout
-from calotype.rng import Noise
 
 
 class RowLSTM(nn.Module):

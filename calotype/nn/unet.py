@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype.core.rng import Noise
 from calotype.nn.layers import SelfAttention, SinusoidalEmbedding, dropout, fork, groups_for, zeroed
-from calotype.rng import Noise
 
 Resample = Literal["none", "down", "up"]
 Size = Sequence[int]  # rows and columns of a map

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from calotype.distributions import AS_LEARNED, Distribution, Taste
 from calotype.nn.causal import PixelNetwork, Place, canvas_of
+from calotype.nn.distributions import AS_LEARNED, Distribution, Taste
 from calotype.nn.native import loop
 
 Evaluate = Callable[[Tensor, int, int], Tensor]

@@ -2,8 +2,8 @@
 
     p(x) = prod_i p(x_i | x_1, ..., x_(i-1)),    loss = -log2 p(x) / dims,
 
-with the conditional distributions of `calotype.distributions`, whose parameters a causal network gives for all pixels
-at once. So the loss is the exact number of bits that a value of the image takes, and the likelihood is the loss.
+with the conditional distributions of `calotype.nn.distributions`, whose parameters a causal network gives for all
+pixels at once. So the loss is the exact number of bits that a value of the image takes, and the likelihood is the loss.
 
 Source: van den Oord et al. 2016, arXiv:1601.06759.
 """
@@ -17,15 +17,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calotype.distributions import Distribution, distribution, likelihood_for
-from calotype.errors import ConfigError
-from calotype.families.autoregressive.config import GUIDANCE, AutoregressiveConfig, AutoregressiveOptions
+from calotype.core.errors import ConfigError
+from calotype.core.model import Batch, Bits, Completable, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
+from calotype.core.rng import Noise
+from calotype.families.autoregressive.config import GUIDANCE, NETWORKS, AutoregressiveConfig, AutoregressiveOptions
 from calotype.families.autoregressive.drawing import Guide, draw
-from calotype.families.autoregressive.networks import NETWORKS
 from calotype.families.autoregressive.presets import presets
-from calotype.guidance import AUTO, check_can_be_guided, hidden
-from calotype.model import Batch, Bits, Completable, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
-from calotype.rng import Noise
+from calotype.families.guidance import AUTO, check_can_be_guided, hidden
+from calotype.nn.distributions import Distribution, distribution, likelihood_for
 
 
 class Autoregressive(GenerativeModel, HasLikelihood, Completable):

@@ -31,8 +31,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from calotype.images import to_bytes, to_unit
-from calotype.rng import Noise
+from calotype.core.images import to_bytes, to_unit
+from calotype.core.rng import Noise
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x: float64 (B, C, H, W), sigma: (B,)) -> the estimate of the clean image, float64 (B, C, H, W)."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
-from calotype.config import check_choice, check_widths
-from calotype.errors import ConfigError
+from calotype.core.config import check_choice, check_widths
+from calotype.core.errors import ConfigError
 from calotype.families.diffusion.predictions import PREDICTIONS
 from calotype.families.diffusion.schedules import SCHEDULES
 from calotype.families.diffusion.solvers import SOLVERS
-from calotype.guidance import AUTO, check_weight
+from calotype.families.guidance import AUTO, check_weight
 from calotype.nn.unet import DESIGNS
 
 ANY_LEVEL = (0.0, 1e9)

@@ -19,8 +19,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from calotype.core.rng import Noise
 from calotype.families.diffusion.solvers import Denoise
-from calotype.rng import Noise
 
 
 def log_density(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise | None, probes: int = 1) -> Tensor:

@@ -24,7 +24,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calotype.errors import ConfigError
+from calotype.core.errors import ConfigError
+from calotype.core.images import to_bytes, to_unit
+from calotype.core.model import Batch, Bits, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
+from calotype.core.rng import Noise
 from calotype.families.diffusion.bound import variational_bits
 from calotype.families.diffusion.config import ANY_LEVEL, GUIDANCE, GUIDED, DiffusionConfig, DiffusionOptions
 from calotype.families.diffusion.density import log_density
@@ -33,11 +36,8 @@ from calotype.families.diffusion.predictions import PREDICTIONS
 from calotype.families.diffusion.presets import presets
 from calotype.families.diffusion.schedules import FARTHEST, SCHEDULES
 from calotype.families.diffusion.solvers import SOLVERS, Denoise, karras
-from calotype.guidance import AUTO, check_can_be_guided, hidden
-from calotype.images import to_bytes, to_unit
-from calotype.model import Batch, Bits, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
+from calotype.families.guidance import AUTO, check_can_be_guided, hidden
 from calotype.nn.unet import UNet
-from calotype.rng import Noise
 
 
 class Diffusion(GenerativeModel, HasLikelihood):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from calotype.core.model import ImageSpec, Preset
 from calotype.families.diffusion.config import DiffusionConfig
-from calotype.model import ImageSpec, Preset
 
 # After ten minutes of CIFAR-10 the Fréchet distance of `small` in a classifier's features was 1.9 with it and 4.6 with
 # AdamW, that of `medium` 4.2 and 8.8 (benchmarks/networks.py --table sizes).

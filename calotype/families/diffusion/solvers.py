@@ -22,7 +22,7 @@ from math import expm1, factorial, log
 import torch
 from torch import Tensor
 
-from calotype.rng import Noise
+from calotype.core.rng import Noise
 
 Denoise = Callable[[Tensor, float], Tensor]
 """(x: float (B, C, H, W), sigma) -> the estimate of the clean image, float (B, C, H, W)."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from calotype.core.model import ImageSpec, Preset
 from calotype.families.gan.config import GANConfig
-from calotype.model import ImageSpec, Preset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
-from calotype.config import check_choice, check_widths
-from calotype.distributions import DISTRIBUTIONS
-from calotype.errors import ConfigError
+from calotype.core.config import check_choice, check_widths
+from calotype.core.errors import ConfigError
+from calotype.nn.distributions import DISTRIBUTIONS
 
 LIKELIHOODS = ("auto", *DISTRIBUTIONS)
 CODES = ("gaussian", "fsq", "vq")

@@ -3,7 +3,7 @@
     log p(x) >= E_q(z|x) [log p(x | z)] - KL(q(z | x) || p(z)),               the evidence lower bound, ELBO;
     log p(x) >= E log 1/K sum_k p(x | z_k) p(z_k) / q(z_k | x),  z_k ~ q,     the importance-weighted bound.
 
-p(x | z) is a distribution of `calotype.distributions` for each pixel, on the bytes themselves, so both are bounds in
+p(x | z) is a distribution of `calotype.nn.distributions` for each pixel, on the bytes themselves, so both are bounds in
 bits/dim of the 8-bit image. The loss is the ELBO in bits/dim, with the divergence weighted by beta and over each latent
 map not below the free bits; evaluated it is the ELBO itself.
 
@@ -21,12 +21,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from calotype.distributions import AS_LEARNED, Bernoulli, distribution, is_binary
-from calotype.errors import ConfigError
-from calotype.families.vae.config import VAEConfig, VAEOptions
-from calotype.families.vae.presets import presets
-from calotype.images import to_unit
-from calotype.model import (
+from calotype.core.errors import ConfigError
+from calotype.core.images import to_unit
+from calotype.core.model import (
     Batch,
     Bits,
     Encodable,
@@ -40,11 +37,14 @@ from calotype.model import (
     Remark,
     Turn,
 )
+from calotype.core.rng import Noise
+from calotype.families.vae.config import VAEConfig, VAEOptions
+from calotype.families.vae.presets import presets
 from calotype.nn.coder import Coder, CodeStep
+from calotype.nn.distributions import AS_LEARNED, Bernoulli, distribution, is_binary
 from calotype.nn.ladder import Ladder, Step
 from calotype.nn.levels import Style, level_sizes
 from calotype.nn.quantise import FSQ, VQ
-from calotype.rng import Noise
 
 COLLAPSED = 0.05  # share of the channels of latents that are active, below which they are of no use
 FEWEST = 2.0  # codes in use, weighed by how often

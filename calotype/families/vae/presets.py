@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from calotype.core.model import ImageSpec, Preset
 from calotype.families.vae.config import VAEConfig
-from calotype.model import ImageSpec, Preset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

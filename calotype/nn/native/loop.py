@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calotype import environment
-from calotype.caches import cache_folder, weakness
-from calotype.distributions import LEVELS, Bernoulli, Categorical, Distribution, Logistics, Taste
-from calotype.files import write_atomic
+from calotype.core import environment
+from calotype.core.caches import cache_folder, weakness
+from calotype.core.files import write_atomic
+from calotype.core.untrusted import NotPlain, open_regular
 from calotype.nn.causal import PixelNetwork, Place, canvas_of, lag_of
+from calotype.nn.distributions import LEVELS, Bernoulli, Categorical, Distribution, Logistics, Taste
 from calotype.nn.native.recorder import FURTHEST, OPERAND, Recorder, Vector
-from calotype.untrusted import NotPlain, open_regular
 
 SOURCE = Path(__file__).with_name("loop.c")
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fPIC", "-c")  # not at linking, where it changes the whole process

@@ -8,15 +8,12 @@ pixel to pixel ask the recorder for it. The arrays that a program refers to must
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from calotype.nn.causal import Place
 
 FURTHEST = 256  # columns that a vector may be behind the place
 
@@ -48,6 +45,18 @@ INSTRUCTION = np.dtype(
 OPERATIONS = (
     "copy linear add mul relu silu elu tanh sigmoid neg norm skip attend unfold raise embed".split()
 )  # as numbered in loop.c
+
+
+class Map(Protocol):
+    """The map that a layer works on, see `calotype.nn.causal.Place`."""
+
+    @property
+    def width(self) -> int:
+        """Columns of the map."""
+
+    @property
+    def level(self) -> int:
+        """Halvings of the resolution."""
 
 
 class Operand(NamedTuple):
@@ -99,7 +108,7 @@ class Recorder:
         operand = Operand(flat.data_ptr(), image=flat.shape[1] if len(flat) > 1 else 0)
         return Vector(self, operand, flat.shape[1], behind=None)
 
-    def map(self, x: Tensor, at: Place, right: int = 0, down: int = 0) -> Vector:
+    def map(self, x: Tensor, at: Map, right: int = 0, down: int = 0) -> Vector:
         """Of a map that stays where it is the vector at the place, or so many columns and rows on.
 
         Args:
@@ -161,13 +170,13 @@ class Recorder:
         )
         return out
 
-    def unfold(self, x: Vector, at: Place) -> Vector:
+    def unfold(self, x: Vector, at: Map) -> Vector:
         """One of the 2 x 2 pixels that the values of x are, by the parity of the row and column at a place."""
         out = self.new(x.size // 4)
         self.emit("unfold", out.size, out.operand, x.operand, k=at.level)
         return out
 
-    def attend(self, q: Vector, k: Vector, v: Vector, kept: Tensor, heads: int, at: Place) -> Vector:
+    def attend(self, q: Vector, k: Vector, v: Vector, kept: Tensor, heads: int, at: Map) -> Vector:
         """Note keys and values in `kept` (2, B, positions, C), and attend to them until now."""
         self.kept.append(kept)
         keys, values = (

@@ -1,0 +1,1 @@
+"""Files of pictures -> bytes, of every format and depth."""

@@ -1,0 +1,1 @@
+"""Where pictures come from: folders, archives, tables, arrays, hubs, built-in letters; and what lies beside them."""

@@ -1,0 +1,107 @@
+"""Jobs for the schedulers of clusters: what `calotype launch` writes and submits."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from shlex import join, quote
+from typing import Any, NamedTuple
+
+from calotype.core.config import check_choice
+from calotype.core.errors import ConfigError, JobError
+from calotype.core.files import make_folder, write_bytes
+from calotype.core.outputs import check_outputs
+from calotype.distributed.launching import kubernetes, ray, slurm
+from calotype.distributed.launching.job import Job, check_training, job_name, training_words
+
+
+class Scheduler(NamedTuple):
+    """What writes a job, what takes it from the standard input, and the options that are for it alone."""
+
+    text: Callable[[Job], str]
+    submit: tuple[str, ...]
+    options: frozenset[str]
+
+
+SCHEDULERS: Mapping[str, Scheduler] = {
+    "slurm": Scheduler(slurm.script, ("sbatch",), frozenset({"time", "partition", "account"})),
+    "kubernetes": Scheduler(
+        kubernetes.manifest, ("kubectl", "create", "-f", "-"), frozenset({"image", "namespace", "volume"})
+    ),
+    "ray": Scheduler(ray.script, ("sh",), frozenset()),
+}
+
+
+def launch(
+    on: str,
+    command: Sequence[str],
+    given: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
+    *,
+    write: Path | None = None,
+    submit: bool = False,
+    **options: Any,
+) -> None:
+    """Write a job for a scheduler, or submit it; nothing of it where anything is wrong.
+
+    Args:
+        on: a key of SCHEDULERS.
+        command: the words of `calotype train`, from `train` on.
+        given: what the command line makes of them.
+        settings: and of them, the entries of config.toml.
+        write: a file for the job; without it, and without submit, the job is printed.
+        submit: give the job to the scheduler.
+        options: fields of Job.
+
+    Raises:
+        ConfigError: for what the scheduler, or training, would not take.
+        JobError: where the job cannot be written or submitted.
+    """
+    if not on:
+        raise ConfigError(f"no scheduler is named: give --on {', '.join(SCHEDULERS)}")
+    check_choice("--on", on, SCHEDULERS)
+    scheduler = SCHEDULERS[on]
+    words, place = training_words(command, given)
+    job = Job(**options | {"words": words, "place": place, "name": options["name"] or job_name(place)})
+    for other, theirs in SCHEDULERS.items():
+        for option in theirs.options - scheduler.options:
+            if getattr(job, option):
+                raise ConfigError(f"--{option} is for {other}, and not for {on}: leave it out")
+    if given["resume"] is None:
+        check_training(job, given, settings)
+    if write is not None:
+        check_outputs("launch", (), write=write)
+    text = scheduler.text(job)
+    if submit and shutil.which(scheduler.submit[0]) is None:
+        raise JobError(
+            f"{scheduler.submit[0]} is not on this machine: leave out --submit, and submit the job where it is"
+        )
+    if write is not None:
+        _write(write, text)
+    if submit:
+        print(_submitted(scheduler.submit, text), end="")
+    elif write is not None:
+        print(f"job: {write}\nsubmit it by: {join(scheduler.submit).removesuffix(' -')} {quote(str(write))}")
+    else:
+        print(text, end="")
+    print(f"all nodes have to find {place} under this name: it is to be on storage that they share", file=sys.stderr)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        make_folder(path.parent)
+        write_bytes(path, text.encode())
+    except OSError as error:
+        raise JobError(f"{path} cannot be written ({error}): choose another file with --write") from error
+
+
+def _submitted(command: Sequence[str], text: str) -> str:
+    """What the scheduler answers."""
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()
+        raise JobError(f"{command[0]} did not take the job: {said}")
+    return done.stdout

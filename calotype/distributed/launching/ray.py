@@ -1,0 +1,31 @@
+"""A script that gives a job to a Ray cluster, which runs `calotype.terminal.ray_worker`."""
+
+from __future__ import annotations
+
+import json
+from shlex import quote
+
+from calotype.distributed.launching.job import Job
+
+SCRIPT = """#!/bin/sh
+# RAY_ADDRESS says which cluster, such as http://127.0.0.1:8265.
+exec ray job submit --no-wait --runtime-env-json {environment} -- python -m calotype.terminal.ray_worker
+"""
+VARIABLE = "CALOTYPE_JOB"  # what calotype.terminal.ray_worker reads: ray does not pass every word on as it is
+UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def script(job: Job) -> str:
+    """The text of the script."""
+    about = {
+        "name": job.name,
+        "place": str(job.place),
+        "workers": job.nodes * job.per_node,
+        "gpu": bool(job.gpus),
+        "cpus": max(1, job.cpus // job.per_node),
+        "memory": int(job.memory[:-1]) * UNITS[job.memory[-1]] // job.per_node if job.memory else 0,
+        "restarts": job.restarts,
+        "words": job.words,
+    }
+    variables = job.variables | {VARIABLE: json.dumps(about)}
+    return SCRIPT.format(environment=quote(json.dumps({"env_vars": variables})))

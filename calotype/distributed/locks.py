@@ -1,0 +1,66 @@
+"""One command at a time in a directory that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from calotype.core.errors import RunError
+from calotype.core.files import LOCK, check_place, hidden_stem, make_folder
+from calotype.distributed import processes
+
+WAIT = "wait for it or stop it"
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a directory against a second command that writes it. The system frees it when this process dies.
+
+    Of several processes that work together the first holds it.
+
+    Args:
+        doing: what is being done there, for the message to the second, such as "trained".
+
+    Raises:
+        RunError: another process holds it, or it cannot be written.
+    """
+    with _held(folder / LOCK, folder, doing, WAIT):
+        yield
+
+
+@contextmanager
+def locked_file(place: Path, remedy: str = WAIT) -> Iterator[None]:
+    """Hold a file against a second command that writes it, by a hidden file beside it; its folder is made.
+
+    Args:
+        remedy: what the second is told to do.
+
+    Raises:
+        RunError: another process holds it, or its folder cannot be written.
+    """
+    with _held(place.with_name(f"{hidden_stem(place.name)}lock"), place, "written", remedy):
+        yield
+
+
+@contextmanager
+def _held(file: Path, what: Path, doing: str, remedy: str) -> Iterator[None]:
+    lock = FileLock(file, timeout=0)
+
+    def acquire() -> None:
+        try:
+            make_folder(file.parent)
+            check_place(file)
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(f"{what} is being {doing} by another process: {remedy}") from error
+        except OSError as error:
+            raise RunError(f"{what} cannot be written ({error}): mend that, or copy it elsewhere") from error
+
+    processes.by_first(acquire)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,104 @@
+"""What the first of several processes leads: it says what is to be worked on, and each does its share, in rounds.
+
+Shares are what one process would work on at a time, so that what comes of them is the same, bit for bit, however many
+there are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from calotype.core.errors import CalotypeError
+from calotype.distributed.processes import acting, agreed, failure, is_first, rank, received, size, talking, told
+
+T = TypeVar("T")
+TYPES = (torch.uint8, torch.int64, torch.float32, torch.float64)  # of tensors that are sent, by number
+MOST_DIMENSIONS = 4  # of them
+
+Action = Callable[[Tensor], Tensor]
+Help = Callable[[str, Sequence[Tensor]], Iterator[Tensor]]
+"""(name of an action, tensors) -> what the action makes of each, in order, done by all processes."""
+
+
+def led(lead: Callable[[Help], T], actions: Mapping[str, Action]) -> T | None:
+    """What the first process makes with the help of all; None in the others, which do what they are asked for.
+
+    Args:
+        lead: done by the first alone. It is given a function that has tensors worked on by all, in rounds: each process
+            takes one of them. What it asks for it has to take to the end.
+        actions: what can be asked for, by name. What one makes of a tensor depends on that alone, and is the same in
+            every process.
+
+    Raises:
+        StoppedElsewhere: in all but one process, where a CalotypeError was raised in that.
+    """
+    if size() == 1:
+        return lead(lambda name, parts: map(actions[name], parts))
+    if not is_first():
+        while (asked := received(told(""))) is not None:
+            _help(asked, actions)
+        return None
+    at_once = size()
+    known: list[CalotypeError] = []  # to all already
+
+    def helped(name: str, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        for start in range(0, len(parts), at_once):
+            try:
+                with acting(alone=False):
+                    made = _round(name, actions[name], parts[start : start + at_once])
+            except CalotypeError as error:
+                known.append(error)
+                raise
+            yield from made
+
+    try:
+        with acting(alone=True):
+            found = lead(helped)
+    except CalotypeError as error:
+        if not known:
+            told(failure(error))
+        raise
+    told(json.dumps({"found": None}))
+    return found
+
+
+def _round(name: str, action: Action, parts: Sequence[Tensor]) -> list[Tensor]:
+    """What is made of no more tensors than there are processes, of the first of them here."""
+    told(json.dumps({"found": {"action": name, "parts": len(parts)}}))
+    others = range(1, len(parts))
+    for other in others:
+        _send(parts[other], other)
+    return [agreed(lambda: action(parts[0])), *map(_taken, others)]
+
+
+def _help(asked: Mapping[str, Any], actions: Mapping[str, Action]) -> None:
+    """The same in another process than the first; there may be nothing for it."""
+    part = _taken(0) if rank() < asked["parts"] else None
+    made = agreed(lambda: None if part is None else actions[asked["action"]](part))
+    if made is not None:
+        _send(made, 0)
+
+
+def _send(tensor: Tensor, to: int) -> None:
+    """Send a tensor to a process, which takes it."""
+    shape = [*tensor.shape, *[0] * (MOST_DIMENSIONS - tensor.ndim)]
+    with talking():
+        dist.send(torch.tensor([TYPES.index(tensor.dtype), tensor.ndim, *shape]), to)
+        dist.send(tensor.cpu().contiguous(), to)
+
+
+def _taken(sender: int) -> Tensor:
+    """The tensor that a process sends, on the CPU."""
+    about = torch.zeros(2 + MOST_DIMENSIONS, dtype=torch.int64)
+    with talking():
+        dist.recv(about, sender)
+        dtype, dimensions, *shape = about.tolist()
+        tensor = torch.empty(shape[:dimensions], dtype=TYPES[dtype])
+        dist.recv(tensor, sender)
+    return tensor

@@ -1,0 +1,107 @@
+"""Paths that the config of a run or a comparison names, kept so that the directory can be given away.
+
+Whoever is given a run is not to read in it where somebody's pictures lie. So config.toml names a path from its own
+directory, such as ../../photos, where both lie below a folder that does not say who the user is: that holds as well
+when all is moved together. Of any other path it has the last part, and the whole stands in local.toml beside it, which
+is for this machine alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from calotype.core.config import config_file, read_toml, write_toml
+from calotype.core.files import open_folder, write_atomic
+
+LOCAL = "local.toml"
+PATHS = (("data", "source"), ("latents", "run"), ("", "recipe"))  # entries by section; "": at the top
+_NO_PATHS = ("glyphs", "glyphs:", "hub:")  # what sources may begin with that mean the same everywhere
+
+
+def write_config(path: Path, values: Mapping[str, Any]) -> None:
+    """Write the config of a run or a comparison, and what of its paths is for this machine alone beside it.
+
+    Args:
+        values: plain values and sections, as of `write_toml`; paths are as this machine knows them.
+
+    Raises:
+        OSError, PlaceError: it cannot be written.
+    """
+    local: dict[str, Any] = {}
+    content: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for section, key in PATHS:
+        table = content.get(section, {}) if section else content
+        if not table.get(key):
+            continue
+        whole = table[key]
+        table[key] = _portable(whole, path.parent)
+        if table[key] == _last(whole) != whole:
+            (local.setdefault(section, {}) if section else local)[key] = _absolute(whole)
+    place = path.with_name(LOCAL)
+    if local:  # first, so that no config is without it
+        _write(place, local)
+    _write(path, content)
+    if not local:
+        with open_folder(path.parent) as folder:
+            folder.remove(LOCAL)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The values of the config of a run or a comparison, or of a recipe, with paths as this machine knows them.
+
+    A recipe that somebody wrote is taken as it is. Raises ConfigError.
+    """
+    path = config_file(path)
+    values = read_toml(path)
+    if "calotype" not in values:
+        return values
+    place = path.with_name(LOCAL)
+    local = read_toml(place) if place.is_file() else {}
+    for section, key in PATHS:
+        table = values.get(section) if section else values
+        known = local.get(section) if section else local
+        if not isinstance(table, dict) or not isinstance(text := table.get(key), str):
+            continue
+        whole = known.get(key) if isinstance(known, Mapping) else None
+        if text.startswith(("./", "../")):
+            table[key] = os.path.normpath(path.parent.absolute() / text)
+        elif isinstance(whole, str) and _last(whole) == text:
+            table[key] = whole
+    return values
+
+
+def shareable(text: str | Path) -> str:
+    """A path as it stands in what is given away: of an absolute one, or an address, the last part."""
+    text = str(text)
+    return _last(text) if os.path.isabs(text) or text.startswith("~") or "://" in text else text
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    text = write_toml(values)
+    write_atomic(path, lambda file: file.write(text.encode()), path.parent)
+
+
+def _portable(whole: str, folder: Path) -> str:
+    if whole.startswith(_NO_PATHS) and not os.path.isabs(whole):
+        return whole
+    if "://" in whole:
+        return _last(whole)
+    relative = Path(os.path.relpath(_absolute(whole), folder.absolute()))
+    home = Path(os.path.expanduser("~"))
+    common = Path(os.path.commonpath([_absolute(whole), folder.absolute()]))
+    if common in (Path(common.anchor), *home.parents) or home.name in relative.parts:
+        return _last(whole)
+    return relative.as_posix() if relative.parts[:1] == ("..",) else f"./{relative.as_posix()}"
+
+
+def _absolute(whole: str) -> str:
+    return whole if "://" in whole else os.path.abspath(os.path.expanduser(whole))
+
+
+def _last(whole: str) -> str:
+    """The last part of a path or an address, without what an address is asked with."""
+    name = whole.split("?")[0] if "://" in whole else whole
+    return name.rstrip("/").rpartition("/")[2] or "pictures"

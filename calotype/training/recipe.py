@@ -1,0 +1,120 @@
+"""What is asked for: the arguments of `train`, a recipe and single settings, put together and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from calotype.core.config import build, nearest
+from calotype.core.errors import ConfigError
+from calotype.core.untrusted import brief
+from calotype.data import DataConfig, parse_size
+from calotype.optimization.trainer import TrainConfig
+from calotype.runs.portable_paths import read_config
+from calotype.runs.run import family
+from calotype.training.planner import OF_THE_PRESET, Budget
+
+DEFAULT_BUDGET = "30m"
+OF_THE_BUDGET = ("images", "checkpoint_every", "preview_every")  # what a budget decides in [training]
+# Of a config.toml, besides the sections.
+NOT_SETTINGS = ("calotype", "family", "preset", "budget", "dataset", "latents")
+
+
+class Request(NamedTuple):
+    """A run to make."""
+
+    family: str
+    data: DataConfig
+    budget: Budget
+    preset: str
+    settings: Mapping[str, Mapping[str, Any]]  # by section "model" and "training": what is not to be chosen
+
+
+def request(
+    family_name: str,
+    data: str | Path | DataConfig,
+    *,
+    budget: str | None,
+    preset: str | None,
+    size: str | None,
+    settings: Mapping[str, Mapping[str, Any]],
+    recipe: str | Path | None,
+    on_latents: bool = False,
+    source: str = "",
+) -> Request:
+    """Put a request together: arguments come before settings, settings before the recipe, the recipe before defaults.
+
+    Args:
+        on_latents: whether a first stage is given.
+        source: of the pictures, where neither argument nor setting nor recipe names any.
+
+    Raises:
+        ConfigError: for what is unknown, missing or contradictory.
+    """
+    base = read_config(Path(recipe)) if recipe is not None else {}
+    if "latents" in base and not on_latents:
+        run = base["latents"].get("run", "RUN") if isinstance(base["latents"], Mapping) else "RUN"
+        raise ConfigError(f"{recipe} is of a model of latents: say of which run, by --latents {run}")
+    family_name = family_of(family_name, recipe)
+    for name in base:
+        known = [*sections(family_name), *NOT_SETTINGS]
+        if name not in known:
+            raise ConfigError(f"{recipe} has an entry {name!r}, which is unknown{nearest(name, known)}")
+        if name in sections(family_name) and not isinstance(base[name], Mapping):
+            raise ConfigError(
+                f"{recipe}: {name} is {brief(base[name])}, but it is a section: write [{name}] and its entries"
+            )
+    for name in ("preset", "budget"):
+        if not isinstance(base.get(name, ""), str):
+            raise ConfigError(f"{recipe}: {name} is {brief(base[name])}, but it is a text: write it in quotes")
+    kept = {name: dict(base.get(name, {})) for name in sections(family_name)}
+    if "images" in settings.get("training", {}):
+        images = settings["training"]["images"]
+        raise ConfigError(f"training.images is {images}, but the budget decides it: use --budget {images}img")
+    if preset is not None and preset != base.get("preset"):  # another size: the recipe's own has no say in it
+        kept["model"] = {}
+        kept["training"] = {k: v for k, v in kept["training"].items() if k not in OF_THE_PRESET}
+    if budget is not None:
+        kept["training"] = {k: v for k, v in kept["training"].items() if k not in OF_THE_BUDGET}
+    elif "images" in kept["training"]:
+        budget = f"{kept['training']['images']}img"  # a run is repeated without a clock
+    else:
+        budget = base.get("budget")
+    values = {name: kept[name] | dict(settings.get(name, {})) for name in kept}
+    return Request(
+        family_name,
+        data_config(data, size, {"source": source} | values["data"] if source else values["data"]),
+        Budget.parse(budget or DEFAULT_BUDGET),
+        preset or base.get("preset", "auto"),
+        {name: values[name] for name in ("model", "training")},
+    )
+
+
+def family_of(family_name: str, recipe: str | Path | None) -> str:
+    """The family asked for, else that of the recipe. Raises ConfigError where there is neither."""
+    name = family_name or (read_config(Path(recipe)).get("family", "") if recipe is not None else "")
+    if not isinstance(name, str):
+        raise ConfigError(f"{recipe}: family is {brief(name)}, but it is a text: write it in quotes")
+    if not name:
+        raise ConfigError("no family is named: calotype train FAMILY DATA, such as calotype train diffusion photos/")
+    return name
+
+
+def sections(family_name: str) -> dict[str, type]:
+    """The settings a user may give, by section: the dataclasses that say what they are. Raises ConfigError."""
+    return {"data": DataConfig, "model": family(family_name).Config, "training": TrainConfig}
+
+
+def data_config(data: str | Path | DataConfig, size: str | None, values: Mapping[str, Any]) -> DataConfig:
+    """What pictures to take, and how: an argument, a size such as "32", and entries of the section "data"."""
+    if not isinstance(data, DataConfig):
+        named = {"source": str(data)} if str(data) else {}
+        if not named and "source" not in values:
+            raise ConfigError("no pictures are named: give a folder, an archive, a Parquet or NumPy file, or glyphs")
+        data = build(DataConfig, dict(values) | named, "data")
+    if size is None:
+        return data
+    width, height = parse_size(size)
+    return replace(data, width=width, height=height)

@@ -1,0 +1,577 @@
+"""The main job: from pictures and a budget to a trained run.
+
+`train` starts a run and `resume` continues one; both end in the one loop of `loop`. `begin` makes a run that `resume`
+then trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from calotype.core import devices
+from calotype.core.config import build, plain
+from calotype.core.display import Display, for_process, packing_on
+from calotype.core.errors import ConfigError, RunError, is_out_of_memory
+from calotype.core.images import grid, write_png
+from calotype.core.model import GenerativeModel
+from calotype.core.outputs import check_outputs
+from calotype.core.paths import beside, shortened
+from calotype.core.rng import fold, permutation
+from calotype.core.signals import stop_requests, way_on
+from calotype.core.untrusted import brief
+from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.data.notes import all_notes, balance_notes
+from calotype.data.packs.batches import Batches
+from calotype.data.packs.stream import Stream
+from calotype.distributed import processes, sharding
+from calotype.evaluation.training_curves import write_curves
+from calotype.families.latents import Latents
+from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.runs.changes import Change
+from calotype.runs.run import CONFIG, DatasetFacts, Run, RunConfig, TrainedModel, family, name_source, refuse_existing
+from calotype.sampling import sampler
+from calotype.training import first_stage
+from calotype.training.extension import consequence, extended
+from calotype.training.loop import Context, until_done
+from calotype.training.monitor import Judge
+from calotype.training.planner import MEASURED_IMAGES, MEASURED_VALUES, Budget, Plan, plan
+from calotype.training.recipe import Request, family_of, request
+from calotype.training.tensorboard import Mirror, tensorboard_mirror
+
+SAMPLES = "samples.png"  # in the run directory; the last thing that training writes, after the curves
+HELD_OUT_BATCH = 64  # images at a time
+AUTO = "auto"  # of latents: train them first
+FINAL_GRID = 64  # images in the grid at the end
+
+
+def train(
+    family_name: str = "",
+    data: str | Path | DataConfig = "",
+    *,
+    budget: str | None = None,
+    out: str | Path | None = None,
+    preset: str | None = None,
+    size: str | None = None,
+    device: str = "auto",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    recipe: str | Path | None = None,
+    latents: str | Path | None = None,
+    shard: int = 1,
+    go_on: bool = False,
+    tensorboard: bool = False,
+    display: Display | None = None,
+) -> Run:
+    """Train a model on pictures.
+
+    Args:
+        family_name: a key of FAMILIES, such as "diffusion"; by default that of the recipe.
+        data: pictures (a folder, archive, Parquet, arrays, "glyphs" or a hub name), or a DataConfig; by default that
+            of the recipe.
+        budget: a time such as "30m", or images such as "500kimg"; by default that of the recipe, else "30m".
+        out: the run directory; by default a new one below runs/.
+        preset: the size of the network, or "auto" for the largest that the budget can train; by default that of the
+            recipe, else "auto".
+        size: "32" or "48x64", width first; by default what suits the pictures.
+        device: "auto", "cpu", "cuda" or "mps".
+        settings: values for the sections "data", "model" and "training" of config.toml, by section and key.
+        recipe: a TOML file with such sections, for instance the config.toml of another run.
+        latents: a run of a VAE: the model is trained on its latents of the pictures, and draws pictures by both. Data
+            is by default that of the run. "auto" trains a VAE first, with a third of the budget.
+        shard: of several processes, how many hold the weights between them; by default each holds all.
+        go_on: where the run directory is a run already, continue it, as `resume` does: for jobs that are started again
+            by the same call.
+        tensorboard: also log for TensorBoard, below the run directory.
+        display: where to show progress; by default plain lines.
+
+    Raises:
+        CalotypeError: for anything the user can mend; the message says how.
+    """
+    if processes.may_be_restarted() and out is None:
+        raise ConfigError("torchrun is to start processes again, and they have to find the run: give its place, --out")
+    if go_on and out is None:
+        raise ConfigError("what is to go on has to be found: give its place, --out, or leave out --go-on")
+    chosen = settings or {}
+    with processes.joined(), for_process(display, processes.is_first()) as shown:
+        # One that was started again tells the others: what is on another machine may be there for the first time.
+        if processes.any_of(int(go_on or processes.is_restarted())) and out is not None and _is_run(Path(out)):
+            if go_on:
+                _refuse_another(Path(out), family_of(family_name, recipe), None if latents == AUTO else budget)
+            return resume(out, device=device, shard=shard, tensorboard=tensorboard, display=shown)
+        begun = _begun(family_name, data, budget, out, preset, size, device, chosen, recipe, latents, shown, shard)
+        with begun.run.locked():
+            _train_run(begun, [], shown, tensorboard, shard)
+    return begun.run
+
+
+def begin(
+    family_name: str,
+    data: str | Path | DataConfig = "",
+    *,
+    budget: str | None = None,
+    out: str | Path | None = None,
+    size: str | None = None,
+    device: str = "auto",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    recipe: str | Path | None = None,
+    display: Display | None = None,
+) -> Run:
+    """Choose what `train` would train, and make its run directory; `resume` trains it. As for `train`."""
+    with processes.joined(), for_process(display, processes.is_first()) as shown:
+        return _begun(family_name, data, budget, out, None, size, device, settings or {}, recipe, None, shown).run
+
+
+class Begun(NamedTuple):
+    """A run that can be trained."""
+
+    run: Run
+    pictures: PackedDataset
+    packed: PackedDataset  # what is learned
+    device: torch.device
+
+
+def _begun(
+    family_name: str,
+    data: str | Path | DataConfig,
+    budget: str | None,
+    out: str | Path | None,
+    preset: str | None,
+    size: str | None,
+    device: str,
+    chosen: Mapping[str, Mapping[str, Any]],
+    recipe: str | Path | None,
+    latents: str | Path | None,
+    shown: Display,
+    shard: int = 1,
+) -> Begun:
+    sharding.check(shard)
+    first = None
+    if latents == AUTO:
+        both = request(
+            family_name, data, budget=budget, preset=preset, size=size, settings=chosen, recipe=recipe, on_latents=True
+        )
+        first_stage.check_settings(both.settings["training"])
+        out = _place(out, both)
+        latents = _first_part(both, out, device, shown)
+        budget, size = both.budget.part(1 - first_stage.FIRST_SHARE), None
+    if latents is not None:
+        name = family_of(family_name, recipe)
+        first = first_stage.first_stage(Path(latents), family(name), name, device)
+        chosen = first_stage.with_data_of(first, chosen, size)
+    asked = request(
+        family_name,
+        data,
+        budget=budget,
+        preset=preset,
+        size=size,
+        settings=chosen,
+        recipe=recipe,
+        on_latents=first is not None,
+        source="" if first is None else first.run.config.data.source,
+    )
+    if first is not None:
+        first_stage.check_settings(asked.settings["training"])
+    path = _place(out, asked)
+    torch_device = devices.choose(processes.local_device(device))
+    _set_up_process(build(TrainConfig, {"images": 1, **asked.settings["training"]}, "training").threads)
+
+    if recipe is not None and not str(data) and "source" not in chosen.get("data", {}):
+        name_source(asked.data.source, Path(recipe), shown.message)
+    elif first is not None and not str(data):
+        name_source(asked.data.source, first.run.path / "config.toml", shown.message)
+    pictures = _prepare(asked.data, shown)
+    told = None if first is None else first_stage.measured(first, pictures, str(latents))
+    packed = _learned(first, told, pictures, shown)
+    planned = plan(
+        family(asked.family),
+        asked.preset,
+        asked.budget,
+        packed.spec,
+        _some_images(packed),
+        lambda config: _training_batches(packed, config),
+        torch_device,
+        asked.settings,
+        shown.message,
+        shard,
+    )
+    if planned.training.balanced:
+        for note in balance_notes(pictures):
+            shown.message(note)
+    config = RunConfig(
+        family=asked.family,
+        preset=planned.preset,
+        budget=asked.budget.text,
+        data=pictures.config,
+        dataset=DatasetFacts.of(pictures),
+        model=planned.model,
+        training=planned.training,
+        latents=told,
+    )
+    processes.by_first(lambda: str(Run.create(path, config, first).path))
+    run = Run.open(path)  # in all processes what the first has decided
+    shown.message(_announcement(run, planned))
+    return Begun(run, pictures, packed, torch_device)
+
+
+def _first_part(both: Request, second: Path, device: str, shown: Display) -> Path:
+    """Train the first of two stages with its share of the budget, or what is left of that; returns its run directory.
+
+    It lies beside that of the second, so that the same command again goes on where it was stopped.
+
+    Raises:
+        RunError: where a run of something else lies there.
+    """
+    place = beside(second, after="-first")
+    preset, budget = first_stage.PRESETS[family(both.family).models_codes], both.budget.part(first_stage.FIRST_SHARE)
+    if (place / "config.toml").exists():
+        there = Run.open(place).config
+        digest = prepare(both.data).digest
+        if (there.family, there.preset, there.budget, there.dataset.digest) != ("vae", preset, budget, digest):
+            raise RunError(
+                f"{place} is there already, and is not the first part of this run: its {there.family} ({there.preset}, "
+                f"{there.budget}) is of other pictures or another budget. Remove it, choose another --out, or go on "
+                f"from it with --latents {quote(str(place))}"
+            )
+        resume(place, device=device, display=shown)
+        return place
+    settings = {key: value for key, value in both.settings["training"].items() if key in ("threads", "seed")}
+    train(
+        "vae",
+        both.data,
+        budget=budget,
+        out=place,
+        preset=preset,
+        device=device,
+        settings={"training": settings},
+        display=shown,
+    )
+    return place
+
+
+def resume(
+    path: str | Path,
+    *,
+    data: str = "",
+    budget: str | None = None,
+    device: str = "auto",
+    shard: int = 1,
+    tensorboard: bool = False,
+    display: Display | None = None,
+) -> Run:
+    """Continue a run from its newest sound checkpoint, as if it had never stopped.
+
+    Args:
+        path: the run directory.
+        data: where the pictures are now, if they have moved; config.toml then has the new place.
+        budget: another one for the run in all, see `extension`; config.toml then has it.
+        device, shard, tensorboard, display: as for `train`.
+
+    Raises:
+        CalotypeError: for a path that is no run, data or settings that have changed, or anything else the user can
+            mend.
+    """
+    asked = Budget.parse(budget) if budget else None
+    with processes.joined(), for_process(display, processes.is_first()) as shown:
+        sharding.check(shard)
+        run = Run.open(Path(path))
+        with run.locked():
+            run = Run.open(run.path)  # as the last that held it has left it
+            torch_device = devices.choose(processes.local_device(device))
+            _set_up_process(run.config.training.threads)
+            processes.agreed(run.changed)
+            if not data:
+                name_source(run.config.data.source, run.path / CONFIG, shown.message)
+            pictures = _packed(lambda: run.pictures(data, packing_on(shown)), shown)
+            processes.agreed(lambda: _check_facts(run, pictures))
+            first = None if run.config.latents is None else run.first_stage(shown.message, device)
+            packed = _learned(first, run.config.latents, pictures, shown)
+            config = _with_place(run.config, pictures) if data else run.config
+            if asked is not None:
+                batches = _training_batches(packed, config.training)
+                config = processes.agreed(
+                    lambda: extended(Run(run.path, config), asked, batches, torch_device, shard, shown.message)
+                )
+            if config != run.config:
+                processes.by_first(lambda: run.rewrite(config))
+                run = Run.open(run.path)
+            if data:
+                shown.message(f"the pictures are at {pictures.config.source}: {run.path / CONFIG} has the new place")
+            begun = Begun(run, pictures, packed, torch_device)
+            _train_run(begun, processes.agreed(run.changed), shown, tensorboard, shard)
+    return run
+
+
+def _with_place(config: RunConfig, pictures: PackedDataset) -> RunConfig:
+    return replace(config, data=replace(config.data, source=pictures.config.source))
+
+
+def _check_facts(run: Run, pictures: PackedDataset) -> None:
+    """Raise ConfigError where config.toml says something else of the pictures than is the case."""
+    said, found = plain(run.config.dataset), plain(DatasetFacts.of(pictures))
+    if not said["class_counts"]:  # as of versions before, which counted other held-out pictures as well
+        found = {name: value for name, value in found.items() if name not in ("class_counts", "held_out")}
+    for name, value in found.items():
+        if said[name] != value:
+            raise ConfigError(
+                f"dataset.{name} is {brief(said[name])} in {run.path / CONFIG}, but {brief(value)} of the pictures: "
+                "restore it"
+            )
+
+
+# -- before training
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a run is there, as the first process sees it."""
+    return processes.by_first(lambda: (path / "config.toml").exists())
+
+
+def _refuse_another(path: Path, family_name: str, budget: str | None) -> None:
+    """Raise RunError where a run that is to go on is not the one asked for."""
+    there = Run.open(path).config
+    if there.family != family_name or (budget is not None and there.budget != Budget.parse(budget).text):
+        raise RunError(
+            f"{path} is a run of {there.family} for {there.budget}, and not what was asked for: choose another --out, "
+            f"or continue it with `calotype train --resume {quote(str(path))}`, which takes another --budget"
+        )
+
+
+def _place(out: str | Path | None, asked: Request) -> Path:
+    """The run directory to make. Raises RunError where something is there."""
+
+    def chosen() -> str:
+        path = Path(out) if out is not None else new_place(asked.data.source, asked.family)
+        check_outputs("train", (asked.data.source,), out=path)
+        refuse_existing(path)
+        return str(path)
+
+    return Path(processes.by_first(chosen))
+
+
+def new_place(source: str, suffix: str) -> Path:
+    """A directory below runs/ that is not there yet, named for the pictures."""
+    stem = source.removeprefix("hub:").rstrip("/").replace(":", "-").split("/")[-1].split(".")[0] or "pictures"
+    base = Path("runs") / f"{shortened(stem)}-{suffix}"
+    numbered = (base if k == 1 else base.with_name(f"{base.name}-{k}") for k in range(1, 10_000))
+    return next(path for path in numbered if not path.exists())
+
+
+def _set_up_process(threads: int) -> None:
+    devices.keep_memory()
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
+    if not config.to_learn:
+        raise ConfigError("data.to_learn is false, which is for pictures that are only measured: leave it out")
+    return _packed(lambda: prepare(config, progress=packing_on(shown)), shown)
+
+
+def _packed(find: Callable[[], PackedDataset], shown: Display) -> PackedDataset:
+    """What is found in all processes, by the first before the others; what cannot be used of it is said."""
+    packed = processes.first_then_all(find)
+    for note in packed.survey()["notes"]:
+        shown.message(note)
+    if packed.skipped:
+        first = packed.skipped[0]
+        shown.message(
+            f"{len(packed.skipped)} of the files cannot be used, the first {first.name} ({first.reason}); "
+            f"`calotype check {packed.config.source}` lists them"
+        )
+    for note in all_notes(packed):
+        shown.message(note)
+    return packed
+
+
+def _learned(
+    first: TrainedModel | None, latents: Latents | None, pictures: PackedDataset, shown: Display
+) -> PackedDataset:
+    """What the model is trained on: the pictures, or the maps that a first stage makes of them."""
+    if first is None or latents is None:
+        return pictures
+    if pictures.stream is not None:
+        raise ConfigError("pictures are streamed, but latents are made of packed ones: leave out --stream")
+
+    def counted(done: int, total: int) -> None:
+        shown.count("pictures encoded", done, total)
+
+    return processes.first_then_all(lambda: first_stage.encoded(first, pictures, latents, counted))
+
+
+def _some_images(packed: PackedDataset) -> torch.Tensor:
+    """Training images to measure the data by, always the same ones: uint8 (N, C, H, W)."""
+    count = max(1, min(MEASURED_IMAGES, MEASURED_VALUES // packed.spec.dims))
+    order = permutation(fold(0, "measure"), len(packed.train))[:count]
+    return packed.read(packed.train[np.sort(order)]).images
+
+
+def _training_batches(packed: PackedDataset, config: TrainConfig, tell: Callable[[str], object] = str) -> Batches:
+    """Those that training takes.
+
+    Args:
+        tell: told of pictures that are read in training, and cannot be used.
+    """
+    labels = None
+    if packed.stream is not None:
+        return _streamed_batches(packed.stream, config, tell)
+    if config.balanced:
+        if packed.labels is None:
+            raise ConfigError("training.balanced is set, but the pictures have no classes: leave it out")
+        labels = packed.labels[packed.train]
+    return Batches(packed, packed.train, config.batch_size, fold(config.seed, "data"), config.flips, labels)
+
+
+def _streamed_batches(stream: Stream, config: TrainConfig, tell: Callable[[str], object]) -> Batches:
+    if config.balanced:
+        raise ConfigError(
+            "training.balanced is set, but pictures are streamed, and their classes are not known before they are "
+            "read: leave it out"
+        )
+
+    def after() -> None:
+        for replaced in stream.heard():
+            tell(f"{replaced.name} cannot be used ({replaced.reason}): another is shown in its place")
+
+    order = stream.order(fold(config.seed, "data"))
+    return Batches(stream, order, config.batch_size, flips=config.flips, after=after)
+
+
+def _announcement(run: Run, planned: Plan) -> str:
+    config, spec, speed = run.config, run.config.dataset.spec, planned.images_per_second
+    chosen = ", ".join(f"model.{name} = {value}" for name, value in planned.by_pictures.items())
+    suited = f"chosen to suit the pictures: {chosen}\n" if chosen else ""
+    pace = "" if speed is None else f" at about {speed:,.0f}/s"
+    classes = f", {spec.num_classes} classes" if spec.num_classes else ""
+    first = (
+        ""
+        if config.latents is None
+        else (
+            f"; latents of {config.latents.width}x{config.latents.height}, {config.latents.channels} channel(s), of "
+            f"{config.latents.run}"
+        )
+    )
+    return (
+        f"{config.dataset.train:,} images of {spec.width}x{spec.height}, {spec.channels} channel(s){classes}; "
+        f"{config.dataset.held_out:,} held out{first}\n"
+        f"{config.family} ({config.preset} network): {config.training.images:,} images to see{pace}\n"
+        f"{suited}run directory: {run.path}"
+    )
+
+
+# -- training
+
+
+def _train_run(begun: Begun, changed: Sequence[Change], shown: Display, tensorboard: bool, shard: int) -> None:
+    """Train to the end of the budget. The run is held.
+
+    Args:
+        changed: settings that are not those of the newest checkpoint.
+    """
+    run, pictures, packed, device = begun
+    config = run.config.training
+    mirror: AbstractContextManager[Mirror] = nullcontext(lambda *_: None)
+    if tensorboard and processes.is_first():
+        mirror = tensorboard_mirror(run.path / "tensorboard")
+    go_on = f"Continue with: calotype train --resume {quote(str(run.path))}"
+    with way_on(go_on), stop_requests() as stop, mirror as write:
+        devices.make_repeatable()
+        batches = _training_batches(packed, config, shown.message)
+        trainer = Trainer(run.config.new_model().to(device), batches, config, shard)
+        held_out = Batches(packed, packed.held_out, _held_out_size(packed), fold(config.seed, "held out"))
+        drawn = run.whole(trainer.ema, shown.message)
+        if processes.is_first():
+            drawn = drawn.to(device)
+        judge = None if trainer.model.loss_ranks or not processes.is_first() else Judge(pictures)
+        seen = Batches(packed, packed.train, held_out.size, fold(config.seed, "seen"))
+        context = Context(run, trainer, drawn, judge, held_out, seen, shown, write, stop)
+        if run.restore(trainer, shown.message):
+            _take_changes(context, changed)
+            if processes.by_first(lambda: _is_finished(run, trainer)):
+                longer = f"--resume {quote(str(run.path))} --budget {2 * config.images}img"
+                shown.message(f"{run.path} has used up its budget: nothing to continue. To train further: {longer}")
+                return
+            shown.message(f"continuing at {trainer.images_seen:,} of {config.images:,} images")
+            run.log("resumed", images_seen=trainer.images_seen)
+        else:
+            run.save(trainer, {})
+        try:
+            until_done(context)
+            processes.by_first(lambda: _finish(context))
+        except (OSError, RuntimeError, MemoryError) as error:
+            again = f"continue with: calotype train --resume {quote(str(run.path))}"
+            if is_out_of_memory(error):
+                raise RunError(
+                    f"memory ran out ({device.type}, {trainer.micro_batch} image(s) at a time: "
+                    f"{str(error).splitlines()[0] if str(error) else 'MemoryError'}); {run.path} is kept as of its "
+                    f"last checkpoint. Make memory free, then {again}; or start a new run with a smaller --size or "
+                    "--preset"
+                ) from error
+            if not isinstance(error, OSError):
+                raise
+            raise RunError(
+                f"{run.path} cannot be written ({error}); its checkpoints are intact. Make room, then {again}"
+            ) from error
+
+
+def _take_changes(context: Context, changed: Sequence[Change]) -> None:
+    """Say which settings are others from here on, and take those that a checkpoint has otherwise.
+
+    Raises:
+        ConfigError: the budget is less than what is done.
+    """
+    run, trainer = context.run, context.trainer
+    if trainer.step > trainer.steps:
+        raise ConfigError(
+            f"training.images is {trainer.config.images:,}, but the run has seen {trainer.images_seen:,}: give more, "
+            f"by calotype train --resume {quote(str(run.path))} --budget {2 * trainer.images_seen}img"
+        )
+    for change in changed:
+        text = str(change)
+        if change.name == "training.images":
+            text = consequence(change, trainer.config, trainer.images_per_step, trainer.step)
+        if change.name == "training.micro_batch":  # else that of the checkpoint, which memory may have made smaller
+            trainer.micro_batch = trainer.config.micro_batch or trainer.config.batch_size
+        context.shown.message(f"from {trainer.images_seen:,} images on {text}")
+        run.log("changed", images_seen=trainer.images_seen, text=text)
+
+
+def _is_finished(run: Run, trainer: Trainer[GenerativeModel]) -> bool:
+    """Whether all is done, to the last grid of samples."""
+    last = [record for record in run.read_log() if record["event"] == "finished"][-1:]
+    done = trainer.step >= trainer.steps and (run.path / SAMPLES).exists()
+    return done and any(record.get("images_seen") == trainer.images_seen for record in last)
+
+
+def _held_out_size(packed: PackedDataset) -> int:
+    return min(HELD_OUT_BATCH, len(packed.held_out))
+
+
+def _finish(context: Context) -> None:
+    run, trainer = context.run, context.trainer
+    images = final_grid(context.drawn)
+    write_curves(run.path / "curves.png", run.read_log())
+    write_png(run.path / SAMPLES, images)
+    run.log("finished", images_seen=trainer.images_seen)
+    context.shown.message(
+        f"trained on {trainer.images_seen:,} images\n"
+        f"samples: {run.path / 'samples.png'}\n"
+        f"run: {run.path}\n"
+        f"more: calotype sample {quote(str(run.path))} -n 64 --seed 7 --out new/"
+    )
+
+
+def final_grid(model: GenerativeModel) -> torch.Tensor:
+    """Samples of a model side by side, a column per class where there are few: uint8 (C, H, W)."""
+    classes = len(model.spec.classes)
+    columns = classes if 2 <= classes <= 16 else 8
+    rows = max(1, round(FINAL_GRID / columns))
+    drawn = sampler.sample(model, range(rows * columns), seed=0, labels=sampler.all_classes(model.spec))
+    return grid(drawn, columns)

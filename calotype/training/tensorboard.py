@@ -1,0 +1,31 @@
+"""A second place for the figures of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from calotype.core.errors import ConfigError
+
+Mirror = Callable[[Mapping[str, float], int], None]
+"""(figures by name, images seen) -> None"""
+
+
+@contextmanager
+def tensorboard_mirror(folder: Path) -> Iterator[Mirror]:
+    """Write figures for TensorBoard into `folder`. Raises ConfigError where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("--tensorboard needs tensorboard: pip install tensorboard") from error
+    writer = SummaryWriter(str(folder))
+
+    def write(figures: Mapping[str, float], images_seen: int) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(name, value, images_seen)
+
+    try:
+        yield write
+    finally:
+        writer.close()

@@ -40,7 +40,7 @@ def run(
     checkpoint: str,
     device: str,
     display: Display,
-) -> list[Path]:
+) -> tuple[Path, ...]:
     """Go on from the beginnings of pictures; returns where the results are.
 
     Raises:
@@ -67,7 +67,7 @@ def run(
     maker = Maker("complete", facts, model.told())
     with nullcontext() if folder is None else writing(maker, folder, "--folder"):
         _draw(model, found, beginnings, known, n, seed, classes, chosen, out, folder, display)
-    places = [place for place in (out, folder) if place is not None]
+    places = tuple(place for place in (out, folder) if place is not None)
     display.message(f"completions: {', '.join(map(str, places))}")
     return places
 

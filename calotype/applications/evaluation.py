@@ -42,54 +42,8 @@ VIEWED = 96  # held-out images whose latents are looked at
 REMEDY = "Repeat the command"
 
 
-def evaluate(
-    subject: str | Path | Run,
-    *,
-    data: str = "",
-    n: int = 0,
-    seed: int = 0,
-    features: str = "EffLite0",
-    checkpoint: str = "last",
-    device: str = "auto",
-    display: Display | None = None,
-    **options: Any,
-) -> Report:
-    """Measure a run, or images from anywhere, by the protocol of docs/evaluation.md.
-
-    Args:
-        subject: a run; or a folder, zip, tar, Parquet or npz of images, with `data`.
-        data: what images from elsewhere are to be like: a source of pictures as for train. Of a run, where the pictures
-            that it was trained on are now, if they have moved.
-        n: images per set; 0 for as many as are held out, 200 to 2000, and for all images from elsewhere up to 2000.
-        seed: of the samples; those of the seed after it are measured too.
-        features: what images are compared by: EffLite0, or the file of a network saved by `torch.export.save`.
-        checkpoint: "last", "best", or images seen.
-        device: "auto", "cpu", "cuda" or "mps".
-        display: where to show progress; by default plain lines.
-        options: of sampling, such as steps=32.
-
-    Raises:
-        CalotypeError: for anything the user can mend.
-    """
-    path = subject.path if isinstance(subject, Run) else Path(subject)
-    assignments = [f"{name}={value}" for name, value in options.items()]
-    with processes.joined(REMEDY), for_process(display, processes.is_first()) as shown:
-        outcome = measure(
-            path,
-            data=data,
-            n=n,
-            seed=seed,
-            network=features,
-            checkpoint=checkpoint,
-            options=assignments,
-            device=device,
-            display=shown,
-        )
-        return Report.of(processes.by_first(lambda: of_first(outcome).report.as_dict()))
-
-
-def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> Path:
-    """Measure, write evaluation.json and its page, and say what came of it; returns the place of the first.
+def run(subject: Path, *, out: Path | None, display: Display | None, **asked: Any) -> Report:
+    """Measure, write evaluation.json and its page, and say what came of it.
 
     Other arguments are those of `measure`.
 
@@ -113,7 +67,7 @@ def run(subject: Path, *, out: Path | None, display: Display, **asked: Any) -> P
             processes.by_first(plots.prepare)
             outcome = measure(subject, display=shown, **asked)
             processes.by_first(lambda: told(of_first(outcome), shown))
-    return place
+        return Report.of(processes.by_first(lambda: of_first(outcome).report.as_dict()))
 
 
 def of_first(outcome: Outcome | None) -> Outcome:

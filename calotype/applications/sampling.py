@@ -36,8 +36,8 @@ def run(
     checkpoint: str,
     ema: bool,
     device: str,
-    display: Display,
-) -> list[Path]:
+    display: Display | None,
+) -> tuple[Path, ...]:
     """Draw images of a run and write them to every place asked for; returns those places.
 
     Raises:
@@ -85,7 +85,7 @@ def _job(
 
 def _drawn(
     job: writers.Job, path: Path, out: Path | None, grid: Path | None, npz: Path | None, display: Display
-) -> list[Path]:
+) -> tuple[Path, ...]:
     """Draw the images into a folder, by all processes, and what else is asked for by the first."""
     folder = out or writers.parts_folder(job, grid or npz or path)
     if out is None:
@@ -102,7 +102,7 @@ def _drawn(
     with writing(job.maker(), folder, "--out"):
         done = writers.to_folder(job, folder, lambda done, total: display.count("images", done, total))
         processes.by_first(finish)
-    places = [place for place in (out, grid, npz) if place is not None]
+    places = tuple(place for place in (out, grid, npz) if place is not None)
     speed = done.drawn / done.seconds if done.drawn else 0.0
     kept = f"; {done.kept} were there already" if done.kept else ""
     display.message(f"{done.drawn} images in {clock(done.seconds)}, {speed:.1f} images/s{kept}")

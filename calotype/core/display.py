@@ -48,8 +48,14 @@ class Display(Protocol):
         """Show how far training has come."""
 
 
-def for_stream() -> Display:
-    """A live display where standard output is a terminal, else plain lines."""
+def for_stream(silent: bool = False) -> Display:
+    """A live display where standard output is a terminal, else plain lines.
+
+    Args:
+        silent: show nothing, since standard output is for a document.
+    """
+    if silent:
+        return PlainDisplay(write=lambda text: None)
     return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
 
 

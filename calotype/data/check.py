@@ -68,6 +68,11 @@ class CheckReport:
     notes: tuple[str, ...]
     problem: str  # why nothing can be trained on this; "": nothing is in the way
 
+    @property
+    def exit_status(self) -> int:
+        """1 where nothing can be trained on the source."""
+        return 1 if self.problem else 0
+
     def as_dict(self) -> dict[str, Any]:
         """All findings as values that JSON has."""
         found = asdict(self)

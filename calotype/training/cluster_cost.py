@@ -59,6 +59,32 @@ class Scaling(NamedTuple):
         """To the images of the budget."""
         return self.budget / self.images_per_second / 3600
 
+    @property
+    def exit_status(self) -> int:
+        """Nothing is in the way."""
+        return 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """What training costs, in seconds, bytes and images."""
+        cost = self.cost
+        return {
+            "title": self.title,
+            "weights": self.weights,
+            "batch_size": self.batch,
+            "images": self.budget,
+            "device": self.device,
+            "nodes": self.cluster.nodes,
+            "devices": self.cluster.size,
+            "shard": self.cluster.shard,
+            "images_each": cost.images,
+            "memory_bytes": sum(cost.memory.values()),
+            "memory_of_device_bytes": self.memory,
+            "sent_bytes": cost.sent,
+            "step_seconds": cost.seconds,
+            "images_per_second": self.images_per_second,
+            "hours": self.hours,
+        }
+
     def text(self) -> str:
         """For reading."""
         cost, cluster = self.cost, self.cluster

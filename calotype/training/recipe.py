@@ -118,3 +118,35 @@ def data_config(data: str | Path | DataConfig, size: str | None, values: Mapping
         return data
     width, height = parse_size(size)
     return replace(data, width=width, height=height)
+
+
+def check_job(given: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]], processes: int) -> None:
+    """Find the mistakes that can be found without pictures, before a job waits for hours to fail by them.
+
+    Args:
+        given: the arguments of `train`.
+        settings: and of them, the entries of config.toml.
+        processes: of the job.
+
+    Raises:
+        ConfigError: as `calotype train` would.
+    """
+    asked = request(
+        given["family"],
+        given["data"],
+        budget=given["budget"] or None,
+        preset=given["preset"] or None,
+        size=given["size"] or None,
+        settings=settings,
+        recipe=given["recipe"],
+        on_latents=bool(given["latents"]),
+        source=given["latents"],
+    )
+    kinds = sections(asked.family)
+    build(kinds["model"], asked.settings["model"], "model")
+    build(kinds["training"], {"images": 1, **asked.settings["training"]}, "training")
+    batch = asked.settings["training"].get("batch_size")
+    if batch is not None and batch < processes:
+        raise ConfigError(
+            f"training.batch_size is {batch}, but the job has {processes} processes: give one image for each"
+        )

@@ -15,7 +15,7 @@ from calotype.core.errors import ConfigError, JobError
 from calotype.core.files import make_folder, write_bytes
 from calotype.core.outputs import check_outputs
 from calotype.distributed.launching import kubernetes, ray, slurm
-from calotype.distributed.launching.job import Job, check_training, job_name, training_words
+from calotype.distributed.launching.job import Job, job_name, training_words
 
 
 class Scheduler(NamedTuple):
@@ -39,7 +39,7 @@ def launch(
     on: str,
     command: Sequence[str],
     given: Mapping[str, Any],
-    settings: Mapping[str, Mapping[str, Any]],
+    check: Callable[[int], None],
     *,
     write: Path | None = None,
     submit: bool = False,
@@ -51,7 +51,7 @@ def launch(
         on: a key of SCHEDULERS.
         command: the words of `calotype train`, from `train` on.
         given: what the command line makes of them.
-        settings: and of them, the entries of config.toml.
+        check: raises ConfigError for what training by so many processes would not take.
         write: a file for the job; without it, and without submit, the job is printed.
         submit: give the job to the scheduler.
         options: fields of Job.
@@ -70,8 +70,7 @@ def launch(
         for option in theirs.options - scheduler.options:
             if getattr(job, option):
                 raise ConfigError(f"--{option} is for {other}, and not for {on}: leave it out")
-    if given["resume"] is None:
-        check_training(job, given, settings)
+    check(job.nodes * job.per_node)
     if write is not None:
         check_outputs("launch", (), write=write)
     text = scheduler.text(job)

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from calotype.core.config import build
 from calotype.core.errors import ConfigError
 from calotype.distributed.processes import OWN_STORE
-from calotype.training.recipe import request, sections
 
 SHARED = "an absolute path on storage that all nodes share"
 GO_ON = "--go-on"
@@ -126,31 +124,6 @@ def job_name(place: Path) -> str:
     """The name of a job that makes a run, for want of another: that of the run directory, as far as it can be one."""
     found = re.sub(r"[^a-z0-9]+", "-", place.name.lower())[:LONGEST_NAME].strip("-")
     return found if re.match("[a-z]", found) else f"run-{found}"[:LONGEST_NAME].strip("-")
-
-
-def check_training(job: Job, given: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Find the mistakes that can be found without pictures, before a job waits for hours to fail by them.
-
-    Raises:
-        ConfigError: as `calotype train` would.
-    """
-    asked = request(
-        given["family"],
-        given["data"],
-        budget=given["budget"] or None,
-        preset=given["preset"] or None,
-        size=given["size"] or None,
-        settings=settings,
-        recipe=given["recipe"],
-        on_latents=bool(given["latents"]),
-        source=given["latents"],
-    )
-    kinds = sections(asked.family)
-    build(kinds["model"], asked.settings["model"], "model")
-    build(kinds["training"], {"images": 1, **asked.settings["training"]}, "training")
-    count, batch = job.nodes * job.per_node, asked.settings["training"].get("batch_size")
-    if batch is not None and batch < count:
-        raise ConfigError(f"training.batch_size is {batch}, but the job has {count} processes: give one image for each")
 
 
 def starting(job: Job, index: str, address: str, endpoint: str, patience: int) -> str:

@@ -17,7 +17,7 @@ PATHS = ("Path", "MaybePath")  # the types of arguments that are paths, as they 
 def command(function: Callable[P, R]) -> Callable[P, R]:
     """Let Python give paths as text as well. The signature and docstring stay those of the function."""
     declared = signature(function)
-    paths = [name for name, value in declared.parameters.items() if _is_path(value.annotation)]
+    paths = [name for name, value in declared.parameters.items() if is_path(value.annotation)]
 
     @wraps(function)
     def called(*values: P.args, **options: P.kwargs) -> R:
@@ -30,6 +30,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
     return called
 
 
-def _is_path(annotation: Any) -> bool:
+def is_path(annotation: Any) -> bool:
+    """Whether the annotation of an argument, as text, is of a path."""
     text = str(annotation)
     return text in PATHS or text.startswith("Annotated[Path,")

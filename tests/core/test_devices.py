@@ -14,7 +14,7 @@ from calotype.core import devices
 
 PROGRAM = """
 import resource, torch
-from calotype import devices
+from calotype.core import devices
 if {kept}:
     devices.keep_memory()
 def use():

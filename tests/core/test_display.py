@@ -108,7 +108,7 @@ def test_plain_lines_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -
 
 
 PROGRAM = """
-from calotype.display import LiveDisplay, Status, for_stream
+from calotype.core.display import LiveDisplay, Status, for_stream
 with for_stream() as shown:
     assert isinstance(shown, LiveDisplay)
     shown.message("a [bold]message[/bold]")

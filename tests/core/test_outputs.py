@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from calotype.commands.command import is_path
 from calotype.core.errors import PlaceError
 from calotype.core.images import write_png
 from calotype.core.outputs import DIRECTORY, INPUTS, JOB, NPZ, OUTPUTS, PICTURES, PNG, REPORT, Form, check_outputs
@@ -75,8 +76,7 @@ def everything() -> dict[str, object]:
 def test_every_path_of_every_command_is_declared() -> None:
     assert set(OUTPUTS) == set(INPUTS) == set(cli.COMMANDS)
     for name, command in cli.COMMANDS.items():
-        hints = get_type_hints(command)
-        paths = {option for option in signature(command).parameters if hints[option] in (Path, Path | None)}
+        paths = {option for option, value in signature(command).parameters.items() if is_path(value.annotation)}
         assert paths <= {*OUTPUTS[name], *INPUTS[name]}, name
         assert {*OUTPUTS[name], *INPUTS[name]} <= set(signature(command).parameters), name
 

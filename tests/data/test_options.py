@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from calotype.commands.options import DATA_OPTIONS
 from calotype.core.errors import DataError
 from calotype.data import DataConfig
 from calotype.terminal import cli
@@ -20,8 +21,8 @@ def test_commands_take_the_same_options_about_pictures(command: str) -> None:
     """Every entry of [data] can be set, by one option of the same name, kind and default in all of them."""
     options = {name: inspect.signature(cli.COMMANDS[name]).parameters for name in DATA_COMMANDS}
     entries = {field.name for field in dataclasses.fields(DataConfig)} - {"source", "width", "height", "to_learn"}
-    assert set(cli.DATA_OPTIONS.values()) == entries
-    for option in (*cli.DATA_OPTIONS, "size"):
+    assert set(DATA_OPTIONS.values()) == entries
+    for option in (*DATA_OPTIONS, "size"):
         own, other = options[command][option], options["train"][option]
         assert (own.annotation, own.default) == (other.annotation, other.default), option
         assert not own.default, option  # so that what is not given has no say

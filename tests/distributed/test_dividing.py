@@ -69,7 +69,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], case: str
 PROGRAM = """
 import glob, sys, torch
 from pathlib import Path
-from calotype import checkpoints, processes
+from calotype.distributed import processes; from calotype.runs import checkpoints
 from tests.distributed.test_dividing import CASES, STEPS, state, trainer
 torch.set_num_threads(1)
 shard = int(sys.argv[1])

@@ -61,7 +61,7 @@ def trained(case: str) -> dict[str, Tensor]:
 
 PROGRAM = """
 import glob, sys, torch
-from calotype import processes
+from calotype.distributed import processes
 from tests.distributed.test_processes import CASES, trained
 torch.set_num_threads(1)
 with processes.joined():
@@ -226,9 +226,9 @@ def test_processes_measure_as_one_does(
 # Each action says which process it was done by. What goes wrong goes wrong in one of them, and all go on with the next.
 LED = """
 import json, sys, torch
-from calotype import processes
-from calotype.errors import CalotypeError, ConfigError
-from calotype.leading import led
+from calotype.distributed import processes
+from calotype.core.errors import CalotypeError, ConfigError
+from calotype.distributed.work_sharing import led
 
 def action(part):
     if 100 in part and processes.rank() == 1:

@@ -397,6 +397,14 @@ def test_binary_images_are_told_from_others() -> None:
     binary = (pictures(ImageSpec(1, 6, 6), 4) > 99).to(torch.uint8) * 255
     assert VAE.measured(VAEConfig(), binary).likelihood == "bernoulli"
     assert VAE.measured(VAEConfig(), pictures(ImageSpec(1, 6, 6), 4)).likelihood == "logistics"
+    spec = ImageSpec(3, 6, 6)
+    palette = pictures(ImageSpec(3, 6, 1), 4).expand(4, *spec.shape)  # flat, of 24 colours
+    assert VAE.measured(VAEConfig(), palette).likelihood == "categorical"
+    assert VAE.measured(VAEConfig(likelihood="logistics"), palette).likelihood == "logistics"
+    many = pictures(ImageSpec(3, 6, 1), 60).expand(60, *spec.shape)  # as flat, of some 360
+    assert VAE.measured(VAEConfig(), many).likelihood == "logistics"
+    assert VAE.measured(VAEConfig(), palette[:, :1]).likelihood == "logistics"  # more grays than palettes are sure of
+    assert VAE.measured(VAEConfig(), palette[:2, :1]).likelihood == "categorical"  # of 12
     model = model_of(ImageSpec(1, 6, 6), likelihood="bernoulli")
     assert model.bits_per_dim(Batch(binary, None), Noise.shared(0, 4, "cpu")).images == ""
     gray = Batch(pictures(model.spec, 4), None)

@@ -18,6 +18,7 @@ from calotype.nn.distributions import (
     Gaussian,
     Logistics,
     Taste,
+    colours,
     flat_share,
     likelihood_for,
 )
@@ -206,9 +207,24 @@ def test_the_share_of_pixels_like_the_one_to_their_left() -> None:
     assert flat_share(plain[..., :1]) == 0
 
 
+def test_pure_grounds_say_nothing_of_what_is_before_them() -> None:
+    white = torch.full((2, 3, 5, 8), 255, dtype=torch.uint8)
+    assert flat_share(white) == 0
+    textured = white.clone()
+    textured[..., 4:] = torch.arange(4) * 9 + 20
+    assert flat_share(textured) == 0  # where all pixels but the first four columns differ from the one before
+    flat = white.clone()
+    flat[..., 4:] = 20
+    assert flat_share(flat) == 3 / 4  # of the four columns of another colour the first is unlike its neighbour
+    assert flat_share(torch.cat([textured, flat])) == 3 / 8
+    coloured = white.clone()
+    coloured[:, 1] = 254  # not pure
+    assert flat_share(coloured) == 1
+
+
 def test_the_share_of_flat_colours_does_not_depend_on_the_order_of_images() -> None:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 2, (700, 3, 6, 6), generator=generator).to(torch.uint8)
+    images = torch.randint(1, 3, (700, 3, 6, 6), generator=generator).to(torch.uint8)
     share = flat_share(images)
     assert share == pytest.approx(1 / 8, abs=4 * math.sqrt(1 / 8 * 7 / 8 / (700 * 30)))
     assert flat_share(images[torch.randperm(700, generator=generator)]) == share
@@ -220,6 +236,22 @@ def test_the_likelihood_of_flat_colours_and_of_others() -> None:
     assert likelihood_for(noise, "logistics") == "logistics"
     assert likelihood_for(flat, "logistics") == "categorical"
     assert likelihood_for((flat > 99).to(torch.uint8) * 255, "logistics") == "bernoulli"
-    half = torch.cat([noise, flat])  # a little over half of the neighbours are alike
-    assert likelihood_for(half, "logistics") == "categorical"
-    assert likelihood_for(torch.cat([half, noise]), "logistics") == "logistics"
+    assert likelihood_for(torch.cat([noise, flat[:3]]), "logistics") == "categorical"  # 3 of 23 neighbours are alike
+    assert likelihood_for(torch.cat([noise, flat[:1]]), "logistics") == "logistics"  # 1 of 21
+
+
+def test_colours_are_counted_as_wholes() -> None:
+    """Of all 256 pairs of 16 values, in images of 8 pixels, whatever their order."""
+    values = torch.arange(16, dtype=torch.uint8) * 17
+    images = torch.cartesian_prod(values, values).reshape(32, 4, 2, 2).permute(0, 3, 1, 2)
+    assert colours(images, 1000) == colours(images.flip(0).repeat(20, 1, 1, 1), 1000) == 256
+    assert colours(images, 100) > 100
+    assert colours(images[:, :1], 1000) == 16
+
+
+def test_flat_colours_that_are_not_of_a_palette() -> None:
+    """Where a palette is asked for: 5 colours of 5 plain images are one of 5, and not of 4."""
+    plain = torch.arange(10, 60, 10, dtype=torch.uint8)[:, None, None, None].expand(5, 3, 4, 4)
+    assert likelihood_for(plain, "logistics", palette=5) == "categorical"
+    assert likelihood_for(plain, "logistics", palette=4) == "logistics"
+    assert likelihood_for(plain, "logistics") == "categorical"

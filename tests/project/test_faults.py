@@ -248,7 +248,7 @@ CLOCK = """
 import random, sys, time
 jumps, told = random.Random(0), time.time
 time.time = lambda: told() + jumps.uniform(-3.2e7, 3.2e7)
-from calotype.cli import main
+from calotype.terminal.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 

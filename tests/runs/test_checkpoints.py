@@ -148,8 +148,8 @@ DISKS = ["limit", *(["tmpfs"] if mounts_allowed() else [])]
 FULL_DISK = """
 import os, resource, sys, torch
 from pathlib import Path
-from calotype import checkpoints
-from calotype.errors import PlaceError, RunError
+from calotype.runs import checkpoints
+from calotype.core.errors import PlaceError, RunError
 
 disk, limited = Path(sys.argv[1]), sys.argv[2] == "limit"
 ballast, parent = disk / "ballast", disk / "checkpoints"

@@ -203,7 +203,11 @@ class Line(NamedTuple):
 def options_of(name: str) -> list[tuple[str, Any]]:
     """The options that a command declares, with their types as text."""
     parameters = signature(cli.COMMANDS[name]).parameters.values()
-    return [(p.name, str(p.annotation)) for p in parameters if p.kind is not p.POSITIONAL_ONLY]
+    return [
+        (p.name, str(p.annotation))
+        for p in parameters
+        if p.kind is not p.POSITIONAL_ONLY and p.name not in ("display", "settings", "baselines")  # of Python alone
+    ]
 
 
 def assignment(draw: random.Random, dotted: bool) -> str:

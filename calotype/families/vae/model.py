@@ -41,11 +41,14 @@ from calotype.core.rng import Noise
 from calotype.families.vae.config import VAEConfig, VAEOptions
 from calotype.families.vae.presets import presets
 from calotype.nn.coder import Coder, CodeStep
-from calotype.nn.distributions import AS_LEARNED, Bernoulli, distribution, is_binary
+from calotype.nn.distributions import AS_LEARNED, Bernoulli, distribution, likelihood_for
 from calotype.nn.ladder import Ladder, Step
 from calotype.nn.levels import Style, level_sizes
 from calotype.nn.quantise import FSQ, VQ
 
+# Colours of flat pictures in all, up to which they are learned sooner as categories than as numbers: see docs/vae.md.
+# Gray ones have 256 at most, and in digits of all of them the numbers do better: as few as measured palettes have.
+PALETTE, GRAYS = 256, 16
 COLLAPSED = 0.05  # share of the channels of latents that are active, below which they are of no use
 FEWEST = 2.0  # codes in use, weighed by how often
 EVALUATIONS = 32_000  # of the decoder, in an evaluation of the likelihood
@@ -77,10 +80,11 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
 
     @classmethod
     def measured(cls, config: VAEConfig, images: Tensor) -> VAEConfig:
-        """Choose the likelihood by what values the training images have: uint8 (N, C, H, W)."""
+        """Choose the likelihood by the values and colours of the training images: uint8 (N, C, H, W)."""
         if config.likelihood != "auto":
             return config
-        return replace(config, likelihood="bernoulli" if is_binary(images) else "logistics")
+        palette = PALETTE if images.shape[1] > 1 else GRAYS
+        return replace(config, likelihood=likelihood_for(images, "logistics", palette))
 
     def turns(self) -> Sequence[Turn]:
         return (Turn("model", self.loss),)

@@ -45,8 +45,8 @@ def test_commands_take_the_same_options_about_pictures(command: str) -> None:
 def test_options_about_pictures_mean_the_same(
     command: str, words: list[str], expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from calotype import data
     from calotype.applications import comparison
+    from calotype.data import check as data_check
     from calotype.training import setup
 
     found: list[Any] = []
@@ -55,7 +55,7 @@ def test_options_about_pictures_mean_the_same(
         found.append(arguments[0] if settings is None else settings.get("data", settings))
         raise DataError("enough")
 
-    monkeypatch.setattr(data, "check", take)
+    monkeypatch.setattr(data_check, "check", take)
     monkeypatch.setattr(setup, "train", take)
     monkeypatch.setattr(comparison, "compare", take)
     cli.main([command, *(["vae"] if command == "train" else []), "x", *words])

@@ -270,8 +270,8 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["trian"], "'trian' is no command: did you mean train?"),
-        (["fly"], "'fly' is no command: choose one of check, train, sample"),
+        (["trian"], "'trian' is not a command: did you mean train?"),
+        (["fly"], "'fly' is not a command: choose one of check, train, demo, sample"),
         (["train", "diffusion", "photos", "--bugdet", "3m"], "--budget"),
         (["train", "diffusion", "photos", "--fit", "squash"], "squash"),
         (["sample", "run", "-n", "many"], "many"),

@@ -96,7 +96,7 @@ def test_a_run_is_measured_beside_its_controls(letters: Path, capsys: pytest.Cap
 
 
 def test_every_metric_is_in_the_report_of_every_set(letters: Path) -> None:
-    report = calotype.evaluate(letters, n=60, steps=1)
+    report = calotype.evaluate(letters, n=60, set=("steps=1",))
     names = {value.name for value in report.values if value.of == "patches" and "Classifier" not in value.name}
     own = {f"{name}-small" if name in DISTANCES else name for name in METRICS}
     assert names == own | {"modes", "class divergence"}
@@ -196,7 +196,7 @@ def test_binary_pictures_are_told_in_nats_as_well(tmp_path: Path) -> None:
     run = tmp_path / "run"
     source = folder(tmp_path, binary)
     calotype.train("diffusion", source, size="16", budget="64img", out=run, settings=SETTINGS)
-    report = calotype.evaluate(run, n=20, steps=1)
+    report = calotype.evaluate(run, n=20, set=("steps=1",))
     bits, nats = (report.value(f"{unit} (bound)") for unit in ("bits/dim", "nats"))
     assert nats.value == pytest.approx(bits.value * 256 * math.log(2))
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calotype.core.errors import CalotypeError, ConfigError, DataError
-from calotype.data import CheckReport, DataConfig, PackedDataset, check, prepare
+from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.data.check import CheckReport, check
 from calotype.data.sources.exclusions import COMPANION_ENDINGS, COMPANION_FOLDERS, SUFFIXES, SYSTEM_FOLDERS, companions
 from calotype.data.sources.label_files import LabelsFrom
 from tests.pictures import encode, folder_of, noise, numbered

@@ -194,7 +194,7 @@ def test_images_that_are_not_as_the_data_are_said_to_be(tmp_path: Path, capsys: 
     assert cli.main(["evaluate", str(tmp_path / "alike"), "--data", str(tmp_path / "data.npz"), "-n", "9"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "9 images were asked for, but there are 4: all of them are measured" in text
-    assert "1 of the files cannot be used, the first bad.png" in text
+    assert "1 file that cannot be used is not measured, the first bad.png" in text
     assert "nan" not in text.lower().split()
     for k in range(1, 4):
         (tmp_path / "alike" / f"{k}.png").unlink()

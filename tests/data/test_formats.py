@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from calotype.core.errors import DataError
-from calotype.data import DataConfig, check, prepare
+from calotype.data import DataConfig, prepare
+from calotype.data.check import check
 from calotype.data.config import ValueRange
 from calotype.data.decoding.decode import decode_array, decode_bytes, pages, quiet_pillow, read_facts
 from calotype.data.decoding.formats import FORMATS, format_of_bytes, format_of_name, not_read

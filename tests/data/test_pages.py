@@ -13,7 +13,8 @@ import tifffile
 from PIL import Image, ImageSequence
 
 from calotype.core.errors import ConfigError, DataError
-from calotype.data import DataConfig, PackedDataset, check, prepare
+from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.data.check import check
 from calotype.data.decoding import animation
 from calotype.data.decoding.decode import decode_bytes, pages, quiet_pillow, read_facts
 from calotype.terminal.cli import main

@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 import calotype
 from calotype.applications.comparison.job import kept
 from calotype.applications.comparison.job import read as read_comparison
-from calotype.applications.latents import _read
+from calotype.applications.latents import read
 from calotype.core.config import plain
 from calotype.core.errors import CalotypeError, ConfigError, DataError, RunError
 from calotype.core.images import read_png
@@ -632,7 +632,7 @@ def test_hostile_latents(tmp_path: Path, survived: Survived) -> None:
                 archive.writestr("latents.npy", data.draw(st.sampled_from([*HEADS, PICKLE])) + b"\0" * 1000)
         else:
             np.savez(path, latents=array_of(data), labels=array_of(data))
-        return refused(lambda: _read(path))
+        return refused(lambda: read(path))
 
     fuzzed(action, survived)
 

@@ -19,7 +19,8 @@ import pytest
 from calotype.applications.comparison.job import read as read_comparison
 from calotype.core.config import write_toml
 from calotype.core.errors import CalotypeError, DataError, PlaceError
-from calotype.data import DataConfig, check, prepare
+from calotype.data import DataConfig, prepare
+from calotype.data.check import check
 from calotype.data.sources import bombs
 from calotype.runs.run import Run
 from calotype.terminal import cli

@@ -26,7 +26,7 @@ from calotype.families.gan import GANConfig, GANOptions
 from calotype.families.vae import VAEConfig, VAEOptions
 from calotype.optimization.trainer import TrainConfig
 from calotype.terminal import cli
-from tests import test_contract
+from tests.families import test_contract
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,18 @@ def picture_folder(tmp_path: Path) -> Path:
 def environment(**values: str) -> dict[str, str]:
     """The environment for a child process of a test."""
     return {**os.environ, "OMP_NUM_THREADS": "1", **values}
+
+
+def start(words: Sequence[str], folder: Path) -> subprocess.Popen[str]:
+    """A command of Calotype in a process of its own, in a folder that has its cache as well."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "calotype.terminal.cli", *words],
+        cwd=folder,
+        env=environment(CALOTYPE_CACHE=str(folder / "cache")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @functools.cache

@@ -260,17 +260,20 @@ def test_what_ails_the_players_is_named_with_what_to_change() -> None:
     assert not faint.collapsed
     assert "--set model.r1=0.33 --set model.r2=0.33" in faint.text
     assert model.remark(well | near | {"samples/distance": 0.02}) is None  # nothing is left to see
-    by_heart = model.remark(well | {"held_out/discriminator/real": -0.7})
+    memorised = {"held_out/discriminator/real": -0.7, "held_out/discriminator/accuracy": 0.5}
+    by_heart = model.remark(well | memorised)
     assert by_heart is not None
     assert not by_heart.collapsed
     assert "held-out ones are 90% of the way" in by_heart.text
     assert "model.augment=0.4" in by_heart.text
     # all logits of these classes are lower, those of generated images as well
-    lower = {"held_out/discriminator/real": -0.7, "held_out/discriminator/fake": -3.5}
+    lower = memorised | {"held_out/discriminator/fake": -3.5}
     assert model.remark(well | lower) is None
-    # a gap of next to nothing, within what 256 pictures can tell
-    chance = {"held_out/discriminator/real": -0.99, "held_out/discriminator/accuracy": 0.79}
+    # within what a few dozen held-out pictures can tell
+    chance = memorised | {"held_out/discriminator/accuracy": 0.6}
     assert model.remark(well | chance) is None
+    assert model.remark(well | memorised | {"seen/discriminator/accuracy": 0.6}) is None  # nor right about those
+    assert model.remark(well | memorised | {"seen/discriminator/real": -1.1}) is None
 
 
 def test_with_few_pictures_the_discriminator_sees_them_changed() -> None:

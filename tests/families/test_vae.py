@@ -383,6 +383,8 @@ def test_active_latents_are_counted() -> None:
 def test_latents_that_say_nothing_are_remarked_on() -> None:
     model = model_of(ImageSpec(1, 6, 6))
     assert model.remark({"model": 1.0, "model/active": 0.3}) is None
+    assert model.remark({"model": 1.0, "model/active": 0.0}) is None  # they may become active yet
+    model.images_seen = 50_000
     remark = model.remark({"model": 1.0, "model/active": 0.0})
     assert remark is not None
     assert "model.free_bits=1" in remark.text

@@ -1,6 +1,6 @@
 """Commands that are killed at moments nobody chose, started again as a user would, and nothing is lost.
 
-`make faults` kills 50 times, the tests six times.
+`make faults` kills 50 times, the tests three times.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -21,10 +22,10 @@ import pytest
 from calotype.core.rng import fold
 from calotype.runs.checkpoints import found
 from calotype.runs.run import Run
-from tests.conftest import Survived, environment, mounts_allowed
+from tests.conftest import Survived, environment, mounts_allowed, start
 from tests.faults import FAULTS, in_the_suite, in_the_table
 
-KILLS = FAULTS or 6
+KILLS = FAULTS or 3
 EVERY = 64  # images between checkpoints
 TRAIN = ["train", "vae", "photos", "--size", "12", "--budget", "960img", "--out", "run"]
 TRAIN += ["--set", f"training.checkpoint_every={EVERY}", "--set", "training.threads=1"]
@@ -40,17 +41,6 @@ def photos(folder: Path) -> Path:
     for k in range(200):
         Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(folder / "photos" / f"{k}.png")
     return folder
-
-
-def command(words: list[str], folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "calotype.terminal.cli", *words],
-        cwd=folder,
-        env=environment(CALOTYPE_CACHE=str(folder / "cache")),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def next_words(folder: Path) -> list[str]:
@@ -96,10 +86,26 @@ def finish(folder: Path) -> list[str]:
     """Do what is left to do; returns what was said."""
     said = []
     while not (folder / "run" / "evaluation.html").exists():
-        process = command(next_words(folder), folder)
+        process = start(next_words(folder), folder)
         said.append(process.communicate()[0])
         assert process.returncode == 0, said[-1]
     return said
+
+
+class Undisturbed(NamedTuple):
+    """A run that nothing happened to, and its evaluation."""
+
+    folder: Path
+    seconds: float  # of one of the two commands, on the mean
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """What the others are compared with, made once: tests read it."""
+    folder = photos(tmp_path_factory.mktemp("undisturbed") / "whole")
+    started = time.monotonic()
+    finish(folder)
+    return Undisturbed(folder, (time.monotonic() - started) / 2)
 
 
 @pytest.mark.slow
@@ -107,12 +113,8 @@ def finish(folder: Path) -> list[str]:
     "kill -9, at any moment of packing, training, checkpoints, evaluation",
     "the next command goes on; the result is the same bit for bit, and no file is left over",
 )
-def test_killed_at_any_moment_nothing_is_lost(tmp_path: Path, survived: Survived) -> None:
-    whole = photos(tmp_path / "whole")
-    started = time.monotonic()
-    finish(whole)
-    long = (time.monotonic() - started) / 2  # of one of the two commands, on the mean
-    expected, files = outcome(whole), names(whole)
+def test_killed_at_any_moment_nothing_is_lost(undisturbed: Undisturbed, tmp_path: Path, survived: Survived) -> None:
+    expected, files = outcome(undisturbed.folder), names(undisturbed.folder)
 
     moments = np.random.Generator(np.random.Philox(key=fold(0, "kills")))
     kills, rounds = Counter[str](), 0
@@ -120,9 +122,9 @@ def test_killed_at_any_moment_nothing_is_lost(tmp_path: Path, survived: Survived
         folder = photos(tmp_path / str(rounds))
         while sum(kills.values()) < KILLS and not (folder / "run" / "evaluation.html").exists():
             last = found(folder / "run" / "checkpoints")[-1:] if next_words(folder)[1] == "--resume" else []
-            process = command(next_words(folder), folder)
+            process = start(next_words(folder), folder)
             try:
-                printed, _ = process.communicate(timeout=moments.uniform(0.2, 1.0) * long)
+                printed, _ = process.communicate(timeout=moments.uniform(0.2, 1.0) * undisturbed.seconds)
             except subprocess.TimeoutExpired:
                 kills[phase(folder)] += 1
                 process.send_signal(signal.SIGKILL)
@@ -150,7 +152,7 @@ def seconds_of(process: subprocess.Popen[str]) -> float:
 def test_a_stop_is_quick_and_loses_nothing(tmp_path: Path) -> None:
     """SIGTERM, as a scheduler sends it some seconds before SIGKILL."""
     folder = photos(tmp_path / "stopped")
-    process = command([word.replace("960img", "96000img") for word in TRAIN], folder)
+    process = start([word.replace("960img", "96000img") for word in TRAIN], folder)
     while not found(folder / "run" / "checkpoints")[1:]:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
@@ -170,10 +172,10 @@ def test_a_stop_is_quick_and_loses_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault("pictures deleted while they are learned", "the run goes on from its pack, to the same weights")
-def test_the_pictures_vanish_under_a_running_job(tmp_path: Path) -> None:
+def test_the_pictures_vanish_under_a_running_job(undisturbed: Undisturbed, tmp_path: Path) -> None:
     """What is packed is what is learned: the pictures themselves are needed no more."""
-    whole, folder = photos(tmp_path / "whole"), photos(tmp_path / "robbed")
-    process = command(TRAIN, folder)
+    folder = photos(tmp_path / "robbed")
+    process = start(TRAIN, folder)
     while not (folder / "run" / "config.toml").exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
@@ -181,11 +183,8 @@ def test_the_pictures_vanish_under_a_running_job(tmp_path: Path) -> None:
         picture.unlink()
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
-    undisturbed = command(TRAIN, whole)
-    assert undisturbed.wait() == 0, undisturbed.communicate()[0]
-    newest = [found(path / "run" / "checkpoints")[-1] / "ema.safetensors" for path in (whole, folder)]
+    newest = [found(path / "run" / "checkpoints")[-1] / "ema.safetensors" for path in (undisturbed.folder, folder)]
     assert newest[0].read_bytes() == newest[1].read_bytes()
-    undisturbed.communicate()
 
 
 # A disk of its own for a run, in a place of its own that goes with the process: full, then larger; then read-only.
@@ -219,13 +218,11 @@ print(full, closed)
 @pytest.mark.fault(
     "a disk that is full, then read-only, under a run", "it says so; with room the run goes on, the same"
 )
-def test_a_disk_that_is_full_and_then_read_only(tmp_path: Path, survived: Survived) -> None:
-    folder, whole = photos(tmp_path / "short"), photos(tmp_path / "whole")
+def test_a_disk_that_is_full_and_then_read_only(undisturbed: Undisturbed, tmp_path: Path, survived: Survived) -> None:
+    folder, whole = photos(tmp_path / "short"), undisturbed.folder
     (folder / "disk").mkdir()
-    undisturbed = command(TRAIN, whole)
-    assert undisturbed.wait() == 0, undisturbed.communicate()[0]
-    undisturbed.communicate()
-    taken = sum(file.stat().st_size for file in (whole / "run").rglob("*") if file.is_file())
+    written = (file for file in (whole / "run").rglob("*") if file.is_file() and file.stem != "evaluation")
+    taken = sum(file.stat().st_size for file in written)
     words = ["disk/run" if word == "run" else word for word in TRAIN]
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", DISK, str(taken // 2), *words],
@@ -255,9 +252,8 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 @pytest.mark.fault("a clock that jumps by months", "the result is the same, and so are the times that are told")
-def test_a_clock_that_jumps(tmp_path: Path, survived: Survived) -> None:
-    whole, jumping = photos(tmp_path / "whole"), photos(tmp_path / "jumping")
-    finish(whole)
+def test_a_clock_that_jumps(undisturbed: Undisturbed, tmp_path: Path, survived: Survived) -> None:
+    jumping = photos(tmp_path / "jumping")
     for words in (TRAIN, EVALUATE):
         done = subprocess.run(
             [sys.executable, "-c", CLOCK, *words],
@@ -267,7 +263,7 @@ def test_a_clock_that_jumps(tmp_path: Path, survived: Survived) -> None:
             text=True,
         )
         assert done.returncode == 0, done.stderr
-    assert outcome(jumping) == outcome(whole)
+    assert outcome(jumping) == outcome(undisturbed.folder)
     cost = json.loads((jumping / "run" / "evaluation.json").read_text())["cost"]
     assert 0 <= cost["seconds of training"] < 600
     survived(len(Run.open(jumping / "run").read_log()))
@@ -277,11 +273,11 @@ def test_a_clock_that_jumps(tmp_path: Path, survived: Survived) -> None:
 @pytest.mark.fault("two commands that train one run", "the second is refused at once, and the first is not disturbed")
 def test_two_commands_for_one_run(tmp_path: Path, survived: Survived) -> None:
     folder = photos(tmp_path / "shared")
-    first = command(TRAIN, folder)
+    first = start(TRAIN, folder)
     while not found(folder / "run" / "checkpoints"):
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.02)
-    second = command(["train", "--resume", "run"], folder)
+    second = start(["train", "--resume", "run"], folder)
     printed, _ = second.communicate()
     assert second.returncode == 2
     assert "being trained by another process" in printed

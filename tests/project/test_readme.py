@@ -156,7 +156,7 @@ def test_the_commands_of_the_readme_run_and_leave_what_it_says(workplace: Path) 
 
 def test_the_demo_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(GlyphsConfig, "parse", lambda _: GlyphsConfig(count=200))  # drawing 10,000 takes some seconds
-    monkeypatch.setattr(cli, "DEMO_IMAGES", 24)
+    monkeypatch.setattr(sys.modules["calotype.commands.demo"], "IMAGES", 24)
     assert cli.main(["demo", "--budget", "64img"]) == 0
     assert "page: runs/glyphs-compare/comparison.html" in capsys.readouterr().out
     assert (workplace / "runs" / "glyphs-compare" / "comparison.html").is_file()
@@ -280,7 +280,7 @@ def test_recipes_on_the_pages_are_read() -> None:
 
 
 def test_the_events_of_the_log_are_listed() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "calotype").glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "calotype").rglob("*.py"))
     table = prose(ROOT / "docs" / "training.md").partition("| `event` |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(re.findall(r'run\.log\(\s*"(\w+)"', source))
 

@@ -171,6 +171,7 @@ def test_remarks_wait_until_something_can_have_been_learned(tmp_path: Path, monk
 
     assert remarks("healthy") == []
     monkeypatch.setattr(loop, "SETTLED", 256)
+    monkeypatch.setattr("calotype.families.vae.model.AWAKE", 256)
     assert any("the posterior has collapsed" in text for text in remarks("collapsed", beta=100.0))
 
 

@@ -26,30 +26,30 @@ from torch import Tensor
 
 from calotype import __version__
 from calotype.core import devices
-from calotype.distributed import processes
-from calotype.runs import changes, checkpoints
-from calotype.sampling import sampler
-from calotype.runs.changes import Change
-from calotype.data.classes import Choice, choose
 from calotype.core.config import build, nearest, plain
+from calotype.core.errors import ConfigError, DataError, RunError
+from calotype.core.files import LEFTOVER, check_contained, copy_file, make_folder, open_append
+from calotype.core.model import GenerativeModel, ImageSpec
+from calotype.core.paths import named
+from calotype.core.rng import fold, seeded
+from calotype.core.untrusted import brief
 from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.data.classes import Choice, choose
 from calotype.data.config import CHANNELS, MAX_PIXELS
 from calotype.data.packs.packing import find_same, is_gone
-from calotype.data.records import check_class_count
 from calotype.data.packs.survey import Progress
-from calotype.core.errors import ConfigError, DataError, RunError
-from calotype.families import FAMILIES
-from calotype.core.files import LEFTOVER, check_contained, copy_file, make_folder, open_append
-from calotype.families.latents import Latents, check_map, latent_model
+from calotype.data.records import check_class_count
+from calotype.distributed import processes
 from calotype.distributed.locks import locked
-from calotype.runs.log import read_records, training_seconds
-from calotype.core.model import GenerativeModel, ImageSpec
+from calotype.families import FAMILIES
+from calotype.families.latents import Latents, check_map, latent_model
 from calotype.nn.outline import outlined
-from calotype.core.paths import named
-from calotype.runs.portable_paths import read_config, write_config
-from calotype.core.rng import fold, seeded
 from calotype.optimization.trainer import TrainConfig, Trainer
-from calotype.core.untrusted import brief
+from calotype.runs import changes, checkpoints
+from calotype.runs.changes import Change
+from calotype.runs.log import read_records, training_seconds
+from calotype.runs.portable_paths import read_config, write_config
+from calotype.sampling import sampler
 
 CONFIG = "config.toml"
 ENTRIES = ("calotype", "family", "preset", "budget", "data", "dataset", "model", "training", "latents")  # of it

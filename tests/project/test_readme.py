@@ -9,6 +9,7 @@ import inspect
 import io
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path

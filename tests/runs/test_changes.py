@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from calotype.runs import changes, checkpoints
-from calotype.training import setup
-from calotype.runs.changes import CHANGEABLE
 from calotype.core.config import read_toml, write_toml
-from calotype.data import DataConfig
 from calotype.core.errors import CalotypeError, ConfigError, DataError, RunError
-from calotype.families.diffusion import Diffusion
 from calotype.core.rng import fold, permutation
-from calotype.runs.run import ENTRIES, DatasetFacts, Run
+from calotype.data import DataConfig
+from calotype.families.diffusion import Diffusion
 from calotype.optimization.trainer import TrainConfig
+from calotype.runs import changes, checkpoints
+from calotype.runs.changes import CHANGEABLE
+from calotype.runs.run import ENTRIES, DatasetFacts, Run
+from calotype.training import setup
 from tests.runs.test_resume import Quiet
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from calotype.runs import checkpoints
-from calotype.runs.checkpoints import DamagedCheckpoint
-from calotype.data import DataConfig
 from calotype.core.errors import PlaceError, RunError
+from calotype.data import DataConfig
 from calotype.families.diffusion import DiffusionConfig
 from calotype.optimization.optimizers import OPTIMIZERS
-from calotype.runs.run import DatasetFacts, Run, RunConfig, load
 from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.runs import checkpoints
+from calotype.runs.checkpoints import DamagedCheckpoint
+from calotype.runs.run import DatasetFacts, Run, RunConfig, load
 from tests.conftest import Stripes, Survived, environment, mounts_allowed
 
 FILES = ["model.safetensors", "ema.safetensors", "optimizers.safetensors", "state.json"]

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 import calotype
-from calotype.terminal import cli
-from calotype.training import setup
 from calotype.core.config import read_toml
 from calotype.core.errors import DataError
-from calotype.evaluation import classifier, features
 from calotype.core.images import read_png
+from calotype.evaluation import classifier, features
 from calotype.runs.portable_paths import LOCAL, read_config, shareable, write_config
 from calotype.runs.run import Run
+from calotype.terminal import cli
+from calotype.training import setup
 from tests.applications.test_comparison_job import small
-from tests.training.test_extension import state
 from tests.runs.test_resume import Quiet
+from tests.training.test_extension import state
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"widths": [16], "blocks": 1, "attention": [], "patch": 2},

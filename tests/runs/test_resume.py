@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from calotype.runs import checkpoints
-from calotype.training import setup
 from calotype.core.errors import DataError, RunError, TrainingDiverged
-from calotype.families.diffusion import Diffusion
 from calotype.core.model import Batch, Loss
 from calotype.core.rng import Noise
-from calotype.runs.run import Run
+from calotype.families.diffusion import Diffusion
 from calotype.optimization.trainer import TrainConfig
+from calotype.runs import checkpoints
+from calotype.runs.run import Run
+from calotype.training import setup
 from tests.conftest import environment
 
 SETTINGS = {

@@ -13,16 +13,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from calotype import __version__
 from calotype.core.config import config_file, read_toml, write_toml
+from calotype.core.errors import ConfigError
 from calotype.core.files import open_folder, write_atomic
+from calotype.core.untrusted import brief
 
 LOCAL = "local.toml"
+FORMAT = 1  # of the configs of runs and comparisons; those of before it was written have this one
 PATHS = (("data", "source"), ("latents", "run"), ("", "recipe"))  # entries by section; "": at the top
 _NO_PATHS = ("glyphs", "glyphs:", "hub:")  # what sources may begin with that mean the same everywhere
 
 
 def write_config(path: Path, values: Mapping[str, Any]) -> None:
     """Write the config of a run or a comparison, and what of its paths is for this machine alone beside it.
+
+    The version of Calotype and of the format come first.
 
     Args:
         values: plain values and sections, as of `write_toml`; paths are as this machine knows them.
@@ -31,7 +37,8 @@ def write_config(path: Path, values: Mapping[str, Any]) -> None:
         OSError, PlaceError: it cannot be written.
     """
     local: dict[str, Any] = {}
-    content: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    content: dict[str, Any] = {"calotype": __version__, "format": FORMAT}
+    content |= {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
     for section, key in PATHS:
         table = content.get(section, {}) if section else content
         if not table.get(key):
@@ -52,12 +59,21 @@ def write_config(path: Path, values: Mapping[str, Any]) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """The values of the config of a run or a comparison, or of a recipe, with paths as this machine knows them.
 
-    A recipe that somebody wrote is taken as it is. Raises ConfigError.
+    A recipe that somebody wrote is taken as it is.
+
+    Raises:
+        ConfigError: it cannot be read, or is of a format that a later version of Calotype wrote.
     """
     path = config_file(path)
     values = read_toml(path)
     if "calotype" not in values:
         return values
+    found = values.pop("format", 1)
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise ConfigError(
+            f"{path} has the format {brief(found)}, and this version of Calotype, {__version__}, reads formats up to "
+            f"{FORMAT}: update Calotype"
+        )
     place = path.with_name(LOCAL)
     local = read_toml(place) if place.is_file() else {}
     for section, key in PATHS:

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from calotype import __version__
 from calotype.core import devices
 from calotype.core.config import build, nearest, plain
 from calotype.core.errors import ConfigError, DataError, RunError
@@ -151,7 +150,7 @@ class RunConfig:
 
     def write(self, path: Path) -> None:
         """Write a config.toml. Raises OSError, PlaceError."""
-        write_config(path, {"calotype": __version__} | self.values())
+        write_config(path, self.values())
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:

@@ -443,6 +443,7 @@ def test_options_of_sampling() -> None:
         ({"code": "vq", "latents": (0, 0, 1), "point": False}, "one size"),
         ({"code": "fsq", "latents": (0, 0, 1), "point": False, "beta": 2.0}, "leave out"),
         ({"code": "rvq"}, "code"),
+        ({"widths": (16,), "blocks": (1,), "latents": (1,)}, "two or more levels, or point=false"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import Tensor
 
-from calotype import __version__
 from calotype.applications.comparison.job import (
     CONFIG,
     HELD_OUT,
@@ -179,7 +178,7 @@ def _make(job: Job) -> None:
 
 
 def _write_config(job: Job) -> None:
-    write_config(job.path / CONFIG, {"calotype": __version__} | plain(job.config) | {"data": plain(job.data)})
+    write_config(job.path / CONFIG, plain(job.config) | {"data": plain(job.data)})
 
 
 def resume(path: str | Path, *, data: str = "", device: str = "auto", display: Display | None = None) -> Comparison:

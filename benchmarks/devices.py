@@ -23,7 +23,8 @@ from calotype.core.model import Batch, ImageSpec
 from calotype.core.rng import seeded
 from calotype.data.packs.batches import Batches
 from calotype.families.diffusion import Diffusion
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 
 WAYS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},

@@ -28,7 +28,8 @@ from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.packs.batches import Batches
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
 from calotype.nn.causal_unet import CausalUNet
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from calotype.training.planner import OF_THE_PRESET
 
 HELD_OUT = 2_000

@@ -25,7 +25,8 @@ from calotype.core.rng import seeded
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.packs.batches import Batches
 from calotype.families import FAMILIES
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from calotype.training.planner import OF_THE_PRESET
 
 SECONDS, TURNS = 2.0, 6

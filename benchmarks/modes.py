@@ -31,7 +31,8 @@ from calotype.data import DataConfig, prepare
 from calotype.data.packs.batches import Batches
 from calotype.evaluation.classifier import classifier
 from calotype.families.gan import GAN, GANConfig
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 
 POINTS, SPREAD = 20_000, 2.5  # of the training set; standard deviation of a mode, in bytes
 PLACES = (28, 78, 128, 178, 228)  # bytes

@@ -35,7 +35,8 @@ from calotype.core.rng import seeded
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.packs.batches import Batches
 from calotype.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from calotype.sampling import sampler
 from calotype.training.planner import OF_THE_PRESET
 

@@ -36,7 +36,8 @@ from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.packs.batches import Batches
 from calotype.families.gan import GAN, GANConfig
 from calotype.families.gan.presets import SNGAN
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from calotype.training.planner import OF_THE_PRESET
 
 ROWS = {  # name -> theirs: module, names, loss; ours; steps of the discriminator

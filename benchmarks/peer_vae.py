@@ -31,7 +31,8 @@ from calotype.core.rng import Noise, seeded
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.packs.batches import Batches
 from calotype.families.vae import VAE, VAEConfig
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from calotype.training.planner import OF_THE_PRESET
 
 PEERS = {  # module and names of encoder and decoder, and the widths of a VAE of ours of that size

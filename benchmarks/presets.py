@@ -26,7 +26,8 @@ from few import chosen, others, store
 import calotype
 from calotype.data import DataConfig, prepare
 from calotype.evaluation.report import Report
-from calotype.runs.run import Run, family
+from calotype.runs.config import family
+from calotype.runs.run import Run
 
 FAMILIES = ("autoregressive", "diffusion", "gan", "vae")
 PRESETS = ("tiny", "small")

@@ -29,7 +29,8 @@ from calotype.data import DataConfig, prepare
 from calotype.data.packs.batches import Batches
 from calotype.distributed import processes
 from calotype.families import FAMILIES
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from calotype.training.planner import OF_THE_PRESET
 
 WARM_UP, STEPS = 5, 30

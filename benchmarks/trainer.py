@@ -17,7 +17,8 @@ from calotype.core.rng import Noise, seeded
 from calotype.data import DataConfig, prepare
 from calotype.data.packs.batches import Batches
 from calotype.families.diffusion import Diffusion
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ from calotype.core.rng import Noise, fold, seeded
 from calotype.data import PackedDataset
 from calotype.data.packs.batches import Batches
 from calotype.evaluation.features import FeatureNetwork, smooth
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 
 SIDE = 32  # images are resized to it
 WIDTHS = (32, 64, 128)  # of the maps of 16, 8 and 4 a side

@@ -29,19 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.core.rng import Noise
-from calotype.nn.causal import (
-    CausalAttention,
-    CausalConv,
-    FirstConv,
-    PixelNetwork,
-    Place,
-    Reach,
-    below,
-    either,
-    here,
-    through,
-    unfolded,
-)
+from calotype.nn.causal import PixelNetwork, Place, Reach, either, here, through
+from calotype.nn.causal_layers import CausalAttention, CausalConv, FirstConv, below, unfolded
 from calotype.nn.layers import dropout, fork, zeroed
 from calotype.nn.native.recorder import Vector
 

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.core.rng import Noise
-from calotype.nn.causal import CausalConv, FirstConv, PixelNetwork, Place, Reach, either, here, through
+from calotype.nn.causal import PixelNetwork, Place, Reach, either, here, through
+from calotype.nn.causal_layers import CausalConv, FirstConv
 from calotype.nn.layers import dropout, fork
 
 

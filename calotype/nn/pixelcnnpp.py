@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.core.rng import Noise
-from calotype.nn.causal import CausalConv, FirstConv, Own, PixelNetwork, Place, below, here, unfolded
+from calotype.nn.causal import Own, PixelNetwork, Place, here
+from calotype.nn.causal_layers import CausalConv, FirstConv, below, unfolded
 from calotype.nn.layers import dropout, fork
 
 

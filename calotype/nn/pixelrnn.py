@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.core.rng import Noise
-from calotype.nn.causal import CausalConv, Place
+from calotype.nn.causal import Place
+from calotype.nn.causal_layers import CausalConv
 from calotype.nn.layers import dropout
 
 

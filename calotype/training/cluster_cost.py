@@ -23,8 +23,9 @@ from calotype.data import parse_size
 from calotype.data.packs.batches import Batches
 from calotype.distributed.cost_model import DEVICES, Cluster, Cost, Device, Turn, Work, cost, recording
 from calotype.nn.layers import BatchNorm2d
-from calotype.optimization.trainer import BF16_PARAMETERS, TrainConfig, Trainer, gains_from_bf16
-from calotype.runs.run import family
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import BF16_PARAMETERS, Trainer, gains_from_bf16
+from calotype.runs.config import family
 from calotype.training.planner import OF_THE_PRESET
 from calotype.training.recipe import Request, request
 

@@ -16,9 +16,10 @@ import torch
 from calotype.core.errors import ConfigError
 from calotype.data.packs.batches import Batches
 from calotype.distributed import processes
-from calotype.optimization.trainer import TrainConfig, learning_rate, steps_of
+from calotype.optimization.config import TrainConfig, learning_rate, steps_of
 from calotype.runs.changes import Change
-from calotype.runs.run import Run, RunConfig, family
+from calotype.runs.config import RunConfig, family
+from calotype.runs.run import Run
 from calotype.training.planner import CHECKPOINTS, PREVIEWS, Budget, images_in
 
 

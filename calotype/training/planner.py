@@ -21,7 +21,8 @@ from calotype.core.model import GenerativeModel, ImageSpec, Preset
 from calotype.core.rng import seeded
 from calotype.data.packs.batches import Batches
 from calotype.distributed import processes
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from calotype.sampling import sampler
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

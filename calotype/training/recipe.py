@@ -11,9 +11,9 @@ from calotype.core.config import build, nearest
 from calotype.core.errors import ConfigError
 from calotype.core.untrusted import brief
 from calotype.data import DataConfig, parse_size
-from calotype.optimization.trainer import TrainConfig
+from calotype.optimization.config import TrainConfig
+from calotype.runs.config import family
 from calotype.runs.portable_paths import read_config
-from calotype.runs.run import family
 from calotype.training.planner import OF_THE_PRESET, Budget
 
 DEFAULT_BUDGET = "30m"

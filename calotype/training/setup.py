@@ -6,50 +6,35 @@ then trains.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 
 from calotype.core import devices
 from calotype.core.config import build, plain
 from calotype.core.display import Display, for_process, packing_on
-from calotype.core.errors import ConfigError, RunError, is_out_of_memory
-from calotype.core.images import grid, write_png
-from calotype.core.model import GenerativeModel
+from calotype.core.errors import ConfigError, RunError
 from calotype.core.outputs import check_outputs
 from calotype.core.paths import beside, shortened
-from calotype.core.rng import fold, permutation
-from calotype.core.signals import stop_requests, way_on
 from calotype.core.untrusted import brief
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.notes import all_notes, balance_notes
-from calotype.data.packs.batches import Batches
-from calotype.data.packs.stream import Stream
 from calotype.distributed import processes, sharding
-from calotype.evaluation.training_curves import write_curves
-from calotype.families.latents import Latents
-from calotype.optimization.trainer import TrainConfig, Trainer
-from calotype.runs.changes import Change
-from calotype.runs.run import CONFIG, DatasetFacts, Run, RunConfig, TrainedModel, family, name_source, refuse_existing
-from calotype.sampling import sampler
+from calotype.optimization.config import TrainConfig
+from calotype.runs.config import DatasetFacts, RunConfig, family
+from calotype.runs.run import CONFIG, Run, name_source, refuse_existing
 from calotype.training import first_stage
-from calotype.training.extension import consequence, extended
-from calotype.training.loop import Context, until_done
-from calotype.training.monitor import Judge
-from calotype.training.planner import MEASURED_IMAGES, MEASURED_VALUES, Budget, Plan, plan
+from calotype.training.batches import learned, some_images, training_batches
+from calotype.training.extension import extended
+from calotype.training.planner import Budget, Plan, plan
 from calotype.training.recipe import Request, family_of, request
-from calotype.training.tensorboard import Mirror, tensorboard_mirror
+from calotype.training.session import Begun, train_run
 
-SAMPLES = "samples.png"  # in the run directory; the last thing that training writes, after the curves
-HELD_OUT_BATCH = 64  # images at a time
 AUTO = "auto"  # of latents: train them first
-FINAL_GRID = 64  # images in the grid at the end
 
 
 def train(
@@ -107,7 +92,7 @@ def train(
             return resume(out, device=device, shard=shard, tensorboard=tensorboard, display=shown)
         begun = _begun(family_name, data, budget, out, preset, size, device, chosen, recipe, latents, shown, shard)
         with begun.run.locked():
-            _train_run(begun, [], shown, tensorboard, shard)
+            train_run(begun, [], shown, tensorboard, shard)
     return begun.run
 
 
@@ -126,15 +111,6 @@ def begin(
     """Choose what `train` would train, and make its run directory; `resume` trains it. As for `train`."""
     with processes.joined(), for_process(display, processes.is_first()) as shown:
         return _begun(family_name, data, budget, out, None, size, device, settings or {}, recipe, None, shown).run
-
-
-class Begun(NamedTuple):
-    """A run that can be trained."""
-
-    run: Run
-    pictures: PackedDataset
-    packed: PackedDataset  # what is learned
-    device: torch.device
 
 
 def _begun(
@@ -188,14 +164,14 @@ def _begun(
         name_source(asked.data.source, first.run.path / "config.toml", shown.message)
     pictures = _prepare(asked.data, shown)
     told = None if first is None else first_stage.measured(first, pictures, str(latents))
-    packed = _learned(first, told, pictures, shown)
+    packed = learned(first, told, pictures, shown)
     planned = plan(
         family(asked.family),
         asked.preset,
         asked.budget,
         packed.spec,
-        _some_images(packed),
-        lambda config: _training_batches(packed, config),
+        some_images(packed),
+        lambda config: training_batches(packed, config),
         torch_device,
         asked.settings,
         shown.message,
@@ -291,10 +267,10 @@ def resume(
             pictures = _packed(lambda: run.pictures(data, packing_on(shown)), shown)
             processes.agreed(lambda: _check_facts(run, pictures))
             first = None if run.config.latents is None else run.first_stage(shown.message, device)
-            packed = _learned(first, run.config.latents, pictures, shown)
+            packed = learned(first, run.config.latents, pictures, shown)
             config = _with_place(run.config, pictures) if data else run.config
             if asked is not None:
-                batches = _training_batches(packed, config.training)
+                batches = training_batches(packed, config.training)
                 config = processes.agreed(
                     lambda: extended(Run(run.path, config), asked, batches, torch_device, shard, shown.message)
                 )
@@ -304,7 +280,7 @@ def resume(
             if data:
                 shown.message(f"the pictures are at {pictures.config.source}: {run.path / CONFIG} has the new place")
             begun = Begun(run, pictures, packed, torch_device)
-            _train_run(begun, processes.agreed(run.changed), shown, tensorboard, shard)
+            train_run(begun, processes.agreed(run.changed), shown, tensorboard, shard)
     return run
 
 
@@ -391,59 +367,6 @@ def _packed(find: Callable[[], PackedDataset], shown: Display) -> PackedDataset:
     return packed
 
 
-def _learned(
-    first: TrainedModel | None, latents: Latents | None, pictures: PackedDataset, shown: Display
-) -> PackedDataset:
-    """What the model is trained on: the pictures, or the maps that a first stage makes of them."""
-    if first is None or latents is None:
-        return pictures
-    if pictures.stream is not None:
-        raise ConfigError("pictures are streamed, but latents are made of packed ones: leave out --stream")
-
-    def counted(done: int, total: int) -> None:
-        shown.count("pictures encoded", done, total)
-
-    return processes.first_then_all(lambda: first_stage.encoded(first, pictures, latents, counted))
-
-
-def _some_images(packed: PackedDataset) -> torch.Tensor:
-    """Training images to measure the data by, always the same ones: uint8 (N, C, H, W)."""
-    count = max(1, min(MEASURED_IMAGES, MEASURED_VALUES // packed.spec.dims))
-    order = permutation(fold(0, "measure"), len(packed.train))[:count]
-    return packed.read(packed.train[np.sort(order)]).images
-
-
-def _training_batches(packed: PackedDataset, config: TrainConfig, tell: Callable[[str], object] = str) -> Batches:
-    """Those that training takes.
-
-    Args:
-        tell: told of pictures that are read in training, and cannot be used.
-    """
-    labels = None
-    if packed.stream is not None:
-        return _streamed_batches(packed.stream, config, tell)
-    if config.balanced:
-        if packed.labels is None:
-            raise ConfigError("training.balanced is set, but the pictures have no classes: leave it out")
-        labels = packed.labels[packed.train]
-    return Batches(packed, packed.train, config.batch_size, fold(config.seed, "data"), config.flips, labels)
-
-
-def _streamed_batches(stream: Stream, config: TrainConfig, tell: Callable[[str], object]) -> Batches:
-    if config.balanced:
-        raise ConfigError(
-            "training.balanced is set, but pictures are streamed, and their classes are not known before they are "
-            "read: leave it out"
-        )
-
-    def after() -> None:
-        for replaced in stream.heard():
-            tell(f"{replaced.name} cannot be used ({replaced.reason}): another is shown in its place")
-
-    order = stream.order(fold(config.seed, "data"))
-    return Batches(stream, order, config.batch_size, flips=config.flips, after=after)
-
-
 def _announcement(run: Run, planned: Plan) -> str:
     config, spec, speed = run.config, run.config.dataset.spec, planned.images_per_second
     chosen = ", ".join(f"model.{name} = {value}" for name, value in planned.by_pictures.items())
@@ -467,111 +390,3 @@ def _announcement(run: Run, planned: Plan) -> str:
 
 
 # -- training
-
-
-def _train_run(begun: Begun, changed: Sequence[Change], shown: Display, tensorboard: bool, shard: int) -> None:
-    """Train to the end of the budget. The run is held.
-
-    Args:
-        changed: settings that are not those of the newest checkpoint.
-    """
-    run, pictures, packed, device = begun
-    config = run.config.training
-    mirror: AbstractContextManager[Mirror] = nullcontext(lambda *_: None)
-    if tensorboard and processes.is_first():
-        mirror = tensorboard_mirror(run.path / "tensorboard")
-    go_on = f"Continue with: calotype train --resume {quote(str(run.path))}"
-    with way_on(go_on), stop_requests() as stop, mirror as write:
-        devices.make_repeatable()
-        batches = _training_batches(packed, config, shown.message)
-        trainer = Trainer(run.config.new_model().to(device), batches, config, shard)
-        held_out = Batches(packed, packed.held_out, _held_out_size(packed), fold(config.seed, "held out"))
-        drawn = run.whole(trainer.ema, shown.message)
-        if processes.is_first():
-            drawn = drawn.to(device)
-        judge = None if trainer.model.loss_ranks or not processes.is_first() else Judge(pictures)
-        seen = Batches(packed, packed.train, held_out.size, fold(config.seed, "seen"))
-        context = Context(run, trainer, drawn, judge, held_out, seen, shown, write, stop)
-        if run.restore(trainer, shown.message):
-            _take_changes(context, changed)
-            if processes.by_first(lambda: _is_finished(run, trainer)):
-                longer = f"--resume {quote(str(run.path))} --budget {2 * config.images}img"
-                shown.message(f"{run.path} has used up its budget: nothing to continue. To train further: {longer}")
-                return
-            shown.message(f"continuing at {trainer.images_seen:,} of {config.images:,} images")
-            run.log("resumed", images_seen=trainer.images_seen)
-        else:
-            run.save(trainer, {})
-        try:
-            until_done(context)
-            processes.by_first(lambda: _finish(context))
-        except (OSError, RuntimeError, MemoryError) as error:
-            again = f"continue with: calotype train --resume {quote(str(run.path))}"
-            if is_out_of_memory(error):
-                raise RunError(
-                    f"memory ran out ({device.type}, {trainer.micro_batch} image(s) at a time: "
-                    f"{str(error).splitlines()[0] if str(error) else 'MemoryError'}); {run.path} is kept as of its "
-                    f"last checkpoint. Make memory free, then {again}; or start a new run with a smaller --size or "
-                    "--preset"
-                ) from error
-            if not isinstance(error, OSError):
-                raise
-            raise RunError(
-                f"{run.path} cannot be written ({error}); its checkpoints are intact. Make room, then {again}"
-            ) from error
-
-
-def _take_changes(context: Context, changed: Sequence[Change]) -> None:
-    """Say which settings are others from here on, and take those that a checkpoint has otherwise.
-
-    Raises:
-        ConfigError: the budget is less than what is done.
-    """
-    run, trainer = context.run, context.trainer
-    if trainer.step > trainer.steps:
-        raise ConfigError(
-            f"training.images is {trainer.config.images:,}, but the run has seen {trainer.images_seen:,}: give more, "
-            f"by calotype train --resume {quote(str(run.path))} --budget {2 * trainer.images_seen}img"
-        )
-    for change in changed:
-        text = str(change)
-        if change.name == "training.images":
-            text = consequence(change, trainer.config, trainer.images_per_step, trainer.step)
-        if change.name == "training.micro_batch":  # else that of the checkpoint, which memory may have made smaller
-            trainer.micro_batch = trainer.config.micro_batch or trainer.config.batch_size
-        context.shown.message(f"from {trainer.images_seen:,} images on {text}")
-        run.log("changed", images_seen=trainer.images_seen, text=text)
-
-
-def _is_finished(run: Run, trainer: Trainer[GenerativeModel]) -> bool:
-    """Whether all is done, to the last grid of samples."""
-    last = [record for record in run.read_log() if record["event"] == "finished"][-1:]
-    done = trainer.step >= trainer.steps and (run.path / SAMPLES).exists()
-    return done and any(record.get("images_seen") == trainer.images_seen for record in last)
-
-
-def _held_out_size(packed: PackedDataset) -> int:
-    return min(HELD_OUT_BATCH, len(packed.held_out))
-
-
-def _finish(context: Context) -> None:
-    run, trainer = context.run, context.trainer
-    images = final_grid(context.drawn)
-    write_curves(run.path / "curves.png", run.read_log())
-    write_png(run.path / SAMPLES, images)
-    run.log("finished", images_seen=trainer.images_seen)
-    context.shown.message(
-        f"trained on {trainer.images_seen:,} images\n"
-        f"samples: {run.path / 'samples.png'}\n"
-        f"run: {run.path}\n"
-        f"more: calotype sample {quote(str(run.path))} -n 64 --seed 7 --out new/"
-    )
-
-
-def final_grid(model: GenerativeModel) -> torch.Tensor:
-    """Samples of a model side by side, a column per class where there are few: uint8 (C, H, W)."""
-    classes = len(model.spec.classes)
-    columns = classes if 2 <= classes <= 16 else 8
-    rows = max(1, round(FINAL_GRID / columns))
-    drawn = sampler.sample(model, range(rows * columns), seed=0, labels=sampler.all_classes(model.spec))
-    return grid(drawn, columns)

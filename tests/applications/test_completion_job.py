@@ -29,7 +29,7 @@ SETTINGS = {"model": {"widths": [16], "blocks": [1], "attention": []}, "training
 @pytest.fixture
 def run(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run trained a little on the pictures of two classes."""
-    monkeypatch.setattr("calotype.training.setup.FINAL_GRID", 4)
+    monkeypatch.setattr("calotype.training.session.FINAL_GRID", 4)
     out = tmp_path / "run"
     train("autoregressive", picture_folder, budget="32img", out=out, settings=SETTINGS)
     return out

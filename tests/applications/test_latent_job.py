@@ -25,7 +25,7 @@ SETTINGS = {
 @pytest.fixture
 def run(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run trained a little on the pictures of two classes."""
-    monkeypatch.setattr("calotype.training.setup.FINAL_GRID", 4)
+    monkeypatch.setattr("calotype.training.session.FINAL_GRID", 4)
     out = tmp_path / "run"
     train("vae", picture_folder, budget="32img", out=out, settings=SETTINGS)
     return out
@@ -76,7 +76,7 @@ def test_each_end_may_have_a_class_of_its_own(run: Path, picture_folder: Path, t
 def test_latents_of_a_gan_are_searched_for(
     picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calotype.training.setup.FINAL_GRID", 4)
+    monkeypatch.setattr("calotype.training.session.FINAL_GRID", 4)
     monkeypatch.setattr("calotype.families.gan.model.SEARCH", 3)
     out, file = tmp_path / "run", tmp_path / "z.npz"
     settings = {"model": {"widths": [16, 16], "blocks": [1, 1], "latents": 4}, "training": {"batch_size": 8}}
@@ -155,7 +155,7 @@ def test_mistakes_are_told(run: Path, picture_folder: Path, tmp_path: Path, caps
 def test_models_without_latents_are_refused(
     picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calotype.training.setup.FINAL_GRID", 4)
+    monkeypatch.setattr("calotype.training.session.FINAL_GRID", 4)
     settings = {"model": {"widths": [16], "blocks": [1], "attention": []}, "training": {"batch_size": 16}}
     train("autoregressive", picture_folder, budget="16img", out=tmp_path / "ar", settings=settings)
     assert calotype("reconstruct", tmp_path / "ar", picture_folder) == 2

@@ -13,7 +13,7 @@ from calotype.core.config import build, override, plain, read_assignments, read_
 from calotype.core.errors import ConfigError
 from calotype.data import DataConfig
 from calotype.families import FAMILIES
-from calotype.optimization.trainer import TrainConfig
+from calotype.optimization.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

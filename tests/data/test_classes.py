@@ -22,7 +22,7 @@ from calotype.data.classes import choose, told
 from calotype.evaluation import measured_runs
 from calotype.runs.run import load
 from calotype.terminal import cli
-from calotype.training import setup
+from calotype.training import session, setup
 from calotype.training.planner import preview
 
 MODEL = {"widths": [16, 16], "blocks": [1, 1], "latents": [0, 1], "latent_width": 4}
@@ -136,7 +136,7 @@ def test_classes_with_nothing_to_learn_from_are_said_and_never_drawn(
 
     monkeypatch.setattr(calotype.sampling.sampler, "sample", spy)
     preview(model.model)
-    setup.final_grid(model.model)
+    session.final_grid(model.model)
     proportional = measured_runs.proportional(packed, 0)
     asked.append([proportional(i) for i in range(100)])
     assert {model.class_names[k] for labels in asked for k in labels} == set(known)

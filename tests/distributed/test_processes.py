@@ -23,7 +23,8 @@ import calotype
 from calotype.core.model import GenerativeModel, ImageSpec
 from calotype.core.rng import seeded
 from calotype.families import FAMILIES
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from calotype.runs import checkpoints
 from calotype.runs.run import Run
 from calotype.terminal import cli

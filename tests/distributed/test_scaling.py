@@ -27,7 +27,7 @@ from calotype.distributed.cost_model import (
     volume,
 )
 from calotype.families import FAMILIES
-from calotype.optimization.trainer import TrainConfig
+from calotype.optimization.config import TrainConfig
 from calotype.terminal import cli
 from calotype.training import cluster_cost
 

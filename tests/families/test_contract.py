@@ -13,7 +13,8 @@ from calotype.core.errors import ConfigError
 from calotype.core.model import Batch, Encodable, GenerativeModel, HasLikelihood, ImageSpec
 from calotype.core.rng import Noise, seeded
 from calotype.families import FAMILIES
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from calotype.sampling import sampler
 from tests.conftest import Stripes
 

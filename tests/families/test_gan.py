@@ -21,7 +21,8 @@ from calotype.families.gan.config import NETWORKS
 from calotype.families.gan.losses import LOSSES, gradient_penalty, squared_gradient
 from calotype.families.gan.model import _truncated
 from calotype.nn.augment import CHANGES, augmented
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from tests.conftest import Stripes
 
 SMALL = GANConfig(widths=(16, 32), blocks=(1, 1), latents=8)

@@ -10,7 +10,7 @@ import torch
 from calotype.core.config import build, plain
 from calotype.core.model import ImageSpec
 from calotype.families import FAMILIES
-from calotype.optimization.trainer import TrainConfig
+from calotype.optimization.config import TrainConfig
 from calotype.training.recipe import request
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))

@@ -20,7 +20,8 @@ from calotype.families.vae import VAE, VAEConfig, VAEOptions
 from calotype.nn.distributions import Distribution
 from calotype.nn.ladder import Gaussian, Ladder, Step
 from calotype.nn.levels import level_sizes
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from tests.conftest import Stripes
 
 TRAINING = [TrainConfig(images=1000, batch_size=8, micro_batch=part, precision="fp32") for part in (0, 3)]

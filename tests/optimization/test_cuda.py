@@ -12,7 +12,8 @@ from calotype.core import devices
 from calotype.core.model import GenerativeModel, HasLikelihood, ImageSpec
 from calotype.core.rng import Noise, seeded
 from calotype.families import FAMILIES
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.config import TrainConfig
+from calotype.optimization.trainer import Trainer
 from calotype.runs import checkpoints
 from calotype.sampling import sampler
 from tests.conftest import Stripes

@@ -19,13 +19,13 @@ from tests.conftest import Survived, environment
 # file of the second word how many it took.
 LIMITED = """
 import pathlib, resource, sys
-from calotype.training import setup
+from calotype.training import session
 from calotype.terminal.cli import main
 
 def megabytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) / 1024
 
-def limited(context, until_done=setup.until_done):
+def limited(context, until_done=session.until_done):
     taken = megabytes("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (int((taken + float(sys.argv[1])) * 2**20), resource.RLIM_INFINITY))
     until_done(context)
@@ -33,7 +33,7 @@ def limited(context, until_done=setup.until_done):
     pathlib.Path(sys.argv[2]).write_text(str(megabytes("VmPeak") - taken))
 
 resource.setrlimit(resource.RLIMIT_AS, (2**46, resource.RLIM_INFINITY))
-setup.until_done = limited
+session.until_done = limited
 training.FINAL_GRID = 1
 sys.exit(main(sys.argv[3:]))
 """

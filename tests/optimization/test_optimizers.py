@@ -10,8 +10,9 @@ from calotype.core.errors import ConfigError
 from calotype.core.model import ImageSpec
 from calotype.core.rng import Noise, seeded
 from calotype.families.diffusion import Diffusion, DiffusionConfig
+from calotype.optimization.config import TrainConfig
 from calotype.optimization.optimizers import OPTIMIZERS, SHARE, Muon, orthogonalised
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import Trainer
 from tests.conftest import Stripes
 
 

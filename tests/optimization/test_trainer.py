@@ -18,7 +18,8 @@ from calotype.core.model import Batch, GenerativeModel, ImageSpec, Loss, Preset,
 from calotype.core.rng import Noise, seeded
 from calotype.families.diffusion import Diffusion, DiffusionConfig
 from calotype.optimization import trainer as trainer_module
-from calotype.optimization.trainer import NONFINITE_LIMIT, NonFinite, Progress, TrainConfig, Trainer, power_exponent
+from calotype.optimization.config import TrainConfig, power_exponent
+from calotype.optimization.trainer import NONFINITE_LIMIT, NonFinite, Progress, Trainer
 from tests.conftest import Stripes
 
 SPEC = ImageSpec(1, 8, 8, 2)

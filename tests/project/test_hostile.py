@@ -252,7 +252,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a vae, and one of a diffusion model of its latents."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("calotype.training.setup.FINAL_GRID", 4)
+        patch.setattr("calotype.training.session.FINAL_GRID", 4)
         told: dict[str, Any] = {"budget": "32img", "display": Quiet()}
         first = {"model": LEVELS, "training": {"batch_size": 8, "threads": 1}}
         setup.train("vae", "glyphs:gray:60", size="8", out=home / "first", settings=first, **told)

@@ -25,7 +25,7 @@ from calotype.families.autoregressive import AutoregressiveConfig, Autoregressiv
 from calotype.families.diffusion import DiffusionConfig, DiffusionOptions
 from calotype.families.gan import GANConfig, GANOptions
 from calotype.families.vae import VAEConfig, VAEOptions
-from calotype.optimization.trainer import TrainConfig
+from calotype.optimization.config import TrainConfig
 from calotype.terminal import cli
 from tests.families import test_contract
 
@@ -114,7 +114,7 @@ def run_page(page: Path, names: dict[str, Any]) -> Iterator[Block]:
 def workplace(picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory that docs/index.md promises: photos/ with pictures in two classes."""
     monkeypatch.chdir(picture_folder.parent)
-    monkeypatch.setattr("calotype.training.setup.FINAL_GRID", FINAL_GRID)
+    monkeypatch.setattr("calotype.training.session.FINAL_GRID", FINAL_GRID)
     monkeypatch.setattr("calotype.evaluation.classifier.IMAGES", 64)  # what it learns is not shown
     return picture_folder.parent
 

@@ -38,7 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a vae, with what further commands write into it."""
     run = tmp_path_factory.mktemp("home") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("calotype.training.setup.FINAL_GRID", 4)
+        patch.setattr("calotype.training.session.FINAL_GRID", 4)
         settings = {"model": LEVELS, "training": {"batch_size": 8, "threads": 1}}
         setup.train("vae", "glyphs:gray:60", size="8", budget="32img", out=run, settings=settings, display=Quiet())
     (run / "evaluation.json").write_text("{}")

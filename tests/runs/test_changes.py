@@ -17,11 +17,12 @@ from calotype.core.errors import CalotypeError, ConfigError, DataError, RunError
 from calotype.core.rng import fold, permutation
 from calotype.data import DataConfig
 from calotype.families.diffusion import Diffusion
-from calotype.optimization.trainer import TrainConfig
+from calotype.optimization.config import TrainConfig
 from calotype.runs import changes, checkpoints
 from calotype.runs.changes import CHANGEABLE
-from calotype.runs.run import ENTRIES, DatasetFacts, Run
-from calotype.training import setup
+from calotype.runs.config import ENTRIES, DatasetFacts
+from calotype.runs.run import Run
+from calotype.training import session, setup
 from tests.runs.test_resume import Quiet
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -48,7 +49,7 @@ def trained(out: Path, budget: str = "48img", **more: Any) -> Run:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs end with few samples, and leave the number of threads as it was."""
-    monkeypatch.setattr(setup, "FINAL_GRID", 2)
+    monkeypatch.setattr(session, "FINAL_GRID", 2)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

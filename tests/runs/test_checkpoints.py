@@ -15,11 +15,13 @@ import torch
 from calotype.core.errors import PlaceError, RunError
 from calotype.data import DataConfig
 from calotype.families.diffusion import DiffusionConfig
+from calotype.optimization.config import TrainConfig
 from calotype.optimization.optimizers import OPTIMIZERS
-from calotype.optimization.trainer import TrainConfig, Trainer
+from calotype.optimization.trainer import Trainer
 from calotype.runs import checkpoints
 from calotype.runs.checkpoints import DamagedCheckpoint
-from calotype.runs.run import DatasetFacts, Run, RunConfig, load
+from calotype.runs.config import DatasetFacts, RunConfig
+from calotype.runs.run import Run, load
 from tests.conftest import Stripes, Survived, environment, mounts_allowed
 
 FILES = ["model.safetensors", "ema.safetensors", "optimizers.safetensors", "state.json"]

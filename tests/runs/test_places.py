@@ -17,7 +17,7 @@ from calotype.evaluation import classifier, features
 from calotype.runs.portable_paths import LOCAL, read_config, shareable, write_config
 from calotype.runs.run import Run
 from calotype.terminal import cli
-from calotype.training import setup
+from calotype.training import session, setup
 from tests.applications.test_comparison_job import small
 from tests.runs.test_resume import Quiet
 from tests.training.test_extension import state
@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(features, "network", lambda name: small())
     monkeypatch.setattr(classifier, "IMAGES", 256)
-    monkeypatch.setattr(setup, "FINAL_GRID", 2)
+    monkeypatch.setattr(session, "FINAL_GRID", 2)
     monkeypatch.setenv("CALOTYPE_CACHE", str(tmp_path / "cache"))
 
 

@@ -18,7 +18,7 @@ from calotype.core.errors import DataError, RunError, TrainingDiverged
 from calotype.core.model import Batch, Loss
 from calotype.core.rng import Noise
 from calotype.families.diffusion import Diffusion
-from calotype.optimization.trainer import TrainConfig
+from calotype.optimization.config import TrainConfig
 from calotype.runs import checkpoints
 from calotype.runs.run import Run
 from calotype.training import setup

@@ -12,8 +12,9 @@ from calotype.core.model import GenerativeModel, ImageSpec, Preset, Turn
 from calotype.core.rng import Noise, seeded
 from calotype.data import DataConfig
 from calotype.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
-from calotype.optimization.trainer import TrainConfig
-from calotype.runs.run import DatasetFacts, Run, RunConfig, TrainedModel
+from calotype.optimization.config import TrainConfig
+from calotype.runs.config import DatasetFacts, RunConfig
+from calotype.runs.run import Run, TrainedModel
 from calotype.sampling import sampler
 from calotype.sampling.sampler import batch_size, cycle, sample, stream
 

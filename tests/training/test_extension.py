@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from calotype.core.errors import ConfigError
-from calotype.optimization.trainer import TrainConfig, learning_rate
+from calotype.optimization.config import TrainConfig, learning_rate
 from calotype.runs import checkpoints
 from calotype.runs.run import Run
 from calotype.terminal import cli
-from calotype.training import extension, planner, setup
+from calotype.training import extension, planner, session, setup
 from calotype.training.planner import Speed
 from tests.runs.test_changes import trained
 from tests.runs.test_resume import Quiet
@@ -21,7 +21,7 @@ from tests.runs.test_resume import Quiet
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "FINAL_GRID", 2)
+    monkeypatch.setattr(session, "FINAL_GRID", 2)
 
 
 def state(run: Run) -> list[bytes]:

@@ -40,7 +40,7 @@ ADVERSARIAL = {"model": {"widths": [16, 16], "blocks": [1, 1], "latents": 8}, "t
 
 @pytest.fixture(autouse=True)
 def _small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calotype.training.setup.FINAL_GRID", 4)
+    monkeypatch.setattr("calotype.training.session.FINAL_GRID", 4)
     monkeypatch.setattr("calotype.evaluation.classifier.IMAGES", 64)  # how well it learns is not tested here
 
 
@@ -258,7 +258,7 @@ def test_both_stages_in_one_go(picture_folder: Path, tmp_path: Path, monkeypatch
     with pytest.raises(TypeError):  # stopped after the first stage
         train("autoregressive", picture_folder, **made)
     monkeypatch.undo()
-    monkeypatch.setattr("calotype.training.setup.FINAL_GRID", 4)
+    monkeypatch.setattr("calotype.training.session.FINAL_GRID", 4)
     monkeypatch.setattr("calotype.evaluation.classifier.IMAGES", 64)  # how well it learns is not tested here
     first = Run.open(tmp_path / "run-first")
     assert (first.config.family, first.config.preset, first.config.training.images) == ("vae", "codes", 22)

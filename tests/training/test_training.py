@@ -16,6 +16,7 @@ from calotype.data import DataConfig
 from calotype.families.diffusion import Diffusion
 from calotype.runs.run import Run, TrainedModel
 from calotype.training import loop, setup
+from calotype.training.batches import training_batches
 from calotype.training.recipe import request
 from tests.runs.test_resume import Quiet
 
@@ -47,7 +48,7 @@ def test_a_run_directory_holds_what_it_says(run: Run) -> None:
 def test_the_held_out_images_are_not_trained_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = setup.prepare(run.config.data)
     assert set(packed.train.tolist()).isdisjoint(packed.held_out.tolist())
-    batches = setup._training_batches(packed, run.config.training)
+    batches = training_batches(packed, run.config.training)
     read: set[int] = set()
     original = type(packed).read
     monkeypatch.setattr(type(packed), "read", lambda self, i: (read.update(i.tolist()), original(self, i))[1])

@@ -26,8 +26,9 @@ from calotype.data import DataConfig
 from calotype.distributed import processes
 from calotype.evaluation.baselines import BASELINES
 from calotype.evaluation.comparison import Entry, entry_of
+from calotype.runs.config import family
 from calotype.runs.portable_paths import read_config, shareable
-from calotype.runs.run import Run, family
+from calotype.runs.run import Run
 from calotype.training.planner import Budget
 
 CONFIG = "compare.toml"

@@ -21,12 +21,12 @@ from calotype.core.model import Batch
 from calotype.data.packs.batches import Batches
 from tests.faults import FAULTS, Measured, in_the_suite, write_table
 
-collect_ignore = [] if torch.cuda.is_available() else ["test_cuda.py"]
+collect_ignore = [] if torch.cuda.is_available() else ["optimization/test_cuda.py"]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _threads() -> None:
-    torch.set_num_threads(1)  # tests run in parallel processes
+def pytest_runtest_setup() -> None:
+    """One thread for each test, whatever the one before has chosen: tests run in parallel processes."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -58,11 +58,15 @@ class NonFinite(Exception):
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    """Whether the device multiplies bfloat16 in hardware; emulated, it is slower than float32, up to 30 times.
+
+    Kernels may be limited to older instructions than the processor has, as by ATEN_CPU_CAPABILITY=avx2.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        return "avx512_bf16" in _cpu_capabilities() or "amx_bf16" in _cpu_capabilities()
+        limited = not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        return not limited and bool({"avx512_bf16", "amx_bf16"} & _cpu_capabilities())
     return False
 
 

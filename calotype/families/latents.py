@@ -116,26 +116,33 @@ class LatentModel(GenerativeModel, Encodable):
 
     @classmethod
     def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        """None: the second stage has the presets of its own family."""
         return {}
 
     def turns(self) -> tuple[Turn, ...]:
+        """None: the second stage is trained by itself."""
         return ()
 
     def check_options(self, options: Any) -> None:
+        """Raise ConfigError for sampling options that the second stage does not support."""
         self.second.check_options(options)
 
     def network_calls(self, options: Any) -> int | None:
+        """The number of network evaluations of the second stage per batch of samples; None: it is counted."""
         return self.second.network_calls(options)
 
     @torch.no_grad()
     def sample(self, noise: Noise, labels: Tensor | None = None, options: Any = None) -> Tensor:
+        """Draw noise.n maps from the second stage and decode them with the first: uint8 (n, C, H, W)."""
         maps = self.latents.from_bytes(self.second.sample(noise, labels, options), self.first.dtype)
         return self._map_model.from_map(maps, self._labels(labels))
 
     def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents, float (B, latents), of uint8 images (B, C, H, W), by the first stage."""
         return cast(Encodable, self.first).encode(images, self._labels(labels))
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The images, uint8 (B, C, H, W), of latents, float (B, latents), by the first stage."""
         return cast(Encodable, self.first).decode(latents, self._labels(labels))
 
     @property

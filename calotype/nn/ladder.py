@@ -224,6 +224,7 @@ class LatentBlock(nn.Module):
         self.block = Block(inner, size, style)
 
     def forward(self, h: Tensor, known: Tensor | None, number: int, choose: Choose) -> Tensor:
+        """Add latent map `number`, which `choose` picks from prior or posterior, to h (B, inner, h, w); same shape."""
         dtype = self.project.weight.dtype  # of h under autocast too
         if self.prior is None:
             zeros = torch.zeros(len(h), self.width, *h.shape[2:], dtype=dtype, device=h.device)

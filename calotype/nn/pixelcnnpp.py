@@ -59,6 +59,7 @@ class PixelCNNpp(PixelNetwork):
         self.last = nn.Linear(2 * width, outputs)
 
     def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Above:
+        """The maps of the upper stack for whole images, or for the row at a place."""
         row = self.first_row(canvas, self.margin, at)
         u = self.first_above(canvas, self.margin, at)
         maps, _ = self.level.above(u, labels, at, fork(noise, "above"))
@@ -72,6 +73,7 @@ class PixelCNNpp(PixelNetwork):
         at: Place | None,
         noise: Noise | None,
     ) -> Tensor:
+        """The parameters of all pixels (B, H, W, outputs), or of the pixel at a place (B, 1, 1, outputs)."""
         x = self.first_left(canvas, self.margin, at) + here(above.row, at)
         x = self.level.beside(x, above.maps, labels, at, fork(noise, "beside"))
         return self.last(concat_elu(x))
@@ -183,6 +185,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, others: Sequence[Tensor], labels: Tensor | None, at: Place | None, noise: Noise | None
     ) -> Tensor:
+        """Map features (B, H, W, C), or their part at a place, to the same shape."""
         inner = self.enter(concat_elu(x), at)
         if self.others is not None:
             inner = inner + self.others(concat_elu(torch.cat(list(others), -1)))

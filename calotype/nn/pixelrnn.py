@@ -37,6 +37,7 @@ class RowLSTM(nn.Module):
         self.embed = nn.Embedding(num_classes, 4 * hidden) if num_classes else None
 
     def forward(self, x: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
+        """Map features (B, H, W, width), or those of the pixel at a place (B, 1, 1, width), to the same shape."""
         gates = self.inputs(x, at)
         if self.embed is not None:
             gates = gates + self.embed(labels)[:, None, None]
@@ -97,6 +98,7 @@ class DiagonalBiLSTM(nn.Module):
         self.embed = nn.Embedding(num_classes, 8 * hidden) if num_classes else None
 
     def forward(self, x: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
+        """Map features (B, H, W, width), or those of the pixel at a place (B, 1, 1, width), to the same shape."""
         left, right = self.from_left(x, at), self.from_right(x, at)
         if self.embed is not None:
             biases = self.embed(labels)[:, None, None].chunk(2, -1)

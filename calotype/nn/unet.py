@@ -77,6 +77,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, embedding: Tensor, noise: Noise | None, size: Size | None = None) -> Tensor:
+        """x (B, inputs, h, w) and embedding (B, embedding) to (B, outputs, h', w'); `size` crops an upsampled map."""
         h = self.conv1(_resampled(F.silu(self.norm1(x)), self.resample, size))
         h = F.silu(self._modulated(h, self.modulation(embedding)[:, :, None, None]))
         h = self.conv2(dropout(h, self.dropout_rate, noise))
@@ -113,6 +114,7 @@ class ConvResample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2 if resample == "down" else 1, padding=1)
 
     def forward(self, x: Tensor, embedding: Tensor, noise: Noise | None, size: Size | None = None) -> Tensor:
+        """x (B, width, h, w) to (B, width, h', w'); `size` crops the result of upsampling."""
         return self.conv(_resampled(x, "up", size) if self.resample == "up" else x)
 
 

@@ -63,6 +63,7 @@ class GAN(GenerativeModel, Encodable):
 
     @classmethod
     def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        """The presets for such images, by name, from the smallest to the largest."""
         return presets(spec)
 
     @classmethod
@@ -78,15 +79,18 @@ class GAN(GenerativeModel, Encodable):
         )
 
     def players(self) -> Mapping[str, nn.Module]:
+        """The discriminator and the generator."""
         return {"discriminator": self.discriminator, "generator": self.generator}
 
     def turns(self) -> Sequence[Turn]:
+        """`critic_steps` turns of the discriminator, then one of the generator."""
         return (
             Turn("discriminator", self.discriminator_loss, self.config.critic_steps),
             Turn("generator", self.generator_loss),
         )
 
     def remark(self, parts: Mapping[str, float]) -> Remark | None:
+        """A warning about mode collapse, a weak or an overfitted discriminator, with the settings to change."""
         diversity = parts.get("samples/diversity", 1.0)
         if diversity < COLLAPSED:
             if parts.get("seen/discriminator/accuracy", 0.0) > SURE:
@@ -219,12 +223,14 @@ class GAN(GenerativeModel, Encodable):
 
     @torch.no_grad()
     def sample(self, noise: Noise, labels: Tensor | None = None, options: GANOptions | None = None) -> Tensor:
+        """Draw noise.n images, uint8 (n, C, H, W), from normal or truncated normal latents."""
         z = noise.fork("latents").normal(self.config.latents)
         bound = (options or GANOptions()).truncation
         return self.decode(_truncated(z, bound) if bound else z, labels)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The images, uint8 (B, C, H, W), that the generator makes from latents, float (B, latents)."""
         if latents.shape[1] != self.config.latents:
             raise ConfigError(
                 f"latents are {latents.shape[1]} for each picture, but the model has {self.config.latents}: give those "

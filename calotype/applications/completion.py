@@ -1,4 +1,4 @@
-"""`calotype complete`: a run, pictures, and how much of them to keep."""
+"""`calotype complete`: completing pictures by a run from their upper parts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """`calotype evaluate`: a run, or a folder of images, measured against a data set.
 
-Of several processes the first measures. All draw its samples, ask the model for likelihoods, and take features.
+With several processes, the first one computes the metrics. All of them draw samples, compute likelihoods and extract
+features.
 """
 
 from __future__ import annotations

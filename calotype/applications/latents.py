@@ -1,4 +1,4 @@
-"""Pictures to latents and back by a trained model, and latents as files: what commands about latents share."""
+"""Encoding and decoding by a trained model, and files of latents: the base of the commands about latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that a trained model is to work on: fitted to its size, with the classes that it knows."""
+"""Input pictures for a trained model: fitted to its size, with the classes that it knows."""
 
 from __future__ import annotations
 

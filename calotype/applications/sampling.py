@@ -1,4 +1,4 @@
-"""`calotype sample`: a run, a seed and a place for the images, drawn by one process or several."""
+"""`calotype sample`: images of a run and a seed, written to a folder or file, by one process or several."""
 
 from __future__ import annotations
 

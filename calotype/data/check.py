@@ -1,4 +1,4 @@
-"""`calotype check`: what is in a source, what is wrong with it, and what to do next."""
+"""`calotype check`: the contents of a source, its problems, and the next steps."""
 
 from __future__ import annotations
 

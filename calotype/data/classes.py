@@ -1,6 +1,6 @@
-"""The classes that a user asks for, by name: what `--labels` means.
+"""Classes selected by name or number: the values of `--labels`.
 
-A name comes before a number, and a longer name before shorter ones, so that "a,b" is the class of that name where there
+A name takes precedence over a number, and a longer name over shorter ones, so "a,b" is the class of that name if there
 is one, and otherwise the classes "a" and "b".
 """
 

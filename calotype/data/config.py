@@ -1,4 +1,4 @@
-"""What to make of a source of pictures: the part of a run's config that is about data."""
+"""The data section of a run's config: how a source of pictures becomes a data set."""
 
 from __future__ import annotations
 

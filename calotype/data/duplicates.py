@@ -1,13 +1,13 @@
-"""Equal and nearly equal pictures of a pack.
+"""Exact and near duplicates among the pictures of a pack.
 
-Copies of a picture, saved again as JPEG, scaled or made a little brighter, differ from it in fine ripples that average
-out over a few pixels. Different pictures differ somewhere by more, however much else they share: icons on one ground,
-letters of two typefaces. So two pictures are nearly equal where, once their contrast and brightness are aligned, the
-difference averaged over some pixels is nowhere more than a share of the contrast.
+Copies of a picture, recompressed as JPEG, scaled or slightly brightened, differ from it in fine ripples that average
+out over a few pixels. Different pictures differ somewhere by more, however much else they share: icons on the same
+background, letters of two typefaces. So two pictures are near duplicates if, after their contrast and brightness are
+aligned, the difference averaged over some pixels is nowhere more than a share of the contrast.
 
-Only pairs are looked at whose coarse maps correlate: 8 x 8 mean values of brightness (and of alpha), 4 x 4 of each
-colour difference. These are found through their leading principal components, whose distance is never more than that
-of the maps; so none is missed while there are no more pictures than can be compared.
+Only pairs whose coarse maps correlate are compared: 8 x 8 mean values of brightness (and of alpha), 4 x 4 of each
+colour difference. They are found through their leading principal components, whose distance is never more than that of
+the maps; so no pair is missed as long as the number of pictures is within the limit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is to be said of a data set before anything is learned from it: classes and splits with next to nothing."""
+"""Warnings about a data set before training: classes and splits that are empty or nearly empty."""
 
 from __future__ import annotations
 

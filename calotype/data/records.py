@@ -1,4 +1,4 @@
-"""What a source of pictures yields: records to load one by one, and what is known about each."""
+"""Records: the pictures of a source, loaded one by one, and their metadata."""
 
 from __future__ import annotations
 

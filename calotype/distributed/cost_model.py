@@ -1,17 +1,17 @@
-"""What training costs on other machines, and on many: time, memory and communication of a step, by a small model.
+"""A small model of the cost of training on other machines, and on many: time, memory and communication of a step.
 
-A step is its operations, one after the other. One takes as long as its arithmetic at the speed that products reach on
-the device, or as moving its tensors to and from memory, or as starting it, whichever is longest:
+A step is a sequence of operations. The time of an operation is the largest of its arithmetic at the speed that matrix
+products reach on the device, the transfer of its tensors to and from memory, and its launch:
 
     t = sum over operations of max(flops / (reached * peak), bytes / bandwidth, launch)
 
-for the images of a step that a device gets. Then gradients are summed over devices, first those of a node:
+for the images of a step per device. Then gradients are summed over devices, first within each node:
 
     2 (g - 1)/g S / link + 2 (m - 1)/m (S / g) / network        S bytes, g devices in each of m nodes
 
-after the step, as training does it, and 2 log2(g m) stages of some latency for any sum, of which batch normalisation
-needs two in each pass. Where n devices hold the weights between them, they are fetched for the forward and the backward
-pass and gradients scattered, (n - 1)/n S / link each, and the sum is of S / n over the groups.
+after the step, as training does it, and 2 log2(g m) stages with a latency each for any sum, of which batch
+normalisation needs two in each pass. Where n devices shard the weights, the weights are gathered for the forward and
+the backward pass and gradients are scattered, (n - 1)/n S / link each, and the sum is of S / n over the groups.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One command at a time in a directory that it writes."""
+"""Locks on directories and files: one writing command at a time."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Several processes at one job, such as `torchrun` starts: which one this is, and what they tell each other.
+"""Several processes on one job, as started by `torchrun`: rank, size, collective operations and agreement on errors.
 
-In training each takes its rows of every batch, and all hold the same weights; what is summed over them is the same for
-each. Drawing and measuring are led by the first, see `leading`. In a process of its own, as mostly, nothing here does
-anything. Communication is that of torch.distributed: gloo between CPUs, NCCL between GPUs.
+In training each process takes its rows of every batch and all hold the same weights; sums over processes are the same
+for each. Drawing and measuring are led by the first process, see `work_sharing`. In a single process, the usual case,
+nothing here has an effect. Communication uses torch.distributed: gloo between CPUs, NCCL between GPUs.
 """
 
 from __future__ import annotations

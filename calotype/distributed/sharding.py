@@ -1,8 +1,8 @@
-"""Weights that several processes hold between them: fully sharded data parallelism, as torch has it (FSDP2).
+"""Weights sharded over several processes: fully sharded data parallelism by torch's FSDP2.
 
-Of each weight, its gradient and its moments a process keeps a slice, and fetches the others where a block needs them.
-Groups of so many processes each hold the whole model, and what they learn is summed over the groups. Batches, losses
-and noise are divided as without it.
+A process keeps a slice of each weight, its gradient and its moments, and gathers the other slices where a block needs
+them. Each group of this many processes holds the whole model, and gradients are summed over the groups. Batches, losses
+and noise are divided as without sharding.
 """
 
 from __future__ import annotations

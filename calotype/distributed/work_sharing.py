@@ -1,7 +1,7 @@
-"""What the first of several processes leads: it says what is to be worked on, and each does its share, in rounds.
+"""Work led by the first of several processes: it names the tasks, and each process does its share, in rounds.
 
-Shares are what one process would work on at a time, so that what comes of them is the same, bit for bit, however many
-there are.
+A share is what a single process would work on at a time, so the results are the same, bit for bit, for any number of
+processes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`calotype compare`: every family trained on the same pictures with equal budgets, and measured by one protocol.
 
-job        the directory: what was asked for, what is found
+job        the directory: the request and the results
 train      the runs, planned and trained
 measure    models and classical methods by the protocol
 """

@@ -1,7 +1,7 @@
-"""A comparison in its directory: what was asked for, and what is found of each model and method.
+"""The directory of a comparison: the request, and the results for each model and method.
 
-A comparison is a directory: compare.toml, a run directory for each family, an entry for each that is measured, and the
-page. What is there is not done again, so that a comparison that was stopped goes on where it was.
+It holds compare.toml, a run directory for each family, an entry for each measured model or method, and the page.
+Existing results are not computed again, so an interrupted comparison continues where it stopped.
 """
 
 from __future__ import annotations

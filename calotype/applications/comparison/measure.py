@@ -1,4 +1,4 @@
-"""The models and the classical methods of a comparison, measured by one protocol."""
+"""Measuring the models and the classical methods of a comparison by one protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs of a comparison: planned together, then trained one after the other, or each on a device of its own."""
+"""Training the runs of a comparison: planned together, then trained in turn, or each on its own device."""
 
 from __future__ import annotations
 

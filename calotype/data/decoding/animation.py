@@ -1,4 +1,4 @@
-"""How many frames an animation has: GIF, PNG, WebP and AVIF."""
+"""The number of frames of an animation: GIF, PNG, WebP and AVIF."""
 
 from __future__ import annotations
 

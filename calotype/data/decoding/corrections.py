@@ -1,12 +1,12 @@
-"""What Pillow reads wrongly, without a word, of formats that it reads: mended here, or refused.
+"""Pictures that Pillow decodes wrongly without an error: corrected here, or refused.
 
-- TGA: of files whose header counts no bits of alpha the fourth channel, or the sixteenth bit, is taken for alpha; where
-  it is 0, as it mostly is, the whole picture is transparent.
+- TGA: if the header counts no alpha bits, Pillow takes the fourth channel, or the sixteenth bit, for alpha; it is
+  mostly 0, and then the whole picture is transparent.
 - PSD of one bit: 1 is black there.
-- JPEG 2000: colour of more than 8 bits is rounded past the largest byte, so that white becomes black; gray of other
-  than 8 or 16 bits is shifted, so that white is not the largest value.
+- JPEG 2000: colour of more than 8 bits is rounded past the largest byte, so white becomes black; gray of other than 8
+  or 16 bits is shifted, so white is not the largest value.
 
-PNG and TIFF are large enough to have modules of their own.
+PNG and TIFF need enough corrections to have modules of their own.
 """
 
 from __future__ import annotations

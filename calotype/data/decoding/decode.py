@@ -1,15 +1,15 @@
-"""Everything that people have as pictures -> uint8 (H, W, C).
+"""Decoding: pictures of all supported formats -> uint8 (H, W, C).
 
 The rules, where a format leaves a choice:
 
-- Content decides what a file is, not its name. Of several pages or frames one is taken, by default the first. The
-  orientation of EXIF and TIFF is applied.
+- The content of a file determines its format, not its name. Of several pages or frames one is taken, by default the
+  first. The orientation of EXIF and TIFF is applied.
 - Palette, CMYK, Lab and YCbCr become RGB; a palette or a key colour with transparency becomes RGBA; gray with alpha
   becomes RGBA. Colour profiles are not applied.
 - More than 8 bits, gray or colour, and floats are scaled: byte = round(255 (v - low) / (high - low)), by default with
-  0:65535 for integers and 0:1 for floats. A value outside the range makes the picture a bad one: clipping would
-  destroy it, and nobody would know.
-- What is not read faithfully is not read: its reason says what it is, and is not that it is damaged.
+  0:65535 for integers and 0:1 for floats. A picture with a value outside the range is rejected: clipping would destroy
+  it without notice.
+- A picture that cannot be decoded faithfully is rejected, with a reason that names its format rather than damage.
 """
 
 from __future__ import annotations

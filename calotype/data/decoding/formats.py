@@ -1,4 +1,4 @@
-"""Formats that hold pictures and are not read: by the first bytes of a file or by its name, each with its remedy."""
+"""Picture formats that Calotype does not read, recognised by first bytes or by name, each with its remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files with several pictures, TIFF stacks and animations, as a picture for each page or frame."""
+"""Files with several pictures, TIFF stacks and animations, as one picture per page or frame."""
 
 from __future__ import annotations
 

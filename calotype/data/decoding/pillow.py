@@ -1,4 +1,4 @@
-"""How Pillow is used: which of its readers, what its errors mean, and which way up a picture is."""
+"""Use of Pillow: the permitted readers, the meaning of its errors, and the orientation of pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PNG as Pillow needs it: without metadata, which has limits there, and with all 16 bits of colour.
+"""Preparing PNG for Pillow: without metadata, which exceeds its limits, and with all 16 bits of colour.
 
 Source: Portable Network Graphics (PNG) Specification, third edition (W3C, 2025).
 """

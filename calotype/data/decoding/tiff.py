@@ -1,9 +1,9 @@
-"""The structure of TIFF files: which pages are pictures, and their tags.
+"""The structure of TIFF files: the pages that are pictures, and their tags.
 
-Pillow reads some kinds wrongly and without a word: 16 bits with white as 0, colour in separate planes, signed bytes. So
-the directories are read here, where every count and offset of a file is checked before it is followed, and libtiff, by
-way of Pillow, only decompresses. A library for all of it would need codecs of its own for the usual LZW, of 45 MB,
-which hostile files reach.
+Pillow decodes some kinds wrongly without an error: 16 bits with white as 0, colour in separate planes, signed bytes. So
+the directories are parsed here, where every count and offset of a file is checked before it is followed, and libtiff,
+through Pillow, only decompresses. A library that does all of it would bring its own codecs for the common LZW, 45 MB
+that hostile files can reach.
 
 Source: TIFF Revision 6.0 (1992); for BigTIFF, the specification of libtiff.
 """

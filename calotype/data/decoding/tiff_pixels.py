@@ -1,4 +1,4 @@
-"""What the samples of a TIFF page mean: depth, byte order, predictor, palette, inks, planes and alpha."""
+"""The interpretation of TIFF samples: depth, byte order, predictor, palette, inks, planes and alpha."""
 
 from __future__ import annotations
 

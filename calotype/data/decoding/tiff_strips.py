@@ -1,4 +1,4 @@
-"""The strips and tiles of TIFF pages, decompressed: libtiff, by way of Pillow, does that and nothing else."""
+"""Decompression of the strips and tiles of TIFF pages by libtiff, through Pillow."""
 
 from __future__ import annotations
 

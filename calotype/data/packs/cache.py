@@ -1,4 +1,4 @@
-"""The directory of packed data sets: where a pack lies, and how it appears there whole or not at all."""
+"""The directory of packs: the path of each pack, and its atomic creation."""
 
 from __future__ import annotations
 

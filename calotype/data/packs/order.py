@@ -1,4 +1,4 @@
-"""In which order pictures are shown: a function of the seed and the epoch, read by position."""
+"""The order of pictures in training: a function of seed and epoch, read by position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decode and fit the pictures of a source once, into a pack; or find the pack that is there."""
+"""Decoding and fitting the pictures of a source once, into a pack; an existing pack is reused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A function over many items in threads, in order, with few items in memory at once."""
+"""A parallel map: a function over many items in threads, in order, with few items in memory at once."""
 
 from __future__ import annotations
 

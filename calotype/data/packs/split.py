@@ -1,8 +1,8 @@
-"""Which pictures are held out from training.
+"""The split into training and held-out pictures.
 
-Pictures that are nearly the same form a group, and a group lies on one side. The side follows from the hash of one of
-its members, so that a picture keeps its side when others are added, but for two exceptions: its group is joined by
-another picture, or its class is so small that its share is held between bounds.
+Near duplicates form a group, and a group stays on one side of the split. The side is derived from the hash of one of
+its members, so a picture keeps its side when others are added, with two exceptions: another picture joins its group, or
+its class is so small that bounds apply to its held-out share.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Pictures that are read while a model learns from them, since there are too many to pack.
+"""Streaming: pictures read during training, for sources with too many pictures to pack.
 
-Of a source in shards a sample is packed, with all that is held out, for everything that looks at pictures more than
-once: sizes, measuring, evaluation. What a model learns from is read part by part, a window of parts at a time, in an
-order that follows from seed and position alone.
+A sample of a source in shards, with all held-out pictures, is packed for everything that reads pictures more than once:
+the survey of sizes, measurements, evaluation. Training reads the others part by part, a window of parts at a time, in
+an order that is a function of seed and position alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A look at the headers of all pictures: what they are, and from that the size and channels to use."""
+"""A survey of the headers of all pictures, from which size and channels of the data set are chosen."""
 
 from __future__ import annotations
 

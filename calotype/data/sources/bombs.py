@@ -1,7 +1,7 @@
-"""Archives that are larger than they look: what a few bytes claim, or unfold to, is not followed without end.
+"""Limits against decompression bombs: archives whose entries or contents are far larger than the file.
 
-An entry of an archive takes a hundred bytes of it at most, and in memory ten times as many; a compressed stream may
-unfold to a thousand times its size and more. Pictures are compressed already, and unfold to little more than they are.
+An entry of an archive takes a hundred bytes of it at most, and ten times as many in memory; a compressed stream may
+expand to a thousand times its size and more. Pictures are compressed already, and expand little.
 """
 
 from __future__ import annotations

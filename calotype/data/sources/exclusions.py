@@ -1,7 +1,7 @@
-"""What lies beside pictures and is not learned: system folders, thumbnails, masks, label files and other kinds.
+"""Files beside pictures that are excluded from training: system folders, thumbnails, masks, label files and others.
 
-One table for each: of folders, of files by name, of files by suffix. Whatever is left out is listed by name, with the
-reason and the remedy.
+There is one table each for folders, for files by name, and for files by suffix. Everything excluded is listed by name,
+with the reason and the remedy.
 """
 
 from __future__ import annotations

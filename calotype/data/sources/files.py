@@ -1,4 +1,4 @@
-"""Pictures as files: a folder, a zip or tar of one, or several tars that are one data set."""
+"""Picture files: a folder, a zip or tar of one, or several tars that form one data set."""
 
 from __future__ import annotations
 

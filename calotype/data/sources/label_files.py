@@ -1,8 +1,8 @@
-"""Tables that say the classes of pictures by their names: metadata.csv and metadata.jsonl as Hugging Face's ImageFolder
-has them, dataset.json as StyleGAN has it, and other files of that form.
+"""Label files: tables of the classes of pictures by file name, such as metadata.csv and metadata.jsonl in the form of
+Hugging Face's ImageFolder, and dataset.json in the form of StyleGAN.
 
-They lie beside the pictures, or above them. A name is relative to the folder of the table; where no picture is there,
-one of that name, with or without its suffix, is looked for in all of the source.
+They lie beside the pictures, or above them. A name is relative to the folder of the table; if no picture is there, the
+whole source is searched for one of that name, with or without its suffix.
 """
 
 from __future__ import annotations

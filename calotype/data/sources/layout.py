@@ -1,4 +1,4 @@
-"""What the names of files say about pictures: which are pictures, their classes, and their splits."""
+"""The layout of a source by file names: which files are pictures, their classes, and their splits."""
 
 from __future__ import annotations
 

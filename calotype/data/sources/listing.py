@@ -1,7 +1,7 @@
-"""The files of a folder or an archive, sorted: pictures with their classes and splits, and all that is left out.
+"""The sorted listing of a folder or an archive: pictures with their classes and splits, and all excluded files.
 
-A folder, a zip and a tar of the same files give the same here. Files are added one by one, since a tar is read from
-front to end; what they say of each other is decided when all are known.
+A folder, a zip and a tar of the same files have the same listing. Files are added one by one, since a tar is read from
+front to end; what depends on several files is decided when all are known.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-r"""Names of the members of archives in one form: parts between "/", without a root, a drive, "." and "..".
+"""Names of archive members in canonical form: parts between "/", without a root, a drive, "." and "..".
 
-Archives are written by many programs. Some on Windows separate folders by "\", which the formats do not foresee and
-which on other systems may be part of a name.
+Archives are written by many programs. Some programs on Windows separate folders by "\\", which the formats do not allow
+and which may be part of a name on other systems.
 """
 
 from __future__ import annotations

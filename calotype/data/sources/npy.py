@@ -1,4 +1,4 @@
-"""Arrays of NumPy files, read only where they are what they are to be: a file of a few bytes may claim any shape."""
+"""NumPy files, read only if their shape and type are as expected: a few bytes may claim any shape."""
 
 from __future__ import annotations
 

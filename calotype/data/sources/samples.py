@@ -1,8 +1,8 @@
-"""Classes that lie beside each picture as a file of its own, as WebDataset has them: 000123.jpg and 000123.cls.
+"""Class files beside each picture, in the form of WebDataset: 000123.jpg and 000123.cls.
 
-In WebDataset the key of a sample is the name up to its first dot, so that 000123.left.jpg and 000123.cls belong
-together. Others have dots in the names themselves, as cam1.007.jpg and cam1.007.cls. Both hold where a label belongs to
-the pictures whose name is its own, or goes on with a dot after it, and the longest such name counts.
+In WebDataset the key of a sample is the name up to its first dot, so 000123.left.jpg and 000123.cls belong together.
+Other sources have dots in the names themselves, as cam1.007.jpg and cam1.007.cls. Both work if a label belongs to the
+pictures whose name equals its own, or continues it after a dot, and the longest such name wins.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Files of many pictures, of which parts are read by their place: Parquet, and tars as WebDataset has them.
+"""Sharded sources, of which parts are read by position: Parquet, and tars in the form of WebDataset.
 
-A shard is in parts that are read at once, the row groups of a Parquet file or about a thousand members of a tar. Of a
-part it is known how many pictures it has, and nothing of each picture. Shards lie in a folder, or at an address of
-object storage such as s3://bucket/photos, which pyarrow reads.
+A shard consists of parts that are read at once: the row groups of a Parquet file, or about a thousand members of a tar.
+The number of pictures of a part is known in advance, but nothing about each picture. Shards lie in a folder, or at an
+address of object storage such as s3://bucket/photos, which pyarrow reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where pictures come from, told apart by what they are: a folder, an archive, a table, arrays, the hub, glyphs."""
+"""Opening a source by its detected type: a folder, an archive, a table, arrays, the hub, glyphs."""
 
 from __future__ import annotations
 

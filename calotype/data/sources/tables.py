@@ -1,4 +1,4 @@
-"""Pictures in tables: Parquet as Hugging Face writes it, and data sets of the Hugging Face hub."""
+"""Pictures in tables: Parquet in the form of Hugging Face, and data sets of the Hugging Face hub."""
 
 from __future__ import annotations
 

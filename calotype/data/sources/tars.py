@@ -1,6 +1,7 @@
-"""Tars as shards of which pictures are read by their place: what is in each, found by one pass over it and kept.
+"""Tars as shards with random access: an index of each tar, made by one pass over it and cached.
 
-Of each picture its place and numbers of what is said of it are kept in an array, and what those numbers mean beside it.
+The index is an array with the position of each picture and numbers for its metadata, and a table of the values of those
+numbers.
 """
 
 from __future__ import annotations

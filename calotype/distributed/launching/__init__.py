@@ -1,4 +1,4 @@
-"""Jobs for the schedulers of clusters: what `calotype launch` writes and submits."""
+"""Jobs for cluster schedulers, as `calotype launch` writes and submits them."""
 
 from __future__ import annotations
 

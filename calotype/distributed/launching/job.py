@@ -1,4 +1,4 @@
-"""What a scheduler is to start: the command, the resources, and what its processes find around them."""
+"""A job for a scheduler: the command, the resources, and the environment of its processes."""
 
 from __future__ import annotations
 

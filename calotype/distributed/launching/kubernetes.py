@@ -1,6 +1,6 @@
-"""A Job with a pod for each node, and the headless Service by which they find each other, for Kubernetes.
+"""Manifests for Kubernetes: a Job with a pod for each node, and the headless Service by which the pods find each other.
 
-Texts are written as JSON has them, which YAML has as well, so that no word can be taken for something else.
+Texts are quoted as in JSON, which is valid YAML, so that no word can be read as another type.
 """
 
 from __future__ import annotations

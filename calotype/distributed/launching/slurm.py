@@ -1,7 +1,7 @@
 """A batch script for Slurm.
 
-Slurm gives the job back to the queue where a node fails or a more urgent job takes its place, and the script does so
-when its time is nearly up. The job then goes on with its run.
+Slurm requeues the job if a node fails or a job of higher priority preempts it, and the script requeues it shortly
+before its time limit. The requeued job continues its run.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ exit "$status"
 
 
 def script(job: Job) -> str:
-    """The text of the script. Its words may hold anything: it is quoted for the shell."""
+    """The text of the script. Words are quoted for the shell."""
     wanted = {
         "job-name": job.name,
         "nodes": job.nodes,

@@ -32,14 +32,14 @@ class _Depth(NamedTuple):
 
 
 def corrected(image: Image.Image, data: bytes) -> Image.Image | Samples:
-    """A loaded picture as it should have been read.
+    """Correct a picture loaded by Pillow.
 
     Args:
-        image: as Pillow has it.
-        data: its file.
+        image: loaded by Pillow.
+        data: the content of its file.
 
     Raises:
-        BadPicture: it cannot be told from what Pillow has read.
+        BadPicture: what Pillow has read does not allow a correction.
     """
     if image.format == "TGA" and image.mode in ("RGBA", "LA") and not data[_ATTRIBUTE_BITS] & 15:
         return _without_alpha(image, data[_PIXEL_BITS])
@@ -51,9 +51,9 @@ def corrected(image: Image.Image, data: bytes) -> Image.Image | Samples:
 
 
 def _without_alpha(image: Image.Image, bits: int) -> Image.Image:
-    """The picture without the bit of 16 that means nothing; of 32 bits without an alpha channel that is 0 throughout.
+    """The picture without the unused bit of 16; with 32 bits, without an alpha channel that is 0 throughout.
 
-    Some writers of 32 bits count no alpha and write it.
+    Some writers of 32 bits declare no alpha bits but write alpha.
     """
     if bits == 16 or image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB" if image.mode == "RGBA" else "L")
@@ -78,7 +78,7 @@ def _jpeg2000(image: Image.Image, data: bytes) -> Image.Image | Samples:
 
 
 def _depths(data: bytes) -> list[_Depth]:
-    """Of each component. Source: ITU-T T.800, A.5.1."""
+    """The bit depth of each component. Source: ITU-T T.800, A.5.1."""
     start = data.find(_SIZ)
     components = data[start + _SIZ_COMPONENTS :]
     if start < 0 or len(components) < 2:

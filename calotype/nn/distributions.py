@@ -42,7 +42,7 @@ LOG_SCALES = (-7.0, 7.0)
 
 
 class Taste(NamedTuple):
-    """How draws depart from the distribution."""
+    """Changes of the distribution for sampling: temperature, top_k and top_p."""
 
     temperature: float = 1.0  # below 1: more of what is likely; 0: the likeliest
     top_k: int = 0  # only the k likeliest values; 0: all
@@ -53,7 +53,7 @@ AS_LEARNED = Taste()
 
 
 class Distribution(ABC):
-    """Of a pixel's `channels` bytes, given `parameters` numbers."""
+    """The distribution of a pixel's `channels` bytes, given `parameters` numbers."""
 
     proper: bool = True  # whether the probabilities of all images sum to 1; else what it gives is an estimate
     logits: bool = False  # whether its numbers are logits, so that sums of those of several are those of another
@@ -215,7 +215,7 @@ class Logistics(Distribution):
         return torch.stack([((x + 1) * 127.5).round() for x in values], -1).to(torch.uint8)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """Of the logistic distributions, with channels before at their means too; bytes end at 0 and 255."""
+        """The mean of the mixture with previous channels at their means, clipped to 0..255: float (..., C)."""
         weights, means, _, slopes = self._split(parameters)
         each: list[Tensor] = []
         for c in range(self.channels):
@@ -320,7 +320,7 @@ def flat_share(images: Tensor) -> float:
 
 
 def colours(images: Tensor, most: int) -> int:
-    """How many different colours pixels have, or some number above `most`: uint8 (N, C, H, W), C at most 7.
+    """The number of different colours of pixels, or some number above `most`: uint8 (N, C, H, W), C at most 7.
 
     Which of the two it is does not depend on the order of images.
     """

@@ -30,7 +30,7 @@ def fork(noise: Noise | None, name: int | str) -> Noise | None:
 
 
 def groups_for(channels: int, width: int = 16) -> int:
-    """How many groups a group norm over `channels` gets: `width` channels each where that divides, 32 at most."""
+    """The number of groups of a group norm over `channels`: of `width` channels each if that divides, 32 at most."""
     return next(g for g in range(min(32, max(1, channels // width)), 0, -1) if channels % g == 0)
 
 

@@ -1,4 +1,4 @@
-"""Maps at several levels of resolution, each half as fine as the one before: what autoencoders are made of."""
+"""Maps at several levels of resolution, each half the one before: the building blocks of autoencoders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def conv(inputs: int, outputs: int, size: Size) -> nn.Conv2d:
 
 
 class Style(NamedTuple):
-    """How levels are made."""
+    """The style of the layers of levels."""
 
     bottleneck: int = 1  # branches have so many times fewer features within, and two convolutions more
     pooled: bool = False  # between levels features are averaged and repeated, instead of learned maps
@@ -142,7 +142,7 @@ class Up(nn.Module):
 
 
 def _between(kind: Callable[..., nn.Module], inputs: int, outputs: int, kernel: Size, pooled: bool) -> nn.Module | None:
-    """What is learned from one level to another: with pooling only where they differ in features."""
+    """The learned layer between two levels; with pooling only if they differ in features."""
     if not pooled:
         return kind(inputs, outputs, kernel, kernel)
     return nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None

@@ -80,7 +80,7 @@ class PixelCNNpp(PixelNetwork):
 
 
 class Above(NamedTuple):
-    """What the left stack needs of the upper one."""
+    """The maps of the upper stack that the left one reads."""
 
     row: Tensor  # of the row above, for the first layer
     maps: Maps
@@ -161,11 +161,11 @@ class Level(nn.Module):
 
 
 class Block(nn.Module):
-    """A gated residual block, told of other maps of as many features, and of the class.
+    """A gated residual block, conditioned on other maps of the same width and on the class.
 
     Args:
         width: features.
-        others: maps that it is told of.
+        others: the number of maps that condition it.
         window: rows above, columns to the left and to the right that its convolutions see.
     """
 

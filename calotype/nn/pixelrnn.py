@@ -70,7 +70,7 @@ class RowLSTM(nn.Module):
 
 
 class _Rows:
-    """What a Row LSTM keeps from row to row."""
+    """The state of a Row LSTM between rows."""
 
     def __init__(self, gates: Tensor, width: int) -> None:
         hidden = gates.shape[-1] // 4
@@ -125,7 +125,7 @@ class DiagonalBiLSTM(nn.Module):
 
 
 class _Diagonals:
-    """What a Diagonal BiLSTM keeps; column 0 of states and cells lies outside."""
+    """The state of a Diagonal BiLSTM; column 0 of states and cells lies outside the image."""
 
     def __init__(self, gates: Tensor, width: int) -> None:
         hidden = gates.shape[-1] // 4

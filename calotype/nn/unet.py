@@ -24,7 +24,7 @@ Size = Sequence[int]  # rows and columns of a map
 
 
 class Design(NamedTuple):
-    """What the published U-Nets do differently, widths and depths aside. Initial weights are torch's in all of them."""
+    """Differences between published U-Nets besides widths and depths. Initial weights are torch's in all of them."""
 
     resample: Literal["conv", "block"]  # between levels: a convolution alone, or a residual block that resamples
     project: bool  # whether the skip of a resampling block is a convolution, also where no width changes
@@ -106,7 +106,7 @@ def _resampled(x: Tensor, resample: Resample, size: Size | None) -> Tensor:
 
 
 class ConvResample(nn.Module):
-    """To half or twice the resolution by one convolution; the embedding has no say."""
+    """To half or twice the resolution by one convolution; the embedding is ignored."""
 
     def __init__(self, width: int, resample: Resample) -> None:
         super().__init__()

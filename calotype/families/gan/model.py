@@ -132,7 +132,7 @@ class GAN(GenerativeModel, Encodable):
     # -- the two losses
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> Loss:
-        """Of telling real images from generated ones, and the penalties on its gradient."""
+        """The loss of the discriminator on real and generated images, with the penalties on its gradient."""
         config, training = self.config, self.training
         real = to_unit(batch.images, self.dtype)
         with torch.no_grad():
@@ -170,7 +170,7 @@ class GAN(GenerativeModel, Encodable):
         return Loss(value, parts)
 
     def generator_loss(self, batch: Batch, noise: Noise) -> Loss:
-        """Of generated images that are to be taken for real."""
+        """The loss of the generator."""
         loss = LOSSES[self.config.loss]
         fake = self._generated(noise.fork("latents"), batch.labels)
         of_fake = self._judged(fake, batch.labels, noise.fork("fake"))
@@ -266,7 +266,7 @@ class GAN(GenerativeModel, Encodable):
 
 
 def _gap(parts: Mapping[str, float], which: str) -> float:
-    """How far apart the mean logits of real and of generated images are; 0 where they are not known."""
+    """The difference between the mean logits of real and generated images; 0 if unknown."""
     real, fake = (parts.get(f"{which}/discriminator/{name}", 0.0) for name in ("real", "fake"))
     return real - fake
 

@@ -1,4 +1,4 @@
-"""Variational autoencoders: a bound on the probability of an image, by latents that an encoder guesses.
+"""Variational autoencoders: a bound on the likelihood of an image, by latents that an encoder infers.
 
     log p(x) >= E_q(z|x) [log p(x | z)] - KL(q(z | x) || p(z)),               the evidence lower bound, ELBO;
     log p(x) >= E log 1/K sum_k p(x | z_k) p(z_k) / q(z_k | x),  z_k ~ q,     the importance-weighted bound.

@@ -1,4 +1,4 @@
-"""At which noise levels a diffusion model is trained, and how the network is told of them.
+"""Noise schedules: the distribution of noise levels in training, and how the network is conditioned on them.
 
 Noise levels are sigma in x = y + sigma * n. A schedule says how often each is met in training (as the quantile function
 of that distribution), at which scale x is handed to the network (c_in), by which number the network knows the level

@@ -1,4 +1,4 @@
-"""What a trained model is put to: completing, reconstructing, measuring, comparing families.
+"""Uses of trained models: completing, reconstructing, measuring, comparing families.
 
 May import all but `commands` and `terminal`.
 """

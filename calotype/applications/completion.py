@@ -1,4 +1,4 @@
-"""`calotype complete`: a run, pictures, and how much of them to keep."""
+"""`calotype complete`: completing pictures by a run from their upper parts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(
     device: str,
     display: Display,
 ) -> tuple[Path, ...]:
-    """Go on from the beginnings of pictures; returns where the results are.
+    """Complete pictures from their beginnings; returns the output paths.
 
     Raises:
         CalotypeError: for anything the user can mend.
@@ -118,7 +118,7 @@ def _known(model: TrainedModel, rows: int | None, pixels: int | None) -> int:
 
 
 def _classes(model: TrainedModel, found: Given, asked: Sequence[str] | None, n: int) -> Callable[[int], int] | None:
-    """The class of each completion: as asked for, in turn, or that of its picture."""
+    """The class of each completion: the requested ones in turn, or that of its picture."""
     if asked is not None or found.labels is None:
         return model.labels(asked)
     each = found.labels.tolist()
@@ -126,7 +126,7 @@ def _classes(model: TrainedModel, found: Given, asked: Sequence[str] | None, n: 
 
 
 def _sheet(pictures: Tensor, completions: Tensor, known: int, n: int) -> Tensor:
-    """A row for each picture: itself, what was kept of it, and its completions."""
+    """A sheet with a row per picture: the picture, the kept part, and its completions."""
     kept = pictures.clone(memory_format=torch.contiguous_format)
     kept.flatten(2)[:, :, known:] = 128
     rows = torch.cat([pictures[:, None], kept[:, None], completions.unflatten(0, (-1, n))], 1)

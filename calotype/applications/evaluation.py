@@ -1,6 +1,7 @@
 """`calotype evaluate`: a run, or a folder of images, measured against a data set.
 
-Of several processes the first measures. All draw its samples, ask the model for likelihoods, and take features.
+With several processes, the first one computes the metrics. All of them draw samples, compute likelihoods and extract
+features.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ REMEDY = "Repeat the command"
 
 
 def run(subject: Path, *, out: Path | None, display: Display | None, **asked: Any) -> Report:
-    """Measure, write evaluation.json and its page, and say what came of it.
+    """Measure, write evaluation.json and its page, and return the findings.
 
     Other arguments are those of `measure`.
 
@@ -71,13 +72,13 @@ def run(subject: Path, *, out: Path | None, display: Display | None, **asked: An
 
 
 def of_first(outcome: Outcome | None) -> Outcome:
-    """What the first process has measured, in it."""
+    """The measurements, in the first process."""
     assert outcome is not None
     return outcome
 
 
 def write(outcome: Outcome, place: Path, trained: Run | None, checkpoint: str, device: str, data: str = "") -> Path:
-    """Write a report and its page, beside it, whose place is returned. Raises RunError.
+    """Write a report and, beside it, its page; returns the path of the page. Raises RunError.
 
     Args:
         data: where the pictures of the run are, as for `evaluate`.
@@ -94,9 +95,9 @@ def write(outcome: Outcome, place: Path, trained: Run | None, checkpoint: str, d
 
 
 def _views(outcome: Outcome, run: Run, checkpoint: str, device: str, data: str) -> Views:
-    """What latents of held-out pictures are, of a model that has some.
+    """Views of the latents of held-out pictures, for a model with latents.
 
-    Where the run was trained further while it was measured, there are none: they would be of another model.
+    None if the run was trained further meanwhile: they would be of another model.
     """
     model = load(run, checkpoint=checkpoint, device=device, report=lambda _: None)
     if not isinstance(model.model, Encodable) or model.digest != outcome.report.subject["weights_sha256"]:
@@ -133,7 +134,7 @@ def measure(
     device: str,
     display: Display,
 ) -> Outcome | None:
-    """Draw or read the images, and measure them; of several processes the first has what came of it, others None.
+    """Draw or read the images, and measure them; returns None except in the first process.
 
     Raises:
         CalotypeError: for anything the user can mend.
@@ -189,7 +190,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _found(folder: Path, packed: PackedDataset, n: int, seed: int, display: Display) -> Subject:
-    """Images from elsewhere, brought to the size and the channels of the data set."""
+    """Images of a folder, fitted to the size and channels of the data set."""
     spec = packed.spec
     config = DataConfig(
         source=str(folder),
@@ -212,7 +213,7 @@ def _found(folder: Path, packed: PackedDataset, n: int, seed: int, display: Disp
 
 
 def unlike(there: PackedDataset, packed: PackedDataset) -> list[str]:
-    """In what images from elsewhere are not as the pictures of the data set, as sentences."""
+    """The differences between images of a folder and the pictures of the data set, as sentences."""
     survey, spec, found = there.survey(), packed.spec, []
     others = sorted((count, f"{width}x{height}") for width, height, count in survey["sizes"])
     sizes = [size for _, size in others[::-1] if size != f"{spec.width}x{spec.height}"]

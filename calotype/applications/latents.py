@@ -1,4 +1,4 @@
-"""Pictures to latents and back by a trained model, and latents as files: what commands about latents share."""
+"""Encoding and decoding by a trained model, and files of latents: the base of the commands about latents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST = 64  # pictures on a sheet: more cannot be looked at
 
 
 def load(path: Path, checkpoint: str, device: str, display: Display) -> TrainedModel:
-    """The model of a run, which has latents for pictures. Raises CalotypeError."""
+    """The model of a run, if it encodes pictures. Raises CalotypeError."""
     model = run.load(path, checkpoint=checkpoint, device=device, report=display.message)
     if not isinstance(model.model, Encodable):
         raise ConfigError(f"{path} is a model of a family without latents for pictures: train a vae or a gan")
@@ -40,7 +40,7 @@ def load(path: Path, checkpoint: str, device: str, display: Display) -> TrainedM
 def writing(
     model: TrainedModel, command: str, folder: Path | None, inputs: Tensor, classes: Tensor | None, **facts: int
 ) -> AbstractContextManager[None]:
-    """Hold and claim the folder for the pictures that a command makes of its inputs, if there is one, see `writing`."""
+    """Lock and claim the output folder of a command, if any, see `manifests.writing`."""
     if folder is None:
         return nullcontext()
     made_of = digest(inputs.numpy(), None if classes is None else classes.numpy())
@@ -75,7 +75,7 @@ def _numbers(archive: zipfile.ZipFile, name: str, dtype: type[np.generic]) -> Te
 
 
 def parts(model: TrainedModel, found: Given) -> Iterator[Given]:
-    """The pictures, as many at a time as fit."""
+    """The pictures in batches that fit in memory."""
     size = batch_size(model.model, next(model.model.parameters()).device)
     for start in range(0, len(found.images), size):
         rows = slice(start, start + size)
@@ -83,7 +83,7 @@ def parts(model: TrainedModel, found: Given) -> Iterator[Given]:
 
 
 def encoded(model: TrainedModel, found: Given, verb: str, display: Display) -> Iterator[Tensor]:
-    """Latents of pictures, some at a time, on the CPU."""
+    """Latents of pictures, in batches, on the CPU."""
     done = 0
     for part in parts(model, found):
         yield encode(model, part).cpu()
@@ -117,7 +117,7 @@ def decode(model: TrainedModel, latents: Tensor, labels: Tensor | None) -> Tenso
 
 
 def decoded(model: TrainedModel, latents: Tensor, classes: Tensor | None, display: Display) -> Iterator[Tensor]:
-    """Pictures of latents, some at a time, on the CPU."""
+    """Pictures of latents, in batches, on the CPU."""
     device = next(model.model.parameters()).device
     size = batch_size(model.model, device)
     for start in range(0, len(latents), size):
@@ -127,7 +127,7 @@ def decoded(model: TrainedModel, latents: Tensor, classes: Tensor | None, displa
 
 
 def through(model: TrainedModel, found: Given, display: Display) -> Iterator[Tensor]:
-    """The images of the latents of pictures, some at a time, on the CPU."""
+    """Reconstructions of pictures, in batches, on the CPU."""
     done = 0
     for part in parts(model, found):
         yield decode(model, encode(model, part), part.labels)
@@ -152,7 +152,7 @@ def write(
     display: Display,
     command: str,
 ) -> tuple[Path, ...]:
-    """Write a sheet, where one is asked for, and the images each to a file of a folder."""
+    """Write a sheet, if requested, and each image to a file in a folder."""
     places = tuple(place for place in (out, folder) if place is not None)
     try:
         if out is not None:

@@ -1,4 +1,4 @@
-"""Pictures that a trained model is to work on: fitted to its size, with the classes that it knows."""
+"""Input pictures for a trained model: fitted to its size, with the classes that it knows."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def given(
 
     Args:
         source: of pictures as for train, or one picture.
-        labels: classes by name or number, taken in turn; None: those of the pictures.
-        verb: what is done to them, for messages.
+        labels: classes by name or number, in turn; None: those of the pictures.
+        verb: for messages, the action on the pictures.
 
     Raises:
-        CalotypeError: for a source that cannot be read, classes that the model does not have, or that nobody names.
+        CalotypeError: the source cannot be read, or classes are missing or unknown to the model.
     """
     wants_labels = bool(model.class_names) and labels is None
     asked = None if wants_labels else model.labels(labels)  # before pictures are packed, since a name may be unknown

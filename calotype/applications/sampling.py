@@ -1,4 +1,4 @@
-"""`calotype sample`: a run, a seed and a place for the images, drawn by one process or several."""
+"""`calotype sample`: images of a run and a seed, written to a folder or file, by one process or several."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(
     device: str,
     display: Display | None,
 ) -> tuple[Path, ...]:
-    """Draw images of a run and write them to every place asked for; returns those places.
+    """Draw images of a run and write them to every requested output; returns the paths.
 
     Raises:
         CalotypeError: for anything the user can mend, before the first image is drawn.
@@ -65,7 +65,7 @@ def _job(
     device: str,
     display: Display,
 ) -> writers.Job:
-    """What is to be drawn. Raises CalotypeError."""
+    """The sampling job. Raises CalotypeError."""
     if n < 1 or first < 0:
         raise ConfigError(f"n is {n} and first is {first}: draw at least 1 image, numbered from 0 or more")
     if n > MOST or first > LAST:
@@ -86,7 +86,7 @@ def _job(
 def _drawn(
     job: writers.Job, path: Path, out: Path | None, grid: Path | None, npz: Path | None, display: Display
 ) -> tuple[Path, ...]:
-    """Draw the images into a folder, by all processes, and what else is asked for by the first."""
+    """Draw the images into a folder by all processes; the first writes the other outputs."""
     folder = out or writers.parts_folder(job, grid or npz or path)
     if out is None:
         processes.by_first(lambda: check_own(folder))  # it has a name that others can foresee

@@ -1,11 +1,11 @@
-"""Where what can be made again is kept, and why it is believed when it is found.
+"""Caches of results that can be recomputed, and the conditions under which they are trusted.
 
-Compiled code is run, and packs and features become results, so a cache is used only where this user alone, or root, can
-put anything: the folder and all above it are theirs, and others may not write there. In a folder above, the sticky bit,
-as of /tmp, is enough. Where others can write, a folder of the user's own takes its place, and that is said once; unless
-CALOTYPE_CACHE_SHARED is 1, which says that they are trusted with all but compiled code.
+Compiled code is run, and packs and features determine results, so a cache is used only where this user and root alone
+can write: the folder and all folders above it belong to them, and others have no write permission. In a folder above,
+the sticky bit, as of /tmp, is enough. Where others can write, a folder of the user's own is used instead, with one
+warning; CALOTYPE_CACHE_SHARED=1 trusts these others with everything except compiled code.
 
-Entries carry a digest over their name and content, so that one that is damaged, or of another key, is made anew.
+Entries carry a digest of their name and content; a damaged entry, or one of another key, is computed again.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _MOST_LINKS = 40  # in a path, as of Linux
 
 
 def cache_root(cache: Path | None) -> Path:
-    """The cache: as given, else $CALOTYPE_CACHE, else calotype in $XDG_CACHE_HOME or ~/.cache; or what stands in for it
-    where others can write there.
+    """The cache: the argument, else $CALOTYPE_CACHE, else calotype in $XDG_CACHE_HOME or ~/.cache; or its replacement
+    if others can write there.
     """
     stated = _stated(cache)
     if _is_shared():
@@ -53,7 +53,7 @@ def cache_root(cache: Path | None) -> Path:
 
 
 def cache_folder(kind: str, cache: Path | None = None) -> Path:
-    """The folder of one kind of entries, such as features, in the cache; made where it can be."""
+    """The folder of one kind of entries, such as features, in the cache; created if possible."""
     root = cache_root(cache)
     folder = root / kind
     make_private(folder)
@@ -78,10 +78,10 @@ def code_folder() -> Path:
 
 
 def read_entry(kind: str, name: str, most: int) -> bytes | None:
-    """The content of an entry of the cache; None where there is none, or not that which was written under this name.
+    """The content of an entry of the cache; None if it is missing, or its digest does not match.
 
     Args:
-        most: bytes that it may have.
+        most: its maximum size in bytes.
     """
     try:
         with open_regular(cache_folder(kind) / name, most + len(_HEAD) + _DIGEST) as file:
@@ -92,16 +92,17 @@ def read_entry(kind: str, name: str, most: int) -> bytes | None:
 
 
 def write_entry(kind: str, name: str, content: bytes) -> None:
-    """Keep an entry in the cache. One that is full, or cannot be written, costs time alone."""
+    """Write an entry to the cache. A full or read-only cache is not an error: it costs time alone."""
     with suppress(OSError), open_folder(cache_folder(kind)) as folder:
         folder.sweep(name)
         folder.write(name, lambda file: file.writelines((_HEAD, _digest(name, content), content)))
 
 
 def weakness(path: Path) -> str:
-    """Why what lies at a path may be anybody's: who else can write there; nothing where this user alone can, or root.
+    """The reason why a path cannot be trusted: who else can write there; empty if only this user and root can.
 
-    Links in the path are followed, and checked as folders are. What is not there yet is as weak as the folders above.
+    Links in the path are followed, and checked as folders are. A path that does not exist yet is as weak as the
+    folders above it.
     """
     current, pending, links = Path("/"), [*reversed((Path.cwd() / path).parts[1:])], 0
     status = os.lstat(current)
@@ -133,14 +134,14 @@ def weakness(path: Path) -> str:
 
 
 def _weakness_above(folder: Path, status: os.stat_result) -> str:
-    """The same of a folder in which the next is known to be the user's or root's."""
+    """The same for a folder whose next entry on the path belongs to the user or root."""
     if not _is_own(status) and not (status.st_uid == _unmapped_user() or folder == Path("/")):
         return f"{folder} belongs to another user"
     return f"others can write to {folder}" if _is_open(status) and not status.st_mode & stat.S_ISVTX else ""
 
 
 def _is_open(status: os.stat_result) -> bool:
-    """Whether others can write to a folder or a file. The group that many systems give each user alone is none."""
+    """Whether others can write to a folder or a file. A user's private group does not count."""
     mode = status.st_mode
     return bool(mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_private(status.st_gid)))
 
@@ -163,7 +164,7 @@ def _is_own(status: os.stat_result) -> bool:
 
 @functools.cache
 def _unmapped_user() -> int:
-    """Whose the folders of the system seem to be in a user namespace that has no name for root; -1 elsewhere."""
+    """The apparent owner of system folders in a user namespace that does not map root; -1 elsewhere."""
     try:
         first, _, count = Path("/proc/self/uid_map").read_text(encoding="ascii").split()[:3]
         whole = first == "0" and int(count) >= 2**32 - 1
@@ -195,7 +196,7 @@ def _stated(cache: Path | None) -> Path:
 
 
 def _candidates(stated: Path) -> Iterator[Path]:
-    """Where the cache may be, the best first."""
+    """The candidate places of the cache, the best first."""
     yield stated
     yield stated / f"of-{os.geteuid()}"
     if home := environment.home():
@@ -204,7 +205,7 @@ def _candidates(stated: Path) -> Iterator[Path]:
 
 @functools.cache
 def _of_this_process(user: int) -> Path:
-    """A cache that ends with the process, of the user that it runs as."""
+    """A temporary cache that is deleted with the process."""
     place = Path(tempfile.mkdtemp(prefix="calotype-"))
     atexit.register(remove_tree, place)
     return place

@@ -1,4 +1,4 @@
-"""Frozen dataclasses <-> TOML. What cannot be used is refused by name, with the nearest name that can."""
+"""Frozen dataclasses <-> TOML. Errors name the unusable key or value and the nearest valid one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file; of a run directory that of its config.toml."""
+    """The content of a TOML file; for a run directory, of its config.toml."""
     try:
         path = config_file(path)
         return parse_toml(read_text(path))
@@ -33,7 +33,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def config_file(path: Path) -> Path:
-    """A file of settings; of a run directory its config.toml."""
+    """The path of a settings file; for a run directory, of its config.toml."""
     return path / "config.toml" if (path / "config.toml").is_file() else path
 
 
@@ -88,7 +88,7 @@ def plain(instance: Any) -> dict[str, Any]:
 def override(values: dict[str, Any], assignment: str, sections: Mapping[str, type]) -> None:
     """Apply `section.key=value`, as given on a command line, to nested plain values.
 
-    The value is TOML; what is no TOML literal is taken as a string, so that `data.fit=pad` needs no quotes.
+    The value is TOML; anything that is not a TOML literal is taken as a string, so that `data.fit=pad` needs no quotes.
     """
     name, separator, text = assignment.partition("=")
     section, dot, key = name.strip().partition(".")
@@ -122,19 +122,19 @@ def _read_literal(text: str) -> Any:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown name: what was probably meant, or what there is."""
+    """The end of a message about an unknown name: the nearest known name, or all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f": did you mean {close[0]}?" if close else f": choose one of {', '.join(sorted(known))}"
 
 
 def check_choice(name: str, value: str, known: Iterable[str]) -> None:
-    """Raise ConfigError where a value is none of those known, naming the nearest."""
+    """Raise ConfigError, naming the nearest known value, if a value is unknown."""
     if value not in known:
         raise ConfigError(f"{name} is {value!r}{nearest(value, [k for k in known if k])}")
 
 
 def check_widths(name: str, widths: Iterable[int]) -> None:
-    """Raise ConfigError for features that are no multiple of 16, which fill the vectors of a processor."""
+    """Raise ConfigError for widths that are not multiples of 16, which fill a processor's vectors."""
     for width in widths:
         if width < 16 or width % 16:
             near = max(16, round(width / 16) * 16)

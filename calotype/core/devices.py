@@ -1,4 +1,4 @@
-"""Which device to compute on, for the few places that may choose one, and what a process does for its speed."""
+"""The choice of a device, for the few places that may choose one, and settings of the process for speed."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees, for what it asks for next; on Linux with glibc.
+    """Let this process keep freed memory for its next allocations; on Linux with glibc.
 
-    Else every large array is given back to the system and comes from it again, page by page, filled with zeros. On two
+    Otherwise every large array is returned to the system and allocated again, page by page, filled with zeros. On two
     CPU cores training gained up to a third by this, without a larger peak (benchmarks/memory.py). Where the process has
     a limit of its own, as by `ulimit -v`, every large array is given back: what is kept is not there for anything else.
     Neither are the kernels kept that oneDNN compiles for every shape it meets. For a small U-Net those of one batch
@@ -84,7 +84,7 @@ def _is_limited() -> bool:
 
 
 def give_back_memory() -> None:
-    """Give what this process has freed, and kept, back to the system and to the device, where memory ran out."""
+    """Return freed memory that this process has kept to the system and the device, after memory ran out."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -105,13 +105,13 @@ class OwnThread:
         self._threads = ThreadPoolExecutor(1) if device.type == "cpu" and _is_limited() else None
 
     def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the function returns, or raises."""
+        """Call a function; returns or raises what it does."""
         if self._threads is None:
             return function(*args, **kwargs)
         return self._threads.submit(function, *args, **kwargs).result()
 
     def renew(self) -> None:
-        """Go on in another thread."""
+        """Continue in a new thread."""
         if self._threads is not None:
             self._threads.shutdown()
             self._threads = ThreadPoolExecutor(1)

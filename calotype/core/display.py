@@ -1,4 +1,4 @@
-"""What one sees while something long is going on: a live display on a terminal, plain lines elsewhere."""
+"""Progress: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Status(NamedTuple):
-    """How far training has come."""
+    """The progress of training."""
 
     images_seen: int
     images: int  # the budget
@@ -32,7 +32,7 @@ class Status(NamedTuple):
 
 
 class Display(Protocol):
-    """Where messages and progress go. Used as a context manager around the work."""
+    """A display of messages and progress, used as a context manager around the work."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -60,19 +60,19 @@ def for_stream(silent: bool = False) -> Display:
 
 
 def for_process(display: Display | None, speaks: bool) -> Display:
-    """Where to show progress: as given, else plain lines; nowhere for a process that does not speak."""
+    """The display of this process: the argument, else plain lines; a silent one for a process that does not speak."""
     return (display or PlainDisplay()) if speaks else PlainDisplay(write=lambda text: None)
 
 
 def packing_on(display: Display) -> Callable[[int, int], None]:
-    """A progress function for `data.prepare`: pictures are looked at first, with nothing done and `total` so far."""
+    """A progress function for `data.prepare`; during the survey `done` is 0 and `total` the number found so far."""
     return lambda done, total: (
         display.count("pictures packed", done, total) if done else display.count("pictures looked at", total, None)
     )
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people read them: 42 s, 3:07, 2:05:00."""
+    """Seconds as text: 42 s, 3:07, 2:05:00."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -82,12 +82,12 @@ def clock(seconds: float) -> str:
 
 
 def counted(n: int, one: str, many: str) -> str:
-    """A number with what there are so many of, and its verb where it has one: 1 name has, 2 names have."""
+    """A number with its noun and, if given, its verb: 1 name has, 2 names have."""
     return f"{n:,} {one if n == 1 else many}"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The means of `width` stretches of the values, as blocks; a blank where they are not finite."""
+    """The values as block characters: means over `width` intervals, blank for means that are not finite."""
     if not values:
         return ""
     width = min(width, len(values))
@@ -150,9 +150,9 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A bar, the figures and the course of the loss, redrawn in place; messages scroll above.
+    """A bar, figures and the loss curve, redrawn in place; messages scroll above.
 
-    A job may be part of another that shows its progress at the same place: only the outermost leaves it.
+    Displays may be nested and share the same line; only the outermost closes it.
     """
 
     def __init__(self) -> None:

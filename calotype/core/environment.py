@@ -1,4 +1,4 @@
-"""The environment variables that Calotype reads, checked: a wrong one is refused by name. An empty one counts as unset.
+"""The environment variables that Calotype reads, validated: errors name the variable. An empty one counts as unset.
 
 WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT and TORCHELASTIC_* are those of torchrun.
 """
@@ -26,7 +26,7 @@ def required(name: str, reason: str) -> str:
 
 
 def whole(name: str, default: int, least: int = 0, most: int = 2**31) -> int:
-    """A whole number, from `least` to `most`. Raises ConfigError."""
+    """The value as a whole number, from `least` to `most`. Raises ConfigError."""
     found = text(name, str(default)).strip()
     if not (found.isascii() and found.isdigit() and len(found) < 20 and least <= int(found) <= most):
         raise ConfigError(f"{name} is {found[:40]!r}, but it is a whole number from {least} to {most}: set or unset it")
@@ -46,7 +46,7 @@ def seconds(name: str, default: float) -> float:
 
 
 def folder(name: str) -> Path | None:
-    """A folder, in which ~ is a home; None where it is not set. Raises ConfigError where it cannot be one."""
+    """A folder, with ~ expanded; None if unset. Raises ConfigError if it is not a valid path."""
     found = text(name)
     try:
         path = Path(found).expanduser()

@@ -1,4 +1,4 @@
-"""What calotype raises when a user can mend the cause; the command line prints these without a traceback."""
+"""The errors that a user can fix; the command line prints their messages without a traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OUT_OF_MEMORY = (
 
 
 class CalotypeError(Exception):
-    """A mistake or a misfortune that the message explains: the value, the rule and the remedy."""
+    """An error that a user can fix; the message has the value, the rule and the remedy."""
 
     exit_status = 2  # of the command line
 
@@ -34,15 +34,15 @@ class RunError(CalotypeError):
 
 
 class PlaceError(CalotypeError):
-    """A place that nothing is written to: it is no file, not Calotype's, or reached through a link."""
+    """An output path that is refused: not a file, not written by Calotype, or reached through a link."""
 
 
 class JobError(CalotypeError):
-    """A job that cannot be written, or that a scheduler does not take."""
+    """A job that cannot be written, or that a scheduler rejects."""
 
 
 class StoppedElsewhere(CalotypeError):
-    """What one of several processes has met, in the others; it has said so."""
+    """The error of another process, which has reported it."""
 
     passing = False  # as of the error of that process, see `passes`
 
@@ -53,7 +53,7 @@ class StoppedElsewhere(CalotypeError):
 
     @classmethod
     def with_status(cls, text: str, status: int, passing: bool) -> Self:
-        """With the exit status of that process."""
+        """This error with the exit status of that process."""
         stopped = cls(text)
         stopped.exit_status, stopped.passing = status, passing
         return stopped
@@ -70,9 +70,9 @@ class TrainingDiverged(CalotypeError):
 
 
 def passes(error: BaseException) -> bool:
-    """Whether an error is of the surroundings and not of what was asked for, so that the same may succeed later.
+    """Whether an error is temporary: caused by the environment, so that the same command may succeed later.
 
-    So are a place that another command holds, a full disk, a drive that is not there, memory that ran out.
+    Examples are a lock held by another command, a full disk, a missing drive, and exhausted memory.
     """
     if isinstance(error, StoppedElsewhere):
         return error.passing
@@ -85,7 +85,7 @@ def passes(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python, the system, torch or oneDNN says that memory ran out; imports none of them."""
+    """Whether an error of Python, the system, torch or oneDNN means that memory ran out; imports none of them."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     if isinstance(error, RuntimeError):

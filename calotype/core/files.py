@@ -1,10 +1,10 @@
-"""Files that are written: whole or not at all, through no link, and nowhere but where they were named.
+"""Writing files: atomically, through no link, and nowhere but at the named place.
 
 A run, a comparison or a folder for pictures may come from a stranger, or lie where others can write, such as /tmp. So a
-new file has a random name, is opened exclusively (O_EXCL, O_NOFOLLOW), and is moved over its place when it is whole;
-what is done in a folder is done through its open descriptor; and a place that exists and is no regular file is refused.
-Links in the path of a folder that the user names are followed, as everywhere: `runs/` may be a link to another disk.
-Below such a folder none is.
+new file has a random name, is opened exclusively (O_EXCL, O_NOFOLLOW), and is renamed to its final name when complete;
+folders are accessed through an open descriptor; and a place that exists and is not a regular file is refused. Links in
+the path of a folder that the user names are followed, as everywhere: `runs/` may be a link to another disk. Below such
+a folder no link is followed.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _KINDS = {
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object], root: Path | None = None) -> None:
-    """Write a file through a temporary neighbour, so that `path` is either whole or as it was.
+    """Write a file atomically through a temporary file beside it: `path` is either complete or unchanged.
 
-    What killed processes have left of the same file is removed.
+    Temporary files of killed processes for the same path are removed.
 
     Args:
         path: where the file goes.
@@ -66,10 +66,10 @@ def write_bytes(path: Path, content: bytes, root: Path | None = None) -> None:
 
 
 def write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file that is not there yet, and wait until it is on the disk: one of a folder that is not finished.
+    """Write a new file of an unfinished folder, and flush it to disk.
 
     Raises:
-        OSError: it cannot be written, or anything is there.
+        OSError: it cannot be written, or the path exists.
     """
     with open_folder(path.parent) as folder, folder.create(path.name) as file:
         write(file)
@@ -84,19 +84,19 @@ def open_append(path: Path, root: Path | None = None) -> BinaryIO:
 
 
 def make_folder(path: Path, root: Path | None = None) -> None:
-    """Make a folder where there is none, and those above it. Arguments and errors as of `write_atomic`."""
+    """Create a folder and its parents if missing. Arguments and errors as of `write_atomic`."""
     with open_folder(path, root, make=True):
         pass
 
 
 def check_place(path: Path) -> None:
-    """Raise PlaceError where something is there that is no regular file."""
+    """Raise PlaceError if the path exists and is not a regular file."""
     with open_folder(path.parent) as folder:
         folder.check(path.name)
 
 
 def check_own(path: Path) -> None:
-    """Raise PlaceError where a folder is there that this user did not make, or a link to one."""
+    """Raise PlaceError if the path is a folder of another user, or a link to one."""
     with suppress(FileNotFoundError):
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
@@ -110,7 +110,7 @@ def copy_file(source: Path, path: Path, root: Path | None = None) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Make a folder that this user alone can enter, and those above it, where they are not there and can be made."""
+    """Create a folder that this user alone can enter, and its parents, if missing and possible."""
     with suppress(OSError):
         for folder in reversed((path, *path.parents)):
             if not folder.is_dir():
@@ -118,9 +118,9 @@ def make_private(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all that is in it, but not what its links lead to. Raises OSError; none there is no error.
+    """Remove a folder and its contents, without following links. Raises OSError; a missing folder is no error.
 
-    Killed half-way, what remains is there under its name.
+    After an interruption the rest of the folder keeps its name.
     """
     with suppress(FileNotFoundError), open_folder(path.parent) as folder:
         folder.remove(path.name)
@@ -132,11 +132,11 @@ def open_folder(path: Path, root: Path | None = None, make: bool = False) -> Ite
 
     Args:
         root: a folder above it, below which no link is followed.
-        make: make it where there is none, and those above it.
+        make: create it, and its parents, if missing.
 
     Raises:
-        PlaceError: below `root` something else is there, or a link.
-        OSError: it is not there, or cannot be made or entered.
+        PlaceError: the path below `root` has a link, or is not a folder.
+        OSError: it is missing, or cannot be created or entered.
     """
     top = root or path
     if make:
@@ -153,17 +153,17 @@ def open_folder(path: Path, root: Path | None = None, make: bool = False) -> Ite
 
 
 class Folder:
-    """An open folder. What is done in it is done to its entries by name, and no name leads out of it."""
+    """An open folder. Its methods act on its entries by name, and no name leads out of it."""
 
     def __init__(self, path: Path, handle: int) -> None:
         self.path, self._handle = path, handle
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._handle)
 
     def below(self, name: str, make: bool = False) -> Self:
-        """A folder in it. Arguments and errors as of `open_folder`."""
+        """Open a folder in this one. Arguments and errors as of `open_folder`."""
         if make:
             with suppress(FileExistsError):
                 os.mkdir(_plain(name), dir_fd=self._handle)
@@ -179,14 +179,14 @@ class Folder:
         return type(self)(self.path / name, handle)
 
     def look(self, name: str) -> os.stat_result | None:
-        """What is there, by itself and not by where it leads; None where there is nothing."""
+        """The status of an entry, of a link itself and not its target; None if it is missing."""
         try:
             return os.stat(_plain(name), dir_fd=self._handle, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def check(self, name: str) -> None:
-        """Raise PlaceError where something is that is no regular file."""
+        """Raise PlaceError if the entry exists and is not a regular file."""
         status = self.look(name)
         if status is not None and not stat.S_ISREG(status.st_mode):
             raise PlaceError(self._refusal(name, status, "a file"))
@@ -213,7 +213,7 @@ class Folder:
         os.unlink(temporary, dir_fd=self._handle)
 
     def create(self, name: str) -> BinaryIO:
-        """A new file to write. Raises FileExistsError where anything is there."""
+        """Open a new file for writing. Raises FileExistsError if the entry exists."""
         return os.fdopen(os.open(_plain(name), os.O_RDWR | _NEW, 0o666, dir_fd=self._handle), "w+b")
 
     def append(self, name: str) -> BinaryIO:
@@ -239,11 +239,11 @@ class Folder:
         return self.path / temporary
 
     def move(self, old: str, new: str) -> None:
-        """Give an entry another name; a regular file, or an empty folder, that has it is replaced."""
+        """Rename an entry; a regular file or an empty folder of the new name is replaced."""
         os.rename(_plain(old), _plain(new), src_dir_fd=self._handle, dst_dir_fd=self._handle)
 
     def remove(self, name: str) -> None:
-        """Remove an entry, a folder with all that is in it; of a link the link. Raises OSError."""
+        """Remove an entry: a folder with its contents, a link itself. Raises OSError."""
         status = self.look(name)
         if status is not None and stat.S_ISDIR(status.st_mode):
             shutil.rmtree(name, dir_fd=self._handle)
@@ -251,21 +251,21 @@ class Folder:
             os.unlink(name, dir_fd=self._handle)
 
     def names(self) -> list[str]:
-        """Of all entries, sorted."""
+        """The names of all entries, sorted."""
         return sorted(os.listdir(self._handle))
 
     def sweep(self, name: str = "") -> None:
-        """Remove what killed processes have left of a file, or of all."""
+        """Remove the temporary files of killed processes, for one entry or for all."""
         for entry in self.names():
             if LEFTOVER.fullmatch(entry) and (not name or entry.startswith(hidden_stem(name))):
                 self._sweep(entry)
 
     def sync(self) -> None:
-        """Wait until the names of its entries are on the disk."""
+        """Flush the names of the folder's entries to disk."""
         os.fsync(self._handle)
 
     def _sweep(self, leftover: str) -> None:
-        """Remove an unfinished file that no living process holds the lock of."""
+        """Remove a temporary file that no running process has locked."""
         with suppress(OSError):  # gone, another user's, in use, or there are no locks here: then it stays
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             handle = os.open(leftover, flags, dir_fd=self._handle)
@@ -278,7 +278,7 @@ class Folder:
                 os.close(handle)
 
     def _neighbour(self, name: str) -> tuple[str, BinaryIO]:
-        """An empty file of a random name, which is locked so that nobody sweeps it."""
+        """A new empty file of a random name, locked so that `sweep` keeps it."""
         while True:
             temporary = _temporary(name)
             file = self.create(temporary)
@@ -299,14 +299,14 @@ class Folder:
 
 
 def kind(status: os.stat_result) -> str:
-    """What an entry of a folder is, for messages."""
+    """The kind of an entry of a folder, for messages."""
     return _KINDS.get(stat.S_IFMT(status.st_mode), "a file")
 
 
 def check_contained(root: Path) -> None:
-    """Raise PlaceError where a link in a folder, or below it, leads out of it.
+    """Raise PlaceError if a link in a folder, or below it, leads out of it.
 
-    What is read and written later by a path within it is then within it.
+    After this check, paths within the folder stay within it.
     """
     top = os.path.realpath(root)
     folders = [str(root)]
@@ -325,14 +325,14 @@ def check_contained(root: Path) -> None:
 
 
 def _plain(name: str) -> str:
-    """A name that means an entry of a folder. Raises PlaceError for others."""
+    """The name, if it is that of an entry of a folder. Raises PlaceError for others."""
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise PlaceError(f"{name!r} names no file: give a name")
     return name
 
 
 def hidden_stem(name: str) -> str:
-    """What names of unfinished files and folders for an entry begin with; short enough that something fits behind."""
+    """The prefix of names of temporary files and folders for an entry; short enough for a suffix."""
     return f".{os.fsencode(name)[:_LONGEST].decode('utf-8', 'ignore')}."
 
 

@@ -43,7 +43,7 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def png(image: Tensor, command: str = "train") -> Callable[[BinaryIO], object]:
-    """What writes one uint8 image (C, H, W) into a file as PNG, with a note of the command that made it."""
+    """A function that writes one uint8 image (C, H, W) to a file as PNG, with a note of the command."""
     note = PngInfo()
     note.add_text("Software", f"calotype {command}")
     picture = to_pil(image)
@@ -59,7 +59,7 @@ def read_png(path: Path) -> Tensor:
     """Read a PNG of 8 bits that `write_png` wrote: uint8 (C, H, W).
 
     Raises:
-        DataError: it is no such file, or is larger than what calotype writes.
+        DataError: it is not such a file, or is larger than calotype writes.
     """
     try:
         check_regular(path)
@@ -91,7 +91,7 @@ def grid(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
 
 
 def cells(sheet: Tensor, height: int, width: int, gap: int = 2) -> Tensor:
-    """The images of such a grid again: uint8 (N, C, height, width); white ones at its end are not images."""
+    """The images of a grid: uint8 (N, C, height, width), without the white cells at its end."""
     _, high, wide = sheet.shape
     found = [
         sheet[:, top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""What a generative model is: the types that data, families, trainer, sampling and evaluation share."""
+"""The interface of a generative model: the types shared by data, families, trainer, sampling and evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from calotype.core.rng import Noise
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """What data promises a model. num_classes is 0 where there are no labels."""
+    """The shape and the classes of a model's images. num_classes is 0 without labels."""
 
     channels: int
     height: int
@@ -50,7 +50,7 @@ class ImageSpec:
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """Classes with training pictures: those that are drawn where nobody asks for any, and that are measured."""
+        """Classes with training pictures: the default classes of samples, and those that are measured."""
         unseen = set(self.unseen)
         return tuple(k for k in range(self.num_classes) if k not in unseen)
 
@@ -92,7 +92,7 @@ class Bits(NamedTuple):
 
 
 class Remark(NamedTuple):
-    """What there is to say of how training goes."""
+    """A warning about the state of training."""
 
     text: str
     collapsed: bool = False  # whether what has been learned is lost, so that it is better to go back
@@ -112,13 +112,13 @@ class Preset:
 
 
 class Trainable(nn.Module, ABC):
-    """What the trainer trains: players, and the turns that they take."""
+    """A module that the trainer can train: its players, and their turns."""
 
     images_seen: int = 0  # in completed steps of its training, as the trainer says; what settings change by
     progress: float = 0.0  # the same as a share of the budget
 
     def players(self) -> Mapping[str, nn.Module]:
-        """The modules that are optimised apart from each other, by name."""
+        """The modules with separate optimizers, by name."""
         return {"model": self}
 
     @abstractmethod
@@ -126,7 +126,7 @@ class Trainable(nn.Module, ABC):
         """The turns of one training step, in order."""
 
     def to_channels_last(self) -> Self:
-        """This model with its convolutions in channels-last layout, the faster one; other layers do not care."""
+        """This model with its convolutions in channels-last layout, which is faster; other layers are unaffected."""
         return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def to_eval(self) -> Self:
@@ -135,7 +135,7 @@ class Trainable(nn.Module, ABC):
 
 
 class GenerativeModel(Trainable):
-    """A family member: built from a spec and its Config, trained by `turns`, asked for images by `sample`."""
+    """A generative model: built from a spec and its Config, trained by `turns`; `sample` draws images."""
 
     Config: ClassVar[type[Any]]  # frozen dataclass: what the model is
     Options: ClassVar[type[Any]]  # frozen dataclass: how to sample from it
@@ -165,41 +165,41 @@ class GenerativeModel(Trainable):
         """Raise ConfigError for sampling options that this model cannot follow. Default: it follows all."""
 
     def remark(self, parts: Mapping[str, float]) -> Remark | None:
-        """What the user should know of how training goes, with what to change; None, the default: nothing.
+        """A warning about training with the settings to change; None, the default, if there is none.
 
         Args:
             parts: losses and their parts, by player and name as in the log: of the last step, and of held-out images
-                with held_out/ before them. Where samples are judged, those of training images as well, with seen/, and
-                samples/distance and samples/diversity.
+                with the prefix held_out/. If samples are measured, those of training images as well, with the prefix
+                seen/, and samples/distance and samples/diversity.
         """
         return None
 
     def network_calls(self, options: Any) -> int | None:
-        """How often the network is evaluated for a batch of samples; None, the default: it is counted."""
+        """The number of network evaluations per batch of samples; None, the default: they are counted."""
         return None
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and so of what is computed with them."""
+        """The dtype of the weights, and so of computation with them."""
         return next(self.parameters()).dtype
 
 
 @runtime_checkable
 class HasLikelihood(Protocol):
-    """A model that can say how probable an 8-bit image is."""
+    """A model with a likelihood of 8-bit images."""
 
     @abstractmethod
     def bits_per_dim(self, batch: Batch, noise: Noise, options: Any = None) -> Bits:
         """Negative log2-likelihood per dimension of each image.
 
         Args:
-            options: an instance of the model's Options, some of which may be of the likelihood; None: the defaults.
+            options: an instance of the model's Options, some of which may affect the likelihood; None: the defaults.
         """
 
 
 @runtime_checkable
 class Completable(Protocol):
-    """A model that can go on from the beginning of an image."""
+    """A model that can complete an image from its beginning."""
 
     @abstractmethod
     def complete(
@@ -225,7 +225,7 @@ class Encodable(Protocol):
 
 
 class LatentMap(NamedTuple):
-    """What the latent of a model is, where it is one map."""
+    """The shape and the codes of the latent map of a model."""
 
     channels: int
     height: int
@@ -239,15 +239,15 @@ class HasLatentMap(Protocol):
 
     @abstractmethod
     def latent_map(self) -> LatentMap:
-        """What the map is. Raises ConfigError where the latent of this model is not a single map."""
+        """The shape and codes of the map. Raises ConfigError if the latent of this model is not a single map."""
 
     @abstractmethod
     def prepared(self, images: Tensor, noise: Noise) -> Tensor:
-        """Images of the values that the model is of, of uint8 (B, C, H, W); mostly the images themselves."""
+        """Images with the values that the likelihood models, from uint8 (B, C, H, W); usually unchanged."""
 
     @abstractmethod
     def is_proper(self) -> bool:
-        """Whether `map_log_prob` is of a probability, and not an estimate."""
+        """Whether `map_log_prob` is a true log-probability, not an estimate."""
 
     @abstractmethod
     def to_map(self, images: Tensor, labels: Tensor | None) -> Tensor:

@@ -1,8 +1,8 @@
-"""What each command writes, and whether it may: looked at by one function, before any work is done.
+"""The outputs of each command, and whether it may write them: checked by one function before any work is done.
 
-A place is refused that is no file where a file goes, is one of the files that are read, holds what the command did not
-write, is named like another format, or cannot be written. What the same command wrote before is replaced: it is known
-by a note that calotype leaves in its files.
+A place is refused if it is not a file where a file is to be written, is one of the input files, holds anything that the
+command did not write, has the suffix of another format, or is not writable. Earlier output of the same command is
+replaced: Calotype recognises it by a note in its files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HEAD = 1024  # bytes, among which the note of a file is
 
 
 class Form(NamedTuple):
-    """What is written to a place."""
+    """A kind of output: a file format or a folder."""
 
     what: str
     endings: tuple[str, ...] = ()  # of a file; others that promise a format are refused
@@ -56,7 +56,7 @@ def _is_page(head: bytes, end: bytes, command: str) -> bool:
 
 
 def npz_note(command: str) -> bytes:
-    """The comment of an npz file that a command writes."""
+    """The note that identifies an npz file as the output of a command."""
     return f"calotype {command}".encode()
 
 
@@ -106,12 +106,12 @@ INPUTS: Mapping[str, Sequence[str]] = {
 
 
 def check_outputs(command: str, inputs: Sequence[str | Path], *, default: str = "", **places: Path | None) -> None:
-    """Raise PlaceError where a command may not write to a place.
+    """Raise PlaceError if a command may not write to one of its outputs.
 
     Args:
-        inputs: files and folders that it reads, but for the run, in which it may write; other sources are passed over.
-        default: the option that nobody gave, whose place is one in the run.
-        places: by option, as in OUTPUTS.
+        inputs: files and folders that it reads, except the run, in which it may write; other sources are ignored.
+        default: the option that was not given, whose default path lies in the run.
+        places: paths by option, as in OUTPUTS.
     """
     named = [(f"--{option}", path, OUTPUTS[command][option]) for option, path in places.items() if path is not None]
     for option, path, form in named:
@@ -129,7 +129,7 @@ def check_outputs(command: str, inputs: Sequence[str | Path], *, default: str = 
 
 
 def _check_output(command: str, inputs: Sequence[str | Path], option: str, path: Path, form: Form) -> None:
-    """Raise PlaceError where a command may not write to the place that an option names."""
+    """Raise PlaceError if a command may not write to the path of an option."""
     try:
         _check_place(command, option, path, form)
         if form is REPORT:
@@ -142,7 +142,7 @@ def _check_output(command: str, inputs: Sequence[str | Path], option: str, path:
 
 
 def _check_place(command: str, option: str, path: Path, form: Form) -> None:
-    """Whether what is at a place, if anything, may be replaced, and whether something can be put there."""
+    """Check that a path is writable, and that its present content, if any, may be replaced."""
     ending = path.suffix.lower()
     if form.endings and ending in FORMATS and ending not in form.endings:
         raise PlaceError(
@@ -172,9 +172,9 @@ def _check_place(command: str, option: str, path: Path, form: Form) -> None:
 
 
 def _check_pictures(command: str, option: str, folder: Path) -> None:
-    """Whether a folder holds nothing but what the command wrote; beside pictures with a manifest there may be more.
+    """Check that a folder holds nothing but earlier output; with a manifest, other files are allowed.
 
-    Whether the pictures are of the same model and settings is compared once the model is loaded, see `manifests`.
+    The model and settings of the pictures are compared once the model is loaded, see `manifests`.
     """
     names = [entry.name for entry in os.scandir(folder) if not LEFTOVER.fullmatch(entry.name)]
     listed = MANIFEST in names
@@ -194,7 +194,7 @@ def _check_pictures(command: str, option: str, folder: Path) -> None:
 
 
 def _is_own(path: Path, form: Form, command: str) -> bool:
-    """Whether a file is one that the command wrote, by its note."""
+    """Whether the command wrote a file, by its note."""
     with open_regular(path) as file:
         head = file.read(_HEAD)
         file.seek(-min(_HEAD, os.fstat(file.fileno()).st_size), os.SEEK_END)
@@ -202,7 +202,7 @@ def _is_own(path: Path, form: Form, command: str) -> bool:
 
 
 def _check_writable(path: Path, is_there: bool) -> None:
-    """Raise OSError where nothing can be put at a place, by trying; folders above it may be missing."""
+    """Raise OSError if a path is not writable, by trying; folders above it may be missing."""
     folder, missing = (path, []) if is_there else (path.parent, [path.name])
     while not folder.is_dir() and not os.path.lexists(folder):
         missing.append(folder.name)

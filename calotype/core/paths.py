@@ -1,4 +1,4 @@
-"""Paths as users give them: with a name, so that others can be made of it, and such as the system takes."""
+"""Paths from users: with a proper name, from which other names can be derived, and valid for the system."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def check_word(text: str) -> None:
 
 
 def named(path: Path) -> Path:
-    """A path with a name: `.` and those that end in `..` as the folder that they mean.
+    """A path with a proper name: `.` and paths that end in `..` are resolved.
 
     Raises:
-        ConfigError: the system takes no such path: a name too long, links in a loop, a folder that one may not enter.
+        ConfigError: the system rejects the path: a name too long, a loop of links, a folder without permission.
     """
     if len(path.parts) > DEEPEST:
         raise ConfigError(f"the path {str(path)[:97]}... has {len(path.parts):,} parts: give one of at most {DEEPEST}")
@@ -52,10 +52,10 @@ def named(path: Path) -> Path:
 
 
 def beside(path: Path, before: str = "", after: str = "") -> Path:
-    """A place beside a path, named for it: `before` and `after` around its name, which is cut where it is very long.
+    """A path beside another, with `before` and `after` around its name, which is shortened if very long.
 
     Raises:
-        ConfigError: as `named`; or there is nothing beside it, as for /.
+        ConfigError: as `named`; or the path has no name, as /.
     """
     found = named(path)
     if not found.name:

@@ -1,4 +1,4 @@
-"""What a command found, where that is more than the places of what it wrote."""
+"""The findings of a command, where it reports more than the paths of its output."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Report(Protocol):
-    """Findings that a terminal prints, and a program reads."""
+    """Findings as text for people and as values for programs."""
 
     def text(self) -> str:
         """The findings for people."""
 
     def as_dict(self) -> dict[str, Any]:
-        """All findings as values that JSON has."""
+        """All findings as JSON values."""
 
     @property
     def exit_status(self) -> int:
-        """Of a command that finds this: 0 where nothing is in the way."""
+        """The exit status of the command: 0 if nothing prevents the next step."""

@@ -1,7 +1,7 @@
 """All randomness of calotype: values that are functions of a seed and a position.
 
-No generator lives longer than one draw, so there is no state to store: a resumed run draws what the undisturbed
-run would have drawn, and image i of a seed gets the same noise in any batch.
+No generator lives longer than one draw, so there is no state to store: a resumed run draws what an uninterrupted run
+would have drawn, and image i of a seed gets the same noise in any batch.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def fold(seed: int, *path: int | str) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block with torch's global generator seeded, and leave that generator as it was found.
+    """Run a block with torch's global generator seeded, and restore the generator's state afterwards.
 
-    For code outside our hands that takes no generator: the initialisers of `torch.nn`.
+    For library code that takes no generator: the initialisers of `torch.nn`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -39,7 +39,7 @@ def permutation(seed: int, n: int) -> np.ndarray:
 
 
 def resample(seed: int, n: int) -> np.ndarray:
-    """n of the numbers 0..n-1 with replacement, int64: a bootstrap sample."""
+    """A bootstrap sample: n of the numbers 0..n-1 with replacement, int64."""
     return (np.random.Philox(key=seed).random_raw(n) % np.uint64(n)).astype(np.int64)
 
 
@@ -52,7 +52,7 @@ class Noise:
     """All the randomness one batch may use; row i belongs to image i.
 
     Successive draws of one `Noise` are independent, and so are the draws of its forks. The k-th draw of a given
-    `Noise` is always the same, whoever asks.
+    `Noise` is always the same, whichever code draws it.
     """
 
     def __init__(self, seeds: Sequence[int], total: int, rows: range, device: torch.device) -> None:
@@ -71,7 +71,7 @@ class Noise:
 
     @property
     def n(self) -> int:
-        """How many images this noise is for."""
+        """The number of images that this noise is for."""
         return len(self._rows)
 
     def rows(self, start: int, stop: int) -> Noise:

@@ -1,7 +1,8 @@
-"""Signals that ask a program to stop: a request where a loop saves at the next good moment, an exception elsewhere.
+"""Signals that ask a program to stop: a request in a loop that can save first, an exception elsewhere.
 
 SIGINT (Ctrl-C), SIGTERM (a scheduler), SIGHUP (the terminal or the connection is gone) and SIGUSR1 (as Slurm sends it
-before the end of the time) mean the same. One that the parent process has set to be ignored, as `nohup` does, stays so.
+before the time limit) are treated alike. A signal that the parent process has set to be ignored, as `nohup` does, stays
+ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _loops: list[Callable[[int], None]] = []  # that save on request, outermost firs
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has ended what was going on; the command line says the way on, and ends with 128 + its number."""
+    """A signal has ended the work; the command line prints how to continue, and exits with 128 + its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -30,9 +31,9 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stops_raised() -> Iterator[None]:
-    """Raise Stopped where a signal comes; afterwards such a signal ends the process, as is the system's default.
+    """Raise Stopped at a signal in the block; after the block a signal ends the process, as is the system's default.
 
-    Below torchrun SIGINT alone is raised: a process that waits for others in compiled code would not see an exception.
+    Under torchrun SIGINT alone is raised: a process that waits for others in compiled code would not see an exception.
     """
     handled = (signal.SIGINT,) if "TORCHELASTIC_RUN_ID" in os.environ else STOPS
     taken = [number for number in handled if signal.getsignal(number) not in (signal.SIG_IGN, None)]
@@ -51,7 +52,7 @@ def _raise(number: int, _: FrameType | None) -> None:
 
 @contextmanager
 def way_on(text: str) -> Iterator[None]:
-    """Say how to go on after a block that a signal ends, such as "Repeat the command"; the outermost block says it."""
+    """State how to continue if a signal ends a block, such as "Repeat the command"; the outermost block wins."""
     try:
         yield
     except Stopped as stopped:
@@ -61,12 +62,12 @@ def way_on(text: str) -> Iterator[None]:
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
-    """Turn the first signal of STOPS into a request that the loop reads; a second one acts at once.
+    """Turn the first signal of STOPS into a request that the loop reads; a second signal stops at once.
 
-    Below torchrun what comes within a moment is one request.
+    Under torchrun, signals in quick succession count as one request.
 
     Yields a function that returns the number of the signal received, or 0. Elsewhere than in the main thread Python
-    delivers no signals, and the function returns what `request` has noted alone.
+    delivers no signals, and the function returns requests by `request` only.
     """
     received, since = 0, 0.0
     moment = ONE_REQUEST if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
@@ -102,7 +103,7 @@ def stop_requests() -> Iterator[Callable[[], int]]:
 
 
 def request(number: int) -> bool:
-    """Ask the loop that is running to stop as if a signal had come; False where there is none."""
+    """Ask the running loop to stop as if by a signal; False if no loop is running."""
     for note in _loops:
         note(number)
     return bool(_loops)

@@ -1,8 +1,8 @@
-"""Files that anybody may have written: read as far as they are plain, and no further.
+"""Reading files from untrusted sources: plain values within limits only.
 
-People exchange runs, packs, recipes and reports. What such a file claims is checked before it is believed: that it is
-a file, and no pipe or device, which would never end; that it is not larger than its kind can be; and that its values
-are nested, and large, within reason.
+People exchange runs, packs, recipes and reports. A file's claims are checked before use: it has to be a regular file,
+since a pipe or device would never end; not larger than its kind can be; and its values nested, and large, within
+limits.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ LONGEST_SHOWN = 200  # characters of a value in a message
 
 
 class NotPlain(ValueError):
-    """A file that is not what such a file can be."""
+    """A file whose kind, size or values are outside the limits."""
 
 
 def check_regular(path: Path, most: int | None = None) -> None:
-    """Raise NotPlain where a path is no regular file or has more than `most` bytes, and OSError where it is none."""
+    """Raise NotPlain if a path is not a regular file or has more than `most` bytes, OSError if it is missing."""
     _check_status(path.stat(), most)
 
 
@@ -43,7 +43,7 @@ def _check_status(status: os.stat_result, most: int | None) -> None:
 
 
 def open_regular(path: Path, most: int | None = None) -> BufferedReader:
-    """Open a file to read. Raises as `check_regular`, also where a pipe has just taken its place; nothing waits."""
+    """Open a regular file for reading, without blocking on a pipe. Raises as `check_regular`."""
     check_regular(path, most)  # since to open a device may do something
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     try:
@@ -55,18 +55,18 @@ def open_regular(path: Path, most: int | None = None) -> BufferedReader:
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """The text of a file. Raises OSError, or ValueError where it is not UTF-8 or no such file."""
+    """The text of a file. Raises OSError, or ValueError if it is not UTF-8 or outside the limits."""
     check_regular(path, most)
     return path.read_text(encoding="utf-8")
 
 
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:
-    """The values of a JSON file. Raises OSError, or ValueError where they are not plain."""
+    """The values of a JSON file. Raises OSError, or ValueError if they are outside the limits."""
     return parse_json(read_text(path, most))
 
 
 def parse_json(text: str, deepest: int = DEEPEST, longest: int = LONGEST_TEXT) -> Any:
-    """The values of a JSON text. Raises ValueError where they are not plain."""
+    """The values of a JSON text. Raises ValueError if they are outside the limits."""
     try:
         found = json.loads(text)
     except RecursionError:
@@ -76,7 +76,7 @@ def parse_json(text: str, deepest: int = DEEPEST, longest: int = LONGEST_TEXT) -
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The values of a TOML text. Raises ValueError where they are not plain."""
+    """The values of a TOML text. Raises ValueError if they are outside the limits."""
     try:
         found = tomllib.loads(text)
     except RecursionError:
@@ -86,7 +86,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def check_plain(values: Any, deepest: int = DEEPEST, longest: int = LONGEST_TEXT) -> None:
-    """Raise NotPlain for what is nested too deeply, numbers that are too large, and text that is none or too long."""
+    """Raise NotPlain for values nested too deeply, numbers too large, and text too long or not valid Unicode."""
     level, depth = [values], 0
     while level:
         if depth > deepest:
@@ -116,6 +116,6 @@ def _check_text(value: str, longest: int) -> None:
 
 
 def brief(value: object) -> str:
-    """A value for a message: all of it where it is short."""
+    """A value for a message, shortened if long."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."

@@ -1,4 +1,4 @@
-"""`calotype check`: what is in a source, what is wrong with it, and what to do next."""
+"""`calotype check`: the contents of a source, its problems, and the next steps."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ class CheckReport:
 
     @property
     def exit_status(self) -> int:
-        """1 where nothing can be trained on the source."""
+        """1 if no training on the source is possible, else 0."""
         return 1 if self.problem else 0
 
     def as_dict(self) -> dict[str, Any]:
-        """All findings as values that JSON has."""
+        """All findings as JSON values."""
         found = asdict(self)
         for name in ("skipped", "ignored"):
             found[name] = [{"name": entry.name, "reason": entry.reason} for entry in getattr(self, name)]
@@ -82,22 +82,22 @@ class CheckReport:
         return found
 
     def text(self) -> str:
-        """The findings for people, at most 80 columns wide but for names."""
+        """The findings for people, at most 80 columns wide except for names."""
         return "\n".join(_lines(self))
 
 
 def check(data: str | Path | DataConfig, *, cache: Path | None = None, progress: Progress | None = None) -> CheckReport:
-    """Look at every picture of a source, by packing it, and report.
+    """Check every picture of a source by packing it, and report the findings.
 
     Args:
         data: a source, or a DataConfig that also says how to read it.
         cache: the directory of packs; None: as the environment says.
-        progress: called now and then with how many pictures are done and how many there are.
+        progress: called at intervals with the numbers of finished pictures and of all.
 
     Pictures that cannot be used are findings, not errors, and so is a lack of pictures.
 
     Raises:
-        DataError: the source is not there or cannot be read at all, or config.strict is on and a picture is bad.
+        DataError: the source is missing or unreadable, or config.strict is on and a picture is bad.
     """
     config = data if isinstance(data, DataConfig) else DataConfig(source=str(data))
     try:
@@ -203,7 +203,7 @@ def _class_counts(pack: PackedDataset) -> dict[str, int]:
 
 
 def _imbalance(pack: PackedDataset) -> float | None:
-    """The largest class over the smallest, by all usable pictures, of those with training pictures."""
+    """The ratio of the largest to the smallest class with training pictures, counting all usable pictures."""
     if pack.labels is None:
         return None
     counts = np.bincount(pack.labels, minlength=len(pack.class_names))[list(pack.spec.classes)]
@@ -229,7 +229,7 @@ def _size_summary(sizes: list[list[int]]) -> dict[str, Any]:
 
 
 def _leaks(pack: PackedDataset, groups: list[list[int]], names: list[str]) -> Iterator[tuple[str, str]]:
-    """Equal and nearly equal pictures on both sides of the split, which splits of the source's own may have."""
+    """Exact and near duplicates across the split, which a source's own split may have."""
     held_out = set(pack.held_out.tolist())
     for group in groups:
         seen = next((i for i in group if i not in held_out), None)
@@ -238,7 +238,7 @@ def _leaks(pack: PackedDataset, groups: list[list[int]], names: list[str]) -> It
 
 
 def _range_to_use(config: DataConfig, values: Values | None) -> str:
-    """A value range that uses the bytes better than the stated or default one; "" where that is fine."""
+    """A better value range than the stated or default one; "" if that is suitable."""
     if values is None or config.value_range:
         return ""
     suggested = suggest_range(values)
@@ -305,7 +305,7 @@ def _lines(report: CheckReport) -> Iterator[str]:
 
 
 def _size_advice(report: CheckReport) -> str:
-    """Which size to train at, and why, beside the one that was asked for."""
+    """The recommended training size with its reason, compared with the requested one."""
     recommended, asked = _size(report.recommended_size or (0, 0)), report.asked_size
     if asked is None:
         return f"--size {recommended} is recommended"
@@ -384,7 +384,7 @@ def _skipped_lines(skipped: tuple[Skipped, ...]) -> Iterator[str]:
 
 
 def _ignored_lines(ignored: tuple[Skipped, ...]) -> Iterator[str]:
-    """Names of files and folders with their reason and remedy, those of one reason together."""
+    """Lines about excluded files and folders, grouped by reason, with the remedy."""
     names: dict[str, list[str]] = {}
     for entry in ignored:
         names.setdefault(entry.reason, []).append(entry.name)

@@ -1,6 +1,6 @@
-"""The classes that a user asks for, by name: what `--labels` means.
+"""Classes selected by name or number: the values of `--labels`.
 
-A name comes before a number, and a longer name before shorter ones, so that "a,b" is the class of that name where there
+A name takes precedence over a number, and a longer name over shorter ones, so "a,b" is the class of that name if there
 is one, and otherwise the classes "a" and "b".
 """
 
@@ -16,22 +16,22 @@ LISTED = 20  # classes that a message names
 
 
 class Choice(NamedTuple):
-    """A class that was asked for."""
+    """A requested class."""
 
     number: int
     by_number: bool  # as no class has that name
 
 
 def choose(wanted: Sequence[int | str], names: Sequence[str], unseen: Sequence[int]) -> list[Choice]:
-    """The classes asked for.
+    """Resolve the requested classes.
 
     Args:
-        wanted: names, or numbers as int or as text; pieces of one name with a comma in it may follow one another.
+        wanted: names, or numbers as int or as text; a name with a comma may be split into consecutive items.
         names: of the classes of a model.
         unseen: numbers of classes without training pictures.
 
     Raises:
-        ConfigError: for a class that there is not, that two names may mean, or that the model has never seen.
+        ConfigError: a class does not exist, is ambiguous, or has no training pictures.
     """
     found: list[Choice] = []
     at = 0
@@ -44,7 +44,7 @@ def choose(wanted: Sequence[int | str], names: Sequence[str], unseen: Sequence[i
 
 
 def check_seen(numbers: Iterable[int], names: Sequence[str], unseen: Sequence[int]) -> None:
-    """Raise ConfigError where one of the classes is one that the model has never seen."""
+    """Raise ConfigError if one of the classes has no training pictures."""
     never = set(unseen)
     first = next((number for number in numbers if number in never), None)
     if first is not None:
@@ -56,7 +56,7 @@ def check_seen(numbers: Iterable[int], names: Sequence[str], unseen: Sequence[in
 
 
 def told(choices: Sequence[Choice], names: Sequence[str]) -> str:
-    """Which classes are drawn, for people, by name."""
+    """The names of the classes that are drawn, as text for people."""
     parts = [f"{names[c.number]!r}" + (f" (class number {c.number})" if c.by_number else "") for c in choices[:LISTED]]
     more = f" and {len(choices) - LISTED:,} more" if len(choices) > LISTED else ""
     turns = " in turn" if len(choices) > 1 else ""
@@ -64,7 +64,7 @@ def told(choices: Sequence[Choice], names: Sequence[str]) -> str:
 
 
 def _next(wanted: Sequence[int | str], names: Sequence[str]) -> tuple[Choice, int]:
-    """The class that the first pieces name, as many of them as do, and how many those are."""
+    """The class named by the longest run of first pieces, and the number of these pieces."""
     first = wanted[0]
     if isinstance(first, str):
         pieces = [piece for piece in wanted if isinstance(piece, str)]
@@ -85,7 +85,7 @@ def _next(wanted: Sequence[int | str], names: Sequence[str]) -> tuple[Choice, in
 
 
 def _named(text: str, names: Sequence[str]) -> int | None:
-    """The class of a name: as it is written, else but for spaces around it and the form of accents."""
+    """The class of a name: an exact match, else one up to surrounding spaces and Unicode normalisation."""
     if text in names:
         return names.index(text)
     alike = [k for k, name in enumerate(names) if _plain(name) == _plain(text)]

@@ -1,4 +1,4 @@
-"""What to make of a source of pictures: the part of a run's config that is about data."""
+"""The data section of a run's config: how a source of pictures becomes a data set."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ValueRange(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """Which pictures, and how they become bytes of one size.
+    """The source of pictures, and their conversion to bytes of one size.
 
     Raises:
         ConfigError: an entry is out of its range.
@@ -90,16 +90,16 @@ class DataConfig:
         self.table()
 
     def table(self) -> LabelsFrom | None:
-        """The table that says the classes, or None where none is stated."""
+        """The table of the classes, or None."""
         return LabelsFrom.parse(self.labels_from) if self.labels_from else None
 
     def range(self) -> ValueRange | None:
-        """The stated value range, or None where none is stated."""
+        """The stated value range, or None."""
         return parse_range(self.value_range) if self.value_range else None
 
     @property
     def fewest(self) -> int:
-        """Usable pictures that are needed."""
+        """The minimum number of usable pictures."""
         return FEWEST_TO_LEARN if self.to_learn else 1
 
 

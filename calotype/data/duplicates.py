@@ -1,13 +1,13 @@
-"""Equal and nearly equal pictures of a pack.
+"""Exact and near duplicates among the pictures of a pack.
 
-Copies of a picture, saved again as JPEG, scaled or made a little brighter, differ from it in fine ripples that average
-out over a few pixels. Different pictures differ somewhere by more, however much else they share: icons on one ground,
-letters of two typefaces. So two pictures are nearly equal where, once their contrast and brightness are aligned, the
-difference averaged over some pixels is nowhere more than a share of the contrast.
+Copies of a picture, recompressed as JPEG, scaled or slightly brightened, differ from it in fine ripples that average
+out over a few pixels. Different pictures differ somewhere by more, however much else they share: icons on the same
+background, letters of two typefaces. So two pictures are near duplicates if, after their contrast and brightness are
+aligned, the difference averaged over some pixels is nowhere more than a share of the contrast.
 
-Only pairs are looked at whose coarse maps correlate: 8 x 8 mean values of brightness (and of alpha), 4 x 4 of each
-colour difference. These are found through their leading principal components, whose distance is never more than that
-of the maps; so none is missed while there are no more pictures than can be compared.
+Only pairs whose coarse maps correlate are compared: 8 x 8 mean values of brightness (and of alpha), 4 x 4 of each
+colour difference. They are found through their leading principal components, whose distance is never more than that of
+the maps; so no pair is missed as long as the number of pictures is within the limit.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def exact_duplicates(images: NDArray[np.uint8]) -> list[list[int]]:
 
 
 def near_duplicates(images: NDArray[np.uint8], skip: set[int]) -> NearDuplicates:
-    """Find pairs of nearly equal pictures (N, H, W, C), without those in `skip`: copies that are known already."""
+    """Find pairs of near duplicates among pictures (N, H, W, C), without those in `skip`: known exact copies."""
     maps, contrast = _look(images)
     chosen = np.flatnonzero((contrast >= _FLAT) & ~np.isin(np.arange(len(images)), list(skip)))
     maps = maps[chosen]
@@ -82,7 +82,7 @@ def near_duplicates(images: NDArray[np.uint8], skip: set[int]) -> NearDuplicates
 
 
 def _chunk(values: int) -> int:
-    """How many rows of so many values to take at a time."""
+    """The number of rows per chunk, by the values per row."""
     return max(1, _CHUNK_VALUES // values)
 
 
@@ -99,7 +99,7 @@ def _look(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.fl
 def _planes(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Brightness, then alpha, then differences of colour, of pictures (N, H, W, C): float32 (N, P, h, w) in levels.
 
-    Colours are laid over black. h and w are at most SIDE.
+    Colours are composited over black. h and w are at most SIDE.
     """
     channels, (height, width) = images.shape[3], images.shape[1:3]
     values = images.astype(np.float32)
@@ -123,14 +123,14 @@ def _averaged(planes: NDArray[np.float32], rows: int, columns: int) -> NDArray[n
 
 
 def _averaging(cells: int, pixels: int) -> NDArray[np.float32]:
-    """The matrix (cells, pixels) that takes the means of equal stretches of pixels, cut pixels counting in part."""
+    """The matrix (cells, pixels) of means over equal intervals, with fractional weights for pixels at their ends."""
     edges = np.linspace(0, pixels, cells + 1)
     overlap = np.minimum(edges[1:, None], np.arange(1, pixels + 1)) - np.maximum(edges[:-1, None], np.arange(pixels))
     return np.asarray(np.clip(overlap, 0, None) * cells / pixels, np.float32)
 
 
 def _bright(planes: NDArray[np.float32]) -> int:
-    """How many of the planes are not of colour."""
+    """The number of planes of brightness and alpha."""
     return {1: 1, 3: 1, 4: 2}[planes.shape[1]]
 
 
@@ -153,7 +153,7 @@ def _maps(planes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _candidates(maps: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
-    """Pairs (P, 2) of maps (N, D) that may correlate, some at a time, each once.
+    """Pairs (P, 2) of maps (N, D) that may correlate, in batches, each pair once.
 
     In the order of their first principal component, maps are compared block by block with those that follow, as far as
     that component allows, and as far as there are comparisons for.
@@ -182,7 +182,7 @@ def _candidates(maps: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
 
 
 def _maps_are_alike(maps: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which of the pairs (P, 2) of maps correlate, and differ nowhere by much."""
+    """Whether the maps of pairs (P, 2) correlate and differ little everywhere: (P,)."""
     found, step = [np.empty(0, np.int64)], _chunk(maps.shape[1])
     weights = _map_weights(maps.shape[1])
     for start in range(0, len(pairs), step):
@@ -194,13 +194,13 @@ def _maps_are_alike(maps: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDAr
 
 
 def _map_weights(values: int) -> NDArray[np.float32]:
-    """What turns values of a map into contrasts: (D,)."""
+    """The weights that convert values of a map to contrasts: (D,)."""
     bright = values if values == _CELLS**2 else values - 2 * _COLOUR_CELLS**2
     return np.repeat(np.array([_CELLS, _COLOUR_CELLS], np.float32), [bright, values - bright])
 
 
 def _are_near(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether pictures are nearly equal in pairs (P, 2): (P,)."""
+    """Whether the pictures of pairs (P, 2) are near duplicates: (P,)."""
     found, step = [np.empty(0, np.bool_)], _chunk(images[0].size)
     for start in range(0, len(pairs), step):
         one, other = (_planes(images[some]) for some in pairs[start : start + step].T)

@@ -1,4 +1,4 @@
-"""What is to be said of a data set before anything is learned from it: classes and splits with next to nothing."""
+"""Warnings about a data set before training: classes and splits that are empty or nearly empty."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ RARE = 10  # times as many pictures as a class has, in the largest one: below th
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names of some, in quotes, and how many more there are."""
+    """The first names of a list, in quotes, and the number of the others."""
     text = ", ".join(repr(name) for name in names[:LISTED])
     return text + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise DataError where two classes have one name, so that neither can be asked for."""
+    """Raise DataError if two classes have the same name, so that neither can be selected."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(
@@ -33,12 +33,12 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def all_notes(pack: PackedDataset) -> list[str]:
-    """The sentences that concern every training on it."""
+    """The warnings that apply to every training on the data set."""
     return [*class_notes(pack), *split_notes(pack)]
 
 
 def split_notes(pack: PackedDataset) -> list[str]:
-    """Sentences on a side of the split that has next to no pictures."""
+    """Warnings about a side of the split with almost no pictures."""
     found = []
     if pack.learned < FEWEST_TO_LEARN // 2:
         found.append(
@@ -54,7 +54,7 @@ def split_notes(pack: PackedDataset) -> list[str]:
 
 
 def class_notes(pack: PackedDataset) -> list[str]:
-    """Sentences on classes without training pictures; none where each has some."""
+    """Warnings about classes without training pictures."""
     unseen = pack.spec.unseen
     if not unseen or pack.labels is None:
         return []
@@ -75,7 +75,7 @@ def class_notes(pack: PackedDataset) -> list[str]:
 
 
 def balance_notes(pack: PackedDataset) -> list[str]:
-    """Sentences on classes so small that --balanced repeats their pictures many times."""
+    """Warnings about classes so small that --balanced repeats their pictures many times."""
     counts = np.array(pack.class_counts)
     seen = np.flatnonzero(counts)
     largest = int(counts.max(initial=0))

@@ -1,4 +1,4 @@
-"""What a source of pictures yields: records to load one by one, and what is known about each."""
+"""Records: the pictures of a source, loaded one by one, and their metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_CLASSES = 10_000
 
 
 def check_class_count(count: int) -> None:
-    """Raise DataError where labels are so many that they cannot be classes."""
+    """Raise DataError if there are too many different labels to be classes."""
     if count > MAX_CLASSES:
         raise DataError(
             f"the labels name {count:,} classes, but at most {MAX_CLASSES:,} can be learned: they may be numbers of "
@@ -30,7 +30,7 @@ def check_class_count(count: int) -> None:
 
 
 def check_class_number(highest: int) -> None:
-    """Raise DataError where labels are numbers too high to be those of classes, however few there are."""
+    """Raise DataError if labels are numbers too high to be class numbers, however few there are."""
     if highest >= MAX_CLASSES:
         raise DataError(
             f"the labels are numbers up to {highest:,}, but classes are numbered below {MAX_CLASSES:,}: number them "
@@ -39,7 +39,7 @@ def check_class_number(highest: int) -> None:
 
 
 class BadPicture(DataError):
-    """One picture that cannot be used. The text before the first colon of the reason is its kind."""
+    """An unusable picture. The text before the first colon of the reason is its kind."""
 
     def __init__(self, reason: str, values: Values | None = None) -> None:
         super().__init__(reason)
@@ -47,7 +47,7 @@ class BadPicture(DataError):
 
 
 class Skipped(NamedTuple):
-    """A picture that was left out, and why."""
+    """A skipped picture and the reason."""
 
     name: str
     reason: str
@@ -66,14 +66,14 @@ class Values(NamedTuple):
     integer: bool
 
     def union(self, other: Values | None) -> Values:
-        """The values of both."""
+        """The range of both."""
         if other is None:
             return self
         return Values(min(self.low, other.low), max(self.high, other.high), self.integer and other.integer)
 
 
 class Facts(NamedTuple):
-    """What the header of a picture tells, its orientation applied."""
+    """The facts in the header of a picture, with its orientation applied."""
 
     format: str
     mode: str  # as Pillow names it, or the dtype of an array
@@ -86,7 +86,7 @@ class Facts(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A picture as its source has it: an encoded file, or values (H, W) or (H, W, C)."""
+    """A loaded picture: an encoded file, or values (H, W) or (H, W, C)."""
 
     content: BinaryIO | NDArray[Any]
     label: int | None
@@ -106,7 +106,7 @@ class Record:
 
 
 def in_memory(record: Record) -> int:
-    """Bytes of a record that are in memory already."""
+    """The number of bytes of a record that are in memory already."""
     return record.held
 
 

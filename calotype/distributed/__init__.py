@@ -1,4 +1,4 @@
-"""Several processes at one job: who they are, weights divided between them, work shared, costs, and jobs of clusters.
+"""Several processes on one job: ranks, sharded weights, shared work, cost estimates, and jobs for clusters.
 
 May import `core`.
 """

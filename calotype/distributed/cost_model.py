@@ -1,17 +1,17 @@
-"""What training costs on other machines, and on many: time, memory and communication of a step, by a small model.
+"""A small model of the cost of training on other machines, and on many: time, memory and communication of a step.
 
-A step is its operations, one after the other. One takes as long as its arithmetic at the speed that products reach on
-the device, or as moving its tensors to and from memory, or as starting it, whichever is longest:
+A step is a sequence of operations. The time of an operation is the largest of its arithmetic at the speed that matrix
+products reach on the device, the transfer of its tensors to and from memory, and its launch:
 
     t = sum over operations of max(flops / (reached * peak), bytes / bandwidth, launch)
 
-for the images of a step that a device gets. Then gradients are summed over devices, first those of a node:
+for the images of a step per device. Then gradients are summed over devices, first within each node:
 
     2 (g - 1)/g S / link + 2 (m - 1)/m (S / g) / network        S bytes, g devices in each of m nodes
 
-after the step, as training does it, and 2 log2(g m) stages of some latency for any sum, of which batch normalisation
-needs two in each pass. Where n devices hold the weights between them, they are fetched for the forward and the backward
-pass and gradients scattered, (n - 1)/n S / link each, and the sum is of S / n over the groups.
+after the step, as training does it, and 2 log2(g m) stages with a latency each for any sum, of which batch
+normalisation needs two in each pass. Where n devices shard the weights, the weights are gathered for the forward and
+the backward pass and gradients are scattered, (n - 1)/n S / link each, and the sum is of S / n over the groups.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FLOAT = 4  # bytes of a weight, of its gradient, of each moment and of the avera
 
 
 class Device(NamedTuple):
-    """What a device can do. All rates are per second."""
+    """The capabilities of a device. All rates are per second."""
 
     flops32: float  # operations of float32 products, as torch does them by default
     flops16: float  # of bfloat16 products
@@ -56,14 +56,14 @@ DEVICES: Mapping[str, Device] = {
 
 
 class Operation(NamedTuple):
-    """One that a step calls."""
+    """An operation of a step."""
 
     flops: float
     bytes: float  # of what it reads and writes
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes operations; views, which do nothing, are left out."""
+    """Records operations, without views, which cost nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,14 +91,14 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 class Recorded(NamedTuple):
-    """What a step did, of so many images."""
+    """The recorded operations of a step, with its number of images."""
 
     operations: list[Operation]
     kept: int  # bytes of activations that wait for the gradients, at the most
 
 
 class _Kept:
-    """Bytes of what waits for gradients; several tensors of one memory count once."""
+    """Bytes kept for the backward pass; tensors that share memory count once."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.weights = {w.untyped_storage().data_ptr() for w in weights}
@@ -106,7 +106,7 @@ class _Kept:
         self.now = self.most = 0
 
     def change(self, x: Tensor, by: int) -> None:
-        """Count a holder of a tensor more, or less."""
+        """Add or remove a reference to a tensor."""
         storage = x.untyped_storage()
         place, size = storage.data_ptr(), storage.nbytes()
         if place in self.weights:
@@ -118,7 +118,7 @@ class _Kept:
 
 
 class _Holder:
-    """Of a tensor, for as long as it waits."""
+    """A reference to a tensor for as long as the backward pass needs it."""
 
     def __init__(self, x: Tensor, kept: _Kept) -> None:
         self.x, self.kept = x, kept
@@ -130,7 +130,7 @@ class _Holder:
 
 @contextmanager
 def recording(weights: Sequence[Tensor]) -> Iterator[list[Recorded]]:
-    """Record what a block does; `weights` are not among what it keeps."""
+    """Record the operations of a block; `weights` do not count as kept for the backward pass."""
     kept, recorder, found = _Kept(weights), _Recorder(), list[Recorded]()
     with torch.autograd.graph.saved_tensors_hooks(lambda x: _Holder(x, kept), lambda holder: holder.x), recorder:
         yield found
@@ -138,14 +138,14 @@ def recording(weights: Sequence[Tensor]) -> Iterator[list[Recorded]]:
 
 
 class Turn(NamedTuple):
-    """A turn of a player, of which a step has one or more."""
+    """The cost of a turn of a player; a step has one or more turns."""
 
     weights: int  # numbers that it trains
     repeats: int
 
 
 class Work(NamedTuple):
-    """What a step of a model does, as a function of the images that a device gets of it."""
+    """The work of a training step, as a function of the images per device."""
 
     few: Recorded  # of `batch` images
     more: Recorded  # of twice as many
@@ -157,11 +157,11 @@ class Work(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Numbers that are trained."""
+        """The number of trained parameters."""
         return sum(turn.weights for turn in self.turns)
 
     def seconds(self, device: Device, images: int) -> float:
-        """Of forward and backward passes, optimizers and averages."""
+        """Seconds of forward and backward passes, optimizers and weight averages."""
         rate = device.reached * (device.flops16 if self.half else device.flops32)
         steps = images / self.batch - 1
         total = 0.0
@@ -172,13 +172,13 @@ class Work(NamedTuple):
         return total
 
     def activations(self, images: int) -> float:
-        """Bytes."""
+        """Bytes of activations."""
         each = (self.more.kept - self.few.kept) / self.batch
         return max(0.0, self.few.kept + each * (images - self.batch)) * (0.75 if self.half else 1.0)
 
 
 class Cluster(NamedTuple):
-    """Devices, so many in each node, of which groups of `shard` hold the weights between them."""
+    """Devices in nodes; groups of `shard` devices shard the weights."""
 
     nodes: int
     devices: int
@@ -186,17 +186,17 @@ class Cluster(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Devices in all."""
+        """The total number of devices."""
         return self.nodes * self.devices
 
 
 def stages(device: Device, cluster: Cluster) -> float:
-    """Seconds that a sum over devices takes, however little it is."""
+    """Seconds of latency of a sum over devices, independent of its size."""
     return 2 * math.ceil(math.log2(cluster.size)) * device.latency
 
 
 def summing(device: Device, cluster: Cluster, numbers: int) -> float:
-    """Seconds of summing gradients, and of fetching weights where they are divided, of one turn."""
+    """Seconds of one turn for summing gradients and, if sharded, gathering weights."""
     g, m, n = cluster.devices, cluster.nodes, cluster.shard
     size = FLOAT * numbers
     total = stages(device, cluster)
@@ -208,13 +208,13 @@ def summing(device: Device, cluster: Cluster, numbers: int) -> float:
 
 
 def volume(cluster: Cluster, numbers: int) -> float:
-    """Bytes that a device sends in one turn."""
+    """Bytes sent by a device in one turn."""
     size, n, groups = FLOAT * numbers, cluster.shard, cluster.size // cluster.shard
     return 3 * (n - 1) / n * size + 2 * (groups - 1) / groups * size / n
 
 
 class Cost(NamedTuple):
-    """Of a step on a cluster."""
+    """The cost of a step on a cluster."""
 
     images: int  # of a step that a device gets, at most
     micro_batch: int  # images at a time, less where memory is short
@@ -230,11 +230,11 @@ class Cost(NamedTuple):
 
 
 def cost(work: Work, device: Device, cluster: Cluster, batch: int, seconds: float | None = None) -> Cost:
-    """What a step costs.
+    """Estimate the cost of a step.
 
     Args:
         batch: images of a turn, of all devices together.
-        seconds: of computing for the images that a device gets, where they are known better.
+        seconds: compute time for the images of a device, if measured; by default estimated.
     """
     images = -(-batch // cluster.size)
     held = {

@@ -1,4 +1,4 @@
-"""One command at a time in a directory that it writes."""
+"""Locks on directories and files: one writing command at a time."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ WAIT = "wait for it or stop it"
 
 @contextmanager
 def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Hold a directory against a second command that writes it. The system frees it when this process dies.
+    """Lock a directory against a second writing command. The system releases the lock when this process dies.
 
-    Of several processes that work together the first holds it.
+    With several processes the first holds the lock.
 
     Args:
-        doing: what is being done there, for the message to the second, such as "trained".
+        doing: a participle for the message to the second command, such as "trained".
 
     Raises:
-        RunError: another process holds it, or it cannot be written.
+        RunError: another process holds the lock, or the directory is not writable.
     """
     with _held(folder / LOCK, folder, doing, WAIT):
         yield
@@ -33,13 +33,13 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
 
 @contextmanager
 def locked_file(place: Path, remedy: str = WAIT) -> Iterator[None]:
-    """Hold a file against a second command that writes it, by a hidden file beside it; its folder is made.
+    """Lock a file against a second writing command, by a hidden file beside it; creates its folder.
 
     Args:
-        remedy: what the second is told to do.
+        remedy: for the message to the second command.
 
     Raises:
-        RunError: another process holds it, or its folder cannot be written.
+        RunError: another process holds the lock, or the folder is not writable.
     """
     with _held(place.with_name(f"{hidden_stem(place.name)}lock"), place, "written", remedy):
         yield

@@ -1,8 +1,8 @@
-"""Several processes at one job, such as `torchrun` starts: which one this is, and what they tell each other.
+"""Several processes on one job, as started by `torchrun`: rank, size, collective operations and agreement on errors.
 
-In training each takes its rows of every batch, and all hold the same weights; what is summed over them is the same for
-each. Drawing and measuring are led by the first, see `leading`. In a process of its own, as mostly, nothing here does
-anything. Communication is that of torch.distributed: gloo between CPUs, NCCL between GPUs.
+In training each process takes its rows of every batch and all hold the same weights; sums over processes are the same
+for each. Drawing and measuring are led by the first process, see `work_sharing`. In a single process, the usual case,
+nothing here has an effect. Communication uses torch.distributed: gloo between CPUs, NCCL between GPUs.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ def rank() -> int:
 
 
 def size() -> int:
-    """How many there are."""
+    """The number of processes."""
     return dist.get_world_size() if _together() else 1
 
 
 def is_first() -> bool:
-    """Whether this is the one that writes files and says things."""
+    """Whether this is the first process, which writes files and messages."""
     return rank() == 0
 
 
 @contextmanager
 def joined(remedy: str = REMEDY) -> Iterator[None]:
-    """Be one of the processes that were started together, as the environment says; else nothing.
+    """Join the process group that the environment variables describe; without them do nothing.
 
-    Within another such block, or where the process group exists already, nothing either.
+    Nested blocks, and blocks within an existing process group, do nothing either.
 
     Args:
-        remedy: what is kept and what to do where the others are lost, a sentence.
+        remedy: a sentence on what is kept and what to do if other processes are lost.
     """
     count = environment.whole("WORLD_SIZE", 1, least=1)
     if count < 2 or _joined():
@@ -99,15 +99,15 @@ def joined(remedy: str = REMEDY) -> Iterator[None]:
 
 
 def _store(number: int, count: int, patience: timedelta) -> Store:
-    """Where processes find each other: that of torchrun, if it keeps one, else one that the first keeps.
+    """The rendezvous store: that of torchrun if it keeps one, else one kept by the first process.
 
-    Its entries bear the number of the attempt: processes that torchrun starts again would else find the addresses of
-    those before them. Each machine counts its own attempts, and one that comes anew begins at 0: so several machines
-    that may start processes again need a store of each attempt's own, which the first process keeps.
+    Its keys have the number of the attempt as a prefix: otherwise processes that torchrun restarts would find the
+    addresses of their predecessors. Each machine counts its own attempts, and a new machine begins at 0: so several
+    machines with restarts need a separate store per attempt, which the first process keeps.
 
     Raises:
-        ConfigError: where they have another, or nobody says where they meet.
-        LostProcesses: where the others do not come.
+        ConfigError: torchrun's store cannot serve restarts on several machines, or the address is not set.
+        LostProcesses: the other processes do not connect.
     """
     theirs = environment.text("TORCHELASTIC_USE_AGENT_STORE") == "True"
     machines = environment.whole("GROUP_WORLD_SIZE", 1, least=1)
@@ -136,13 +136,13 @@ def is_restarted() -> bool:
 
 
 def may_be_restarted() -> bool:
-    """Whether torchrun would."""
+    """Whether torchrun would restart these processes after a failure."""
     return environment.whole("TORCHELASTIC_MAX_RESTARTS", 0) > 0
 
 
 @contextmanager
 def talking() -> Iterator[None]:
-    """Say which process has lost the others, where it has."""
+    """Turn a failed communication into LostProcesses, naming the processes that do not answer."""
     try:
         yield
     except RuntimeError as error:
@@ -152,7 +152,7 @@ def talking() -> Iterator[None]:
 
 
 def _missing(error: RuntimeError) -> str:
-    """Which processes do not answer any more, as far as this one can tell."""
+    """The processes that no longer answer, as seen from this one."""
     if _board is None:  # others have brought the processes together
         return _first_line(error)
     with contextlib.suppress(RuntimeError):  # the one that kept the store may be gone
@@ -171,7 +171,7 @@ def _first_line(error: RuntimeError) -> str:
 
 
 def local_device(name: str) -> str:
-    """The device for this process where any will do: each has a GPU of its own."""
+    """The default device of this process: each process has its own GPU."""
     if name in ("auto", "cuda") and size() > 1 and torch.cuda.is_available():
         return f"cuda:{environment.whole('LOCAL_RANK', 0)}"
     return name
@@ -188,7 +188,7 @@ def mesh(device: str, count: int) -> DeviceMesh:
 
 
 def share(count: int) -> range:
-    """The rows of a batch of `count` that are this process's. Raises ConfigError where there is none for it."""
+    """This process's rows of a batch of `count`. Raises ConfigError if there are none."""
     if count < size():
         raise ConfigError(
             f"training.batch_size is {count}, but there are {size()} processes: give at least an image for each"
@@ -197,7 +197,7 @@ def share(count: int) -> range:
 
 
 def sum_over(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors by their sums over the processes; those of one type travel together."""
+    """Replace tensors by their sums over the processes; tensors of one dtype are sent together."""
     if size() == 1:
         return
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
@@ -210,12 +210,12 @@ def sum_over(tensors: Sequence[Tensor]) -> None:
 
 
 def summed(x: Tensor) -> Tensor:
-    """The sum of a tensor over the processes; gradients go the same way back."""
+    """The differentiable sum of a tensor over the processes; gradients are summed likewise."""
     return x if size() == 1 else _Summed.apply(x)
 
 
 class _Summed(torch.autograd.Function):
-    """A sum over processes. What each makes of the sum counts for all, and so gradients are summed as well."""
+    """A differentiable sum over processes. Every process uses the sum, so the gradients are summed as well."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ class _Summed(torch.autograd.Function):
 
 
 def any_of(flag: int) -> int:
-    """The largest of the processes' flags: what one is asked, all do."""
+    """The maximum of the processes' flags: a request to one applies to all."""
     if size() == 1:
         return flag
     told = torch.tensor([flag])
@@ -240,7 +240,7 @@ def any_of(flag: int) -> int:
 
 
 def told(text: str, by: int = 0) -> str:
-    """The text that the first process gives, or that of another number, in all of them. Others wait for it."""
+    """Broadcast a text from the first process, or from another rank, to all. The others wait for it."""
     if size() == 1:
         return text
     content = bytearray(text.encode())
@@ -258,7 +258,7 @@ def told(text: str, by: int = 0) -> str:
 
 @contextmanager
 def acting(alone: bool) -> Iterator[None]:
-    """Act by oneself, as a process of its own does, or together with the others."""
+    """Choose whether this process acts alone, like a single process, or together with the others."""
     global _alone
     before, _alone = _alone, alone
     try:
@@ -268,10 +268,10 @@ def acting(alone: bool) -> Iterator[None]:
 
 
 def by_first(action: Callable[[], T]) -> T:
-    """What an action gives that the first process does alone, as JSON holds it, in all of them.
+    """Run an action in the first process; returns its JSON-serialisable result in all of them.
 
     Raises:
-        StoppedElsewhere: in the others, where it raised a CalotypeError in the first.
+        StoppedElsewhere: in the others, if it raised a CalotypeError in the first.
     """
     if size() == 1:
         return action()
@@ -289,7 +289,7 @@ def by_first(action: Callable[[], T]) -> T:
 
 
 def first_then_all(action: Callable[[], T]) -> T:
-    """What an action gives in each process; the first does it before the others, and leaves them less to do.
+    """Run an action in each process, first in the first, which leaves less work for the others.
 
     Raises as `by_first` and `agreed`.
     """
@@ -299,9 +299,9 @@ def first_then_all(action: Callable[[], T]) -> T:
 
 
 def agreed(action: Callable[[], T]) -> T:
-    """What an action gives in this process, once it has come to an end in all of them.
+    """Run an action in each process; returns its result here once it has ended in all of them.
 
-    Each does it by itself. Where it raises a CalotypeError in several, one of them says it.
+    If it raises a CalotypeError in several processes, one of them reports it.
 
     Raises:
         StoppedElsewhere: in the others.
@@ -325,7 +325,7 @@ def agreed(action: Callable[[], T]) -> T:
 
 
 def failure(error: CalotypeError) -> str:
-    """What is told of an error, for `received`."""
+    """An error as plain values, for `received`."""
     return json.dumps({"error": str(error), "status": error.exit_status, "passing": passes(error)})
 
 
@@ -335,7 +335,7 @@ def _stopped(text: str) -> StoppedElsewhere:
 
 
 def received(text: str) -> Any:
-    """What was found by the process that told it. Raises StoppedElsewhere where that was an error."""
+    """The result sent by another process. Raises StoppedElsewhere if it sent an error."""
     content = json.loads(text)
     if "error" in content:
         raise _stopped(text)

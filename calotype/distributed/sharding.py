@@ -1,8 +1,8 @@
-"""Weights that several processes hold between them: fully sharded data parallelism, as torch has it (FSDP2).
+"""Weights sharded over several processes: fully sharded data parallelism by torch's FSDP2.
 
-Of each weight, its gradient and its moments a process keeps a slice, and fetches the others where a block needs them.
-Groups of so many processes each hold the whole model, and what they learn is summed over the groups. Batches, losses
-and noise are divided as without it.
+A process keeps a slice of each weight, its gradient and its moments, and gathers the other slices where a block needs
+them. Each group of this many processes holds the whole model, and gradients are summed over the groups. Batches, losses
+and noise are divided as without sharding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CONTAINERS = (nn.ModuleList, nn.Sequential)
 
 
 def check(count: int) -> None:
-    """Raise ConfigError where so many processes cannot hold the weights between them."""
+    """Raise ConfigError if the weights cannot be sharded over this number of processes."""
     if count < 1 or processes.size() % count:
         raise ConfigError(
             f"--shard is {count}, but there are {processes.size()} processes: give a number that divides them, or 1 to "
@@ -34,7 +34,7 @@ def check(count: int) -> None:
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The parts that a network is a list of, outermost, if they have parts themselves."""
+    """The blocks of a network: the entries of its outermost module lists that have submodules."""
     for child in model.children():
         if isinstance(model, CONTAINERS) and not isinstance(child, CONTAINERS) and any(True for _ in child.children()):
             yield child
@@ -43,9 +43,9 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def recompute(model: nn.Module) -> None:
-    """Let blocks forget what they have computed, and compute it again where gradients are made of it.
+    """Activation checkpointing: blocks drop their activations and recompute them in the backward pass.
 
-    Not those that change in computing, as statistics of batches do: they would change twice.
+    Except blocks with state that the forward pass updates, such as batch statistics: it would be updated twice.
 
     Source: Chen et al. 2016, arXiv:1604.06174; by torch's activation checkpointing.
     """
@@ -64,7 +64,7 @@ def _forgetful(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Step(nn.Module):
-    """What torch takes for the model: it fetches the weights that are in no block where this is called."""
+    """The root module for FSDP2: calling it gathers the weights that are in no block."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -75,11 +75,11 @@ class _Step(nn.Module):
 
 
 class Division:
-    """A model whose weights are divided over processes.
+    """A model whose weights are sharded over processes.
 
     Args:
         model: on the device to train on, the same in all processes; its parameters are replaced by slices.
-        count: processes that hold it between them.
+        count: processes that the weights are sharded over.
         apart: players whose turns train only their own weights; others' are then kept whole during a step, and so are
             all where gradients are differentiated.
     """
@@ -102,14 +102,14 @@ class Division:
             part.set_reshard_after_backward(not apart)
 
     def loss(self, loss: Callable[..., Any], *args: Any) -> Any:
-        """What a loss of the model gives, with its weights at hand."""
+        """Evaluate a loss of the model, with its weights gathered."""
         with warnings.catch_warnings():
             # What it warns of are changes in place of what a block returns, which no network here makes.
             warnings.filterwarnings("ignore", message=".*returned a view tensor")
             return self.step(loss, *args)
 
     def backward(self, value: Tensor, player: nn.Module) -> None:
-        """Add to the gradients of a player, summed over the processes; those of others stay as they are."""
+        """Accumulate the gradients of a player, summed over the processes; those of other players do not change."""
         if not self.apart:
             value.backward()
             return
@@ -118,23 +118,23 @@ class Division:
         value.backward(inputs=[*player.parameters()])
 
     def settle(self) -> None:
-        """Keep but slices again: at the end of a step, before anything else is done with parameters."""
+        """Release gathered weights, at the end of a step and before any other use of parameters."""
         for part in self._parts:
             part.reshard()
 
 
 def slices(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The slices of divided tensors that this process has."""
+    """This process's slices of sharded tensors."""
     return [tensor.to_local() for tensor in tensors]  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor whose slices all processes give, or that is whole already. All have to call it."""
+    """The whole tensor, gathered from the slices of all processes, which all have to call this."""
     return tensor.full_tensor() if is_divided(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def divided_as(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, the same in all processes, divided as another is; where that is whole, as it is."""
+    """A whole tensor, the same in all processes, sharded like `other`; unchanged if that is whole."""
     if not is_divided(other):
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -143,10 +143,10 @@ def divided_as(tensor: Tensor, other: Tensor) -> Tensor:
 
 
 def divided_zeros(other: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zeros divided as another tensor is."""
+    """Zeros, sharded like another tensor."""
     return torch.zeros_like(other, dtype=dtype)
 
 
 def is_divided(tensor: Tensor) -> bool:
-    """Whether processes have slices of it."""
+    """Whether a tensor is sharded."""
     return type(tensor) not in (Tensor, nn.Parameter)  # the class of others takes a while to import

@@ -1,7 +1,7 @@
-"""What the first of several processes leads: it says what is to be worked on, and each does its share, in rounds.
+"""Work led by the first of several processes: it names the tasks, and each process does its share, in rounds.
 
-Shares are what one process would work on at a time, so that what comes of them is the same, bit for bit, however many
-there are.
+A share is what a single process would work on at a time, so the results are the same, bit for bit, for any number of
+processes.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Help = Callable[[str, Sequence[Tensor]], Iterator[Tensor]]
 
 
 def led(lead: Callable[[Help], T], actions: Mapping[str, Action]) -> T | None:
-    """What the first process makes with the help of all; None in the others, which do what they are asked for.
+    """Run a function in the first process, with all processes as workers; returns None in the others.
 
     Args:
-        lead: done by the first alone. It is given a function that has tensors worked on by all, in rounds: each process
-            takes one of them. What it asks for it has to take to the end.
-        actions: what can be asked for, by name. What one makes of a tensor depends on that alone, and is the same in
-            every process.
+        lead: runs in the first process alone. Its argument is a function that maps an action over tensors, in rounds
+            of one tensor per process. Its results have to be consumed to the end.
+        actions: the actions by name. The result of an action is a function of its tensor alone, the same in every
+            process.
 
     Raises:
-        StoppedElsewhere: in all but one process, where a CalotypeError was raised in that.
+        StoppedElsewhere: in all other processes, if a CalotypeError was raised in one.
     """
     if size() == 1:
         return lead(lambda name, parts: map(actions[name], parts))
@@ -69,7 +69,7 @@ def led(lead: Callable[[Help], T], actions: Mapping[str, Action]) -> T | None:
 
 
 def _round(name: str, action: Action, parts: Sequence[Tensor]) -> list[Tensor]:
-    """What is made of no more tensors than there are processes, of the first of them here."""
+    """The results for at most one tensor per process, the first of which is computed here."""
     told(json.dumps({"found": {"action": name, "parts": len(parts)}}))
     others = range(1, len(parts))
     for other in others:
@@ -78,7 +78,7 @@ def _round(name: str, action: Action, parts: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _help(asked: Mapping[str, Any], actions: Mapping[str, Action]) -> None:
-    """The same in another process than the first; there may be nothing for it."""
+    """The part of another process in a round; it may have no tensor."""
     part = _taken(0) if rank() < asked["parts"] else None
     made = agreed(lambda: None if part is None else actions[asked["action"]](part))
     if made is not None:
@@ -86,7 +86,7 @@ def _help(asked: Mapping[str, Any], actions: Mapping[str, Action]) -> None:
 
 
 def _send(tensor: Tensor, to: int) -> None:
-    """Send a tensor to a process, which takes it."""
+    """Send a tensor to a process, which receives it by `_taken`."""
     shape = [*tensor.shape, *[0] * (MOST_DIMENSIONS - tensor.ndim)]
     with talking():
         dist.send(torch.tensor([TYPES.index(tensor.dtype), tensor.ndim, *shape]), to)
@@ -94,7 +94,7 @@ def _send(tensor: Tensor, to: int) -> None:
 
 
 def _taken(sender: int) -> Tensor:
-    """The tensor that a process sends, on the CPU."""
+    """Receive a tensor from a process, on the CPU."""
     about = torch.zeros(2 + MOST_DIMENSIONS, dtype=torch.int64)
     with talking():
         dist.recv(about, sender)

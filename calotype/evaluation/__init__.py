@@ -1,1 +1,1 @@
-"""One protocol by which every image generator is measured."""
+"""The evaluation protocol, the same for every image generator."""

@@ -1,7 +1,7 @@
-"""A small classifier of the classes of a data set: which of them do samples reach, and are they what was asked for?
+"""A small classifier of the classes of a data set, which measures class coverage and the accuracy of requested classes.
 
-It is trained on the training images once, by the trainer of the models, and kept in the cache. Its features also serve
-to compare small gray images by, which a network of photographs knows little of.
+It is trained on the training images once, by the trainer of the models, and cached. Its features also serve to compare
+small gray images, which a network trained on photographs represents poorly.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MOST_BYTES = 1 << 28  # of its weights; those of 10,000 classes are 6 MB
 
 
 class Block(nn.Module):
-    """Two convolutions beside a skip."""
+    """A residual block of two convolutions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Block(nn.Module):
 
 
 class Classifier(Trainable):
-    """A residual network of three sizes of maps.
+    """A residual network at three resolutions.
 
     Args:
         spec: of the images, with at least two classes.
@@ -66,17 +66,17 @@ class Classifier(Trainable):
         self.head = nn.Linear(before, spec.num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Of images (B, C, SIDE, SIDE) in [-1, 1]: (B, D)."""
+        """Features of images (B, C, SIDE, SIDE) in [-1, 1]: (B, D)."""
         found: Tensor = self.maps(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
         return found
 
     def logits(self, features: Tensor) -> Tensor:
-        """Of the classes: (B, classes)."""
+        """Logits of the classes: (B, classes)."""
         found: Tensor = self.head(self.norm(features))
         return found
 
     def turns(self) -> Sequence[Turn]:
-        """One, with cross-entropy."""
+        """A single turn, with cross-entropy."""
         return (Turn("model", self._loss),)
 
     def _loss(self, batch: Batch, noise: Noise) -> Loss:
@@ -93,7 +93,7 @@ class Classifier(Trainable):
 
     @property
     def digest(self) -> str:
-        """Of the weights, eight hexadecimal digits."""
+        """A digest of the weights, eight hexadecimal digits."""
         return hashlib.sha256(self.stored()).hexdigest()[:8]
 
     def stored(self) -> bytes:
@@ -102,10 +102,10 @@ class Classifier(Trainable):
 
 
 def classifier(packed: PackedDataset, report: Callable[[int, int], None]) -> Classifier | None:
-    """The classifier of a data set, from the cache or trained now; None where there are not two classes to tell apart.
+    """The classifier of a data set, cached or trained now; None for data with fewer than two classes.
 
     Args:
-        report: told of the images seen, and of how many.
+        report: called with the images seen and their total.
     """
     if packed.labels is None or len(packed.spec.classes) < 2:
         return None
@@ -125,13 +125,13 @@ def classifier(packed: PackedDataset, report: Callable[[int, int], None]) -> Cla
 
 
 def as_features(model: Classifier) -> FeatureNetwork:
-    """Its features, of gray images; named with the digest of its weights, since every data set has its own."""
+    """The classifier as a feature network for gray images; its name has the digest of its weights."""
     mark = model.digest
     return FeatureNetwork(f"Classifier@{mark}", mark, SIDE, lambda values: model.features(values[:, :1] / 127.5 - 1))
 
 
 def _loaded(model: Classifier, kept: bytes | None) -> bool:
-    """Whether there were weights, of this network."""
+    """Load weights from the cache; whether there were any that fit this network."""
     if kept is None:
         return False
     try:

@@ -1,6 +1,6 @@
-"""Several models of the same pictures side by side: a table, what is best in it, and that in plain words.
+"""A comparison of several models of the same pictures: table, best values and a verdict in plain words.
 
-A value is marked as the best of its column only where its 95 % interval is apart from that of every other model.
+A value is marked as the best of its column only if its 95 % interval is disjoint from that of every other model.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ class Entry:
 
     @property
     def likelihood(self) -> Value | None:
-        """Bits per dimension, where there are some."""
+        """Bits per dimension, if reported."""
         found = [v for v in self.values if v.name.startswith("bits/dim") and v.value is not None]
         return found[0] if found else None
 
     @property
     def values(self) -> Sequence[Value]:
-        """Of its samples."""
+        """The metrics of its samples."""
         return [v for v in self.report.values if v.of == "samples"] if self.report else []
 
     def value(self, name: str) -> Value | None:
-        """A value of its samples by name, if it is reported."""
+        """A metric of its samples by name, if reported."""
         return next((v for v in self.values if v.name == name and v.value is not None), None)
 
     def cost(self, name: str) -> float | None:
-        """What it took, by a name of the report's."""
+        """A cost by its name in the report."""
         found = self.report.cost.get(name) if self.report else None
         return float(found) if isinstance(found, int | float) else None
 
@@ -81,7 +81,7 @@ COSTS = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Models measured alike on the same pictures, with the classical methods."""
+    """Models and classical methods, measured by one protocol on the same pictures."""
 
     data: Mapping[str, Any]
     entries: Sequence[Entry]
@@ -92,7 +92,7 @@ class Comparison:
 
     @property
     def models(self) -> Sequence[Entry]:
-        """Those that were trained and measured."""
+        """The entries that are trained models."""
         return [entry for entry in self.entries if entry.kind == "model" and entry.report]
 
     @property
@@ -102,9 +102,9 @@ class Comparison:
 
     @property
     def distance(self) -> str:
-        """The name of the distance that is ranked by: of the classifier of the data set, where there is one.
+        """The name of the distance for ranking: by the classifier of the data set, if there is one.
 
-        The kernel distance where images are too few for the Fréchet distance.
+        The kernel distance if there are too few images for the Fréchet distance.
         """
         known = dict.fromkeys(v.name for e in self.entries for v in e.values if v.value is not None)
         for metric in ("FD", "KID"):
@@ -127,13 +127,13 @@ class Comparison:
         return [column for column in chosen if any(column.of(entry) is not None for entry in self.entries)]
 
     def best(self, column: Column) -> Entry | None:
-        """The one model that is apart from all others, if there is one and there are several."""
+        """The model whose interval is disjoint from all others and better, if there are several models."""
         if column.lower_is_better is None:
             return None
         return clear([(e, x) for e in self.models if (x := column.of(e)) is not None], column.lower_is_better)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One mapping for each entry, of plain values: what a data frame is made of."""
+        """One mapping of plain values per entry, for example for a data frame."""
         found = []
         for entry in self.entries:
             row: dict[str, Any] = {"name": entry.name, "kind": entry.kind}
@@ -148,7 +148,7 @@ class Comparison:
         return found
 
     def verdict(self) -> list[Sentence]:
-        """Which model to take for what, by the numbers alone."""
+        """The recommended model for each use, derived from the measurements alone."""
         return [
             *_fidelity(self),
             *_diversity(self),
@@ -162,7 +162,7 @@ class Comparison:
         ]
 
     def text(self) -> str:
-        """For the terminal."""
+        """The comparison as text for the terminal."""
         columns = self.columns()
         table = [["", *(column.name for column in columns)]]
         for entry in self.entries:
@@ -175,7 +175,7 @@ class Comparison:
         return "\n".join([*lines, "", *(f"{told.question}: {told.answer}" for told in self.verdict())])
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The comparison as plain values."""
         return {
             "format": FORMAT,
             "command": self.command,
@@ -188,13 +188,13 @@ class Comparison:
         }
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
+        """Write the comparison as JSON, atomically."""
         text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
         write_atomic(path, lambda file: file.write(text.encode()))
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read it back. Raises RunError where it is none."""
+        """Read a comparison. Raises RunError if the file is not one."""
         try:
             told = read_json(path)
             if told["format"] != FORMAT:
@@ -208,7 +208,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Plain:
-    """What a file keeps of an entry besides its report."""
+    """The fields of an entry that its file stores besides the report."""
 
     name: str
     kind: str
@@ -218,7 +218,7 @@ class _Plain:
 
 
 def entry_of(plain: Mapping[str, Any]) -> Entry:
-    """An entry from what a file keeps of it. Raises KeyError, TypeError or ConfigError for anything else."""
+    """An entry from its stored values. Raises KeyError, TypeError or ConfigError for invalid ones."""
     if not isinstance(plain, Mapping):
         raise TypeError(f"{brief(plain)} is no entry")
     report = plain["report"]
@@ -239,13 +239,13 @@ def kind_of(value: Value) -> str:
 
 
 def clear(found: Sequence[tuple[Entry, Value | float]], lower_is_better: bool) -> Entry | None:
-    """The entry that is better than all others by more than the intervals of both; None where there is none."""
+    """The entry whose interval lies beyond those of all others, on the better side; None if there is none."""
     leaders = leading(found, lower_is_better)
     return leaders[0] if len(leaders) == 1 and len(found) > 1 else None
 
 
 def leading(found: Sequence[tuple[Entry, Value | float]], lower_is_better: bool) -> list[Entry]:
-    """The best entry, and those that cannot be told from it, best first."""
+    """The best entry and those whose intervals overlap with its own, best first."""
     sign = 1.0 if lower_is_better else -1.0
     ordered = sorted(found, key=lambda item: sign * _middle(item[1]))
     if not ordered:
@@ -259,7 +259,7 @@ def _middle(x: Value | float) -> float:
 
 
 def _ends(x: Value | float, sign: float) -> tuple[float, float]:
-    """The better and the worse end of an interval, such that less is better."""
+    """The better and the worse end of an interval, with the sign such that less is better."""
     if not isinstance(x, Value) or x.low is None or x.high is None:
         return sign * _middle(x), sign * _middle(x)
     return min(sign * x.low, sign * x.high), max(sign * x.low, sign * x.high)
@@ -341,7 +341,7 @@ def _speed(comparison: Comparison) -> list[Sentence]:
 
 
 def _likelihood(comparison: Comparison) -> list[Sentence]:
-    """By bits per dimension: of exact values and bounds, which are at most too large; estimates have no say."""
+    """The verdict by bits per dimension, from exact values and upper bounds; estimates are left out."""
     found: list[tuple[Entry, Value | float]] = [
         (entry, bits)
         for entry in comparison.models
@@ -353,7 +353,7 @@ def _likelihood(comparison: Comparison) -> list[Sentence]:
 
 
 def _editing(comparison: Comparison) -> list[Sentence]:
-    """By how near pictures come back when they are encoded and decoded."""
+    """The verdict by the distance between pictures and their reconstructions."""
     found = sorted((entry.off, entry.name) for entry in comparison.models if entry.off is not None)
     parts = []
     if found:
@@ -366,7 +366,7 @@ def _editing(comparison: Comparison) -> list[Sentence]:
 
 
 def _more(comparison: Comparison) -> list[Sentence]:
-    """Which models were still getting better when their time was up."""
+    """The verdict on models that were still improving at the end of their budget."""
     rising, level = list[str](), list[str]()
     for entry in comparison.models:
         stages = list(entry.report.over_training if entry.report else ())
@@ -386,7 +386,7 @@ def _more(comparison: Comparison) -> list[Sentence]:
 
 
 def _learned(comparison: Comparison) -> list[Sentence]:
-    """Which models are no better than the classical methods."""
+    """The verdict on models that are no better than the classical methods."""
     name = comparison.distance
     classical = [value for entry in comparison.baselines if (value := entry.value(name)) is not None]
     if not classical:

@@ -1,4 +1,4 @@
-"""A comparison as one page of HTML: the verdict, the pictures, the table and the plots; nothing is fetched."""
+"""The page of a comparison: one self-contained HTML file with verdict, pictures, table and plots."""
 
 from __future__ import annotations
 

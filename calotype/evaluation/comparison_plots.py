@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 520, 340
 
 
 class Point(NamedTuple):
-    """A model or a classical method: what an image costs, and how good it is."""
+    """A model or a classical method: the cost of an image, and its quality."""
 
     name: str
     seconds: float
@@ -26,14 +26,14 @@ class Point(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A level that all are compared with."""
+    """A reference level."""
 
     name: str
     value: float
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """Those that no other beats in both, from the cheapest to the dearest: the Pareto front."""
+    """The Pareto front: the points that no other beats in both cost and quality, the cheapest first."""
     found: list[Point] = []
     for point in sorted(points, key=lambda p: (p.seconds, p.value.value)):
         if not found or (point.value.value or 0.0) < (found[-1].value.value or 0.0):

@@ -1,4 +1,4 @@
-"""What a report is compared with: images of known quality, as many as there are samples."""
+"""Controls: sets of images of known quality, of the size of the set of samples."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Are these my training images? Distances of samples to training images, beside those of images not trained on.
+"""Memorisation: distances from samples to training images, compared with those of held-out images.
 
-A sample is *close* where it is nearer to a training image than all but one in a hundred held-out images are. Of a model
-that does not copy about one sample in a hundred is: that is the mean over sets of held-out images, of any number; with
-50 of them the share of one set is off by as much as itself. Held-out images that were not used to find that distance
-are the control. Distances are taken between features, and between pixels.
+A sample is *close* if it is nearer to a training image than all but one in a hundred held-out images are. About one
+sample in a hundred of a model that does not copy is close: this is the mean over sets of held-out images of any size;
+with 50 of them, the share in one set typically deviates from that mean by as much as the mean. The control is the
+held-out images that were not used to find that distance. Distances are measured between features and between pixels.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ def authentic(found: Near, training: Tensor) -> float:
 
 
 def _to_others(training: Tensor, places: Tensor) -> Tensor:
-    """The distance of some training rows to the nearest other one: (len(places),)."""
+    """The distance from each of some training rows to its nearest other training row: (len(places),)."""
     return nearest(training[places], training, but=places)[0]
 
 
 def apart(training: Tensor, n: int, seed: int) -> Tensor:
-    """The distances of n training rows, or of all, to the nearest other one: of images that are not copies."""
+    """The distances from n training rows, or all, to the nearest other one, as a reference without copies."""
     return _to_others(training, shuffled(training, seed)[:n])
 
 
 def limit(of_held_out: Tensor) -> float:
-    """The distance that is called close, from those of N held-out images, so that CLOSEST of others come closer: (N,).
+    """The distance below which an image is close, from those of N held-out images (N,): a share CLOSEST is below it.
 
     Below the i-th least of N distances lie i / (N + 1) of others in the mean. Where i = (N + 1) CLOSEST is 1 or more,
     the distance is interpolated. Below the least one, so for N < 99, it is extrapolated by the power of the distance
@@ -95,7 +95,7 @@ def limit(of_held_out: Tensor) -> float:
 
 
 def beyond_chance(references: int) -> float:
-    """The share of close images from which a model is said to copy, where N distances said what is close.
+    """The share of close images above which a model is reported to copy, if N distances defined close.
 
     The distance is at most the least of the N. Images that are no copies come closer than that with a probability that
     is itself drawn by chance, P(it is above s) = (1 - s)^N: of few distances, a share of several tenths says nothing.
@@ -114,11 +114,11 @@ def suspects(found: Near) -> Tensor:
 
 
 def near_duplicates(rows: Tensor, of_real: Tensor) -> float:
-    """The share of images that are nearer to another one than all but one in a hundred of as many real images are.
+    """The share of images nearer to another of their set than all but one in a hundred real images are.
 
     Args:
         rows: of the images, (N, D).
-        of_real: of as many real images.
+        of_real: rows of the same number of real images.
     """
     own, _ = nearest(rows, rows, but=torch.arange(len(rows)))
     real, _ = nearest(of_real, of_real, but=torch.arange(len(of_real)))
@@ -136,7 +136,7 @@ class Space(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a look for copies in one space found."""
+    """The result of a search for copies in one space."""
 
     values: Sequence[Value]
     share: float  # of the samples that are close
@@ -147,8 +147,8 @@ class Finding(NamedTuple):
 def examined(space: Space, name: str, seed: int) -> Finding:
     """Look for copies among samples, held-out images and training images, in the space of that name.
 
-    Half of the held-out images say what is near, the others are the control. Where a half is too few, the distances of
-    training images from each other say it as well.
+    Half of the held-out images define close, the other half is the control. If a half is too small, the distances
+    between training images are used as well.
     """
     half, held_out = len(space.held_out) // 2, space.held_out[shuffled(space.held_out, seed)]
     if half < FEWEST_TO_COMPARE:
@@ -177,7 +177,7 @@ def examined(space: Space, name: str, seed: int) -> Finding:
 
 
 def repeated(sets: Mapping[str, Sequence[Tensor]], real: Tensor) -> list[Value]:
-    """How many images have another one of their set nearer than all but one in a hundred real images have."""
+    """The number of images nearer to another of their set than all but one in a hundred real images are."""
     found, name = [], "near-duplicates"
     for of, same in sets.items():
         n = min(len(real), *map(len, same))

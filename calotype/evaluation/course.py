@@ -1,4 +1,4 @@
-"""Quality as training went on, from the few images that a run drew of itself at each stage."""
+"""Sample quality over training, from the few preview images of a run at each stage."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ AMONG = 2_000  # reference images
 
 
 class Course(NamedTuple):
-    """A stage of training."""
+    """The quality at a stage of training."""
 
     images_seen: int
     images: Tensor  # uint8 (N, C, H, W), of the same seeds at every stage
 
 
 def course(stages: Sequence[Course], network: FeatureNetwork, reference: Reference) -> tuple[Value, ...]:
-    """The kernel distance of each stage, right with few images; `of` is the number of images seen by then."""
+    """The kernel distance of each stage, unbiased with few images; `of` is the number of images seen by then."""
     found = []
     for images_seen, images in stages:
         if len(images) < FEWEST:

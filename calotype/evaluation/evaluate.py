@@ -1,4 +1,4 @@
-"""The metrics: features in, values with their intervals out, the same way for every generator and for the controls."""
+"""Metrics with confidence intervals from features, computed alike for every generator and for the controls."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What sets are compared with, in its own units: each feature with mean 0 and deviation 1."""
+    """The reference set, standardised: each feature with mean 0 and standard deviation 1."""
 
     features: Tensor  # float64 (M, D), in these units
     mean: Tensor
@@ -61,12 +61,12 @@ class Reference:
         return cls(scaled, mean, deviation, Frechet(Moments.of(scaled)))
 
     def scaled(self, features: Tensor) -> Tensor:
-        """Other features in these units."""
+        """Other features, standardised like the reference."""
         return (features - self.mean) / self.deviation
 
 
 def frechet(reference: Reference, features: Tensor, seed: int) -> Estimate:
-    """The Fréchet distance; its spread is that of resampled sets, whose own bias is left out."""
+    """The Fréchet distance; its spread is that of resampled sets, without their bias."""
     features = features[shuffled(features, seed)]
     sets = (features[resample(fold(seed, "bootstrap", k), len(features))] for k in range(BOOTSTRAP))
     values = torch.tensor([reference.frechet.to(Moments.of(some)) for some in sets])
@@ -141,7 +141,7 @@ PAPERS = "Inception"  # the network that FID is defined on
 
 
 def titled(name: str, network: str) -> str:
-    """A metric with its feature network: FD-EffLite0, and FID for the one network that this is the name of."""
+    """A metric with its feature network: FD-EffLite0, or FID for Inception with the published weights."""
     if name not in DISTANCES:
         return name
     return name.replace("FD", "FID") if network == PAPERS and "FD" in name else f"{name}-{network}"
@@ -154,7 +154,7 @@ def metric_of(title: str) -> str:
 
 
 def measured(name: str, of: str, sets: Sequence[Tensor], reference: Reference, network: str, seed: int = 0) -> Value:
-    """One metric of sets that differ by their seed alone: the mean over them, and its 95 % interval.
+    """One metric over sets that differ in the seed alone: their mean and its 95 % interval.
 
     Args:
         name: of METRICS.

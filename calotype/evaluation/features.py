@@ -1,11 +1,11 @@
-"""Feature networks: what images are compared by. Each has a name, a digest of its weights, and one way to be fed.
+"""Feature networks for comparing images. Each has a name, a digest of its weights, and its own preprocessing.
 
-`EffLite0` is EfficientNet-Lite0 with ImageNet weights, as two small packages carry it: nothing is downloaded. Images of
-one channel are repeated to three; those with transparency are laid over white, and what is transparent is compared on
-its own, as a gray image. The features are the means over the last map before the head.
+`EffLite0` is EfficientNet-Lite0 with ImageNet weights, which two small packages contain: nothing is downloaded. Images
+of one channel are repeated to three; images with transparency are composited over white, and their alpha channel is
+compared separately, as a gray image. The features are the means over the last map before the head.
 
-Figures of papers are of networks whose weights the user has to bring: Inception-v3, whose distance alone is called FID,
-and DINOv2. They are fed as the programs do that such figures are made with.
+Published figures use networks whose weights the user has to provide: Inception-v3, whose distance alone is called FID,
+and DINOv2. Their preprocessing is that of the programs with which such figures are computed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A network that features are taken from."""
+    """A network that extracts features from images."""
 
     name: str  # as in FD-EffLite0
     digest: str  # of the weights, and of how images are fed to them
@@ -66,7 +66,7 @@ class FeatureNetwork:
 
     @torch.no_grad()
     def rows(self, images: Tensor) -> Tensor:
-        """The same of as many images as there are in a call."""
+        """Features of the images of one call, float64 (N, D)."""
         return self.run(self.resize(colours(images.contiguous()), self.side)).double()
 
 
@@ -74,7 +74,7 @@ def colours(images: Tensor) -> Tensor:
     """The three colours of uint8 images (N, C, H, W), transparency laid over white: float32 (N, 3, H, W) in 0..255.
 
     Raises:
-        ConfigError: for numbers of channels that are no colours.
+        ConfigError: the number of channels is not that of gray, RGB or RGBA.
     """
     channels, values = images.shape[1], images.float()
     if channels in (2, 4):
@@ -98,12 +98,12 @@ def smooth(values: Tensor, side: int) -> Tensor:
 
 
 def rough(values: Tensor, side: int) -> Tensor:
-    """The same without smoothing, as FID has always been measured."""
+    """Bilinear without smoothing, as in the original FID."""
     return F.interpolate(values, (side, side), mode="bilinear", align_corners=False)
 
 
 def bicubic(values: Tensor, side: int) -> Tensor:
-    """The same bicubic and smoothed, to whole values, as Pillow does."""
+    """Bicubic with smoothing, rounded to whole values, as Pillow does."""
     return F.interpolate(values, (side, side), mode="bicubic", antialias=True).clamp(0, 255).round()
 
 
@@ -132,7 +132,7 @@ def own_network(path: Path) -> FeatureNetwork:
     """A network saved by `torch.export.save`: float32 (B, 3, S, S) in 0..255, any B -> (B, D).
 
     Raises:
-        ConfigError: the file is not there, or does not do that.
+        ConfigError: the file is missing, or is not such a network.
     """
     if not path.is_file():
         known = ", ".join([*NETWORKS, *(f"{name}:FILE" for name in WITH_WEIGHTS)])
@@ -155,7 +155,7 @@ def own_network(path: Path) -> FeatureNetwork:
 
 
 def _program(path: Path) -> torch.export.ExportedProgram:
-    """A saved network, where loading it runs nothing of the file: no compiled library and no pickled object."""
+    """A saved network, loaded without running code from the file: no compiled library and no pickled object."""
     with zipfile.ZipFile(path) as archive:
         compiled = [name for name in archive.namelist() if "aotinductor" in name]
         if compiled:
@@ -168,7 +168,7 @@ def _program(path: Path) -> torch.export.ExportedProgram:
 
 
 def _check_sizes(values: Any) -> None:
-    """Raise NotPlain for a size that is no plain formula: torch lets Python evaluate them."""
+    """Raise NotPlain for a symbolic size that is not a plain formula: torch evaluates sizes as Python."""
     if isinstance(values, dict):
         formula = str(values.get("expr_str", ""))
         plain = re.sub(r"'[su]\d+'", "", formula)  # names of sizes that are open
@@ -181,7 +181,7 @@ def _check_sizes(values: Any) -> None:
 
 @contextlib.contextmanager
 def weights_only() -> Iterator[None]:
-    """Within this, torch unpickles tensors alone, where it would else fall back to objects of any kind."""
+    """A context in which torch unpickles tensors only, instead of falling back to arbitrary objects."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -249,7 +249,7 @@ NETWORKS: Mapping[str, Callable[[], FeatureNetwork]] = {"EffLite0": efficientnet
 
 
 class Published(NamedTuple):
-    """A network whose weights the user brings."""
+    """A network whose weights the user provides."""
 
     make: Callable[[Path], FeatureNetwork]
     file: str  # where they are published
@@ -267,7 +267,7 @@ WITH_WEIGHTS: Mapping[str, Published] = {
 
 
 def network(name: str) -> FeatureNetwork:
-    """A feature network: EffLite0, Inception:FILE, DINOv2:FILE, or the file of an own one. Raises ConfigError."""
+    """A feature network: EffLite0, Inception:FILE, DINOv2:FILE, or the file of another network. Raises ConfigError."""
     if name in NETWORKS:
         return NETWORKS[name]()
     kind, colon, file = name.partition(":")
@@ -281,11 +281,11 @@ def network(name: str) -> FeatureNetwork:
 
 
 def cached(network: FeatureNetwork, key: str, images: Callable[[], Tensor], report: Report) -> Tensor:
-    """Features that are kept in the cache from one evaluation to the next, as float32 values: float64 (N, D).
+    """Features, cached between evaluations with float32 precision: float64 (N, D).
 
     Args:
-        key: what the images are, a digest.
-        images: reads them, when they are needed.
+        key: a digest of the images.
+        images: a function that reads the images if they are needed.
     """
     name = f"{key}-{network.name}-{network.digest}"
     kept = read_entry("features", name, MOST_BYTES)

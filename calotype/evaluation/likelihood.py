@@ -24,7 +24,7 @@ LIKELIHOOD_IMAGES = 2_000  # at most
 
 
 def asked(bits_per_dim: Callable[[Batch, Noise], Bits], packed: PackedDataset, seed: int) -> Callable[[Tensor], Tensor]:
-    """What says the bits of images by their numbers in the data set, int64 (B,): as text, for `likelihoods`."""
+    """A function from image indices in the data set, int64 (B,), to their bits as text, for `likelihoods`."""
 
     def ask(indices: Tensor) -> Tensor:
         noise = Noise.per_image(fold(seed, "likelihood"), indices.tolist(), "cpu")
@@ -40,10 +40,10 @@ def asked(bits_per_dim: Callable[[Batch, Noise], Bits], packed: PackedDataset, s
 def likelihoods(
     ask: Callable[[Sequence[Tensor]], Iterable[Tensor]], packed: PackedDataset, seed: int, display: Display
 ) -> list[Value]:
-    """Bits per dimension of held-out images; of pictures of two values, which are binary data, nats as well.
+    """Bits per dimension of held-out images; for binary pictures nats as well.
 
     Args:
-        ask: has some images at a time asked about, as `asked` does. The first of them say how many are enough.
+        ask: evaluates batches of images by the function of `asked`; the first batch determines how many are enough.
     """
     most = torch.from_numpy(controls.chosen(packed.held_out, LIKELIHOOD_IMAGES, seed, "likelihood"))
     at_once = max(LIKELIHOOD_BATCH[0], min(LIKELIHOOD_BATCH[-1], LIKELIHOOD_VALUES // packed.spec.dims))

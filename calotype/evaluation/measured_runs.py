@@ -1,4 +1,4 @@
-"""A run that is measured: its samples, its likelihoods, and what they cost, by one process or several."""
+"""Measuring a run: samples, likelihoods and costs, by one process or several."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEEDS = 2
 
 
 class Drawing(NamedTuple):
-    """How a run is asked for images and likelihoods."""
+    """The settings by which a run draws images and computes likelihoods."""
 
     model: TrainedModel
     n: int  # images per seed
@@ -45,7 +45,7 @@ class Drawing(NamedTuple):
 
 
 def of_run(model: TrainedModel, packed: PackedDataset, n: int, seed: int, options: Sequence[str]) -> Drawing:
-    """Samples in the proportions of the classes of its data. Raises CalotypeError."""
+    """Settings with the class proportions of the run's data. Raises CalotypeError."""
     model.run.check_data(packed)
     chosen = build(model.model.Options, read_assignments(options), "option")
     labels = proportional(packed, seed)
@@ -72,7 +72,7 @@ def subject(
     helped: Help,
     display: Display,
 ) -> Subject:
-    """What a run gives and costs, by `count` processes. Called in the first of them."""
+    """Samples, likelihoods and costs of a run, by `count` processes. Called in the first of them."""
     model, n, labels, chosen = work.model, work.n, work.labels, work.options
     calls, sets, seconds = _calls(model.model), [], 0.0
     for s in range(seed, seed + SEEDS):
@@ -126,7 +126,7 @@ def subject(
 
 
 def images_per_set(n: int, packed: PackedDataset) -> int:
-    """As many as asked for; for 0 as many as are held out, within limits."""
+    """The requested number; for 0 the number of held-out images, within limits."""
     return n or max(FEWEST, min(IMAGES, len(packed.held_out)))
 
 
@@ -139,7 +139,7 @@ def proportional(packed: PackedDataset, seed: int) -> Callable[[int], int] | Non
 
 
 def _calls(model: nn.Module) -> Callable[[], int]:
-    """Count the calls of the networks of a model from here on, until what is returned is called."""
+    """Count the calls of a model's networks; the returned function stops counting and gives the number."""
     count = [0]
 
     def called(*_: object) -> None:
@@ -156,7 +156,7 @@ def _calls(model: nn.Module) -> Callable[[], int]:
 
 
 def peak_memory() -> int:
-    """Of this process so far, in MB; of the GPU where there is one."""
+    """Peak memory of this process, in MB: of the GPU if there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() // 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

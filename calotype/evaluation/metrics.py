@@ -1,7 +1,7 @@
-"""Distances between two sets of images, and how much of one the other covers: functions of features alone.
+"""Distances between two sets of images, and coverage of one by the other: functions of features alone.
 
-All take float64 (N, D) features, one row per image, and none depends on the order of the rows: where some of them are
-taken, or parts of them, that is in an order that follows from the rows themselves.
+All take float64 (N, D) features, one row per image. None depends on the order of the rows: subsets and parts are
+chosen in an order that is derived from the rows themselves.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ NEIGHBOURS = 4  # times k of the nearest are looked at for those outside a part
 
 
 def shuffled(features: Tensor, seed: int) -> Tensor:
-    """A random order of the rows (N, D) that is the same rows in any order of them: int64 (N,).
+    """A random permutation of rows (N, D) that does not depend on their order: int64 (N,).
 
     They are sorted by a hash of two random projections, so that without some of the rows the others keep their order.
-    The projections are rounded, as what features are measured in may differ in the last bits.
+    The projections are rounded, since the scale of features may differ in the last bits.
     """
     directions = Noise.shared(fold(seed, "shuffled"), 2 * features.shape[1], "cpu").normal().to(features)
     mantissas, exponents = torch.frexp(features @ directions.view(-1, 2))
@@ -44,7 +44,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, features: Tensor) -> Moments:
-        """Of rows held at once; some of them are centred at a time."""
+        """The moments of rows held in memory; rows are centred in batches."""
         found = Streaming()
         for part in features.split(AT_ONCE // 1024):
             found.add(part)
@@ -53,7 +53,7 @@ class Moments(NamedTuple):
 
 @dataclass
 class Streaming:
-    """Moments of features that come in parts, equal to those of all at once.
+    """Moments of features accumulated in parts, equal to those of all at once.
 
     Source: Chan, Golub, LeVeque 1979, eq. 1.5, for the covariance.
     """
@@ -63,7 +63,7 @@ class Streaming:
     scatter: Tensor | None = None
 
     def add(self, features: Tensor) -> None:
-        """More rows."""
+        """Add rows (n, D)."""
         mean = features.mean(0)
         centred = features - mean
         scatter = centred.T @ centred
@@ -76,7 +76,7 @@ class Streaming:
         self.n = total
 
     def moments(self) -> Moments:
-        """Of all rows so far."""
+        """The moments of all rows added so far."""
         assert self.mean is not None
         assert self.scatter is not None
         return Moments(self.n, self.mean, self.scatter / max(1, self.n - 1))
@@ -85,7 +85,7 @@ class Streaming:
 class Frechet:
     """Fréchet distances to a reference: |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2).
 
-    By eigenvalues of symmetric matrices, so it is defined with fewer images than features, too.
+    Computed by eigenvalues of symmetric matrices, so it is defined with fewer images than features too.
     Source: Heusel et al. 2017, arXiv:1706.08500.
     """
 
@@ -121,14 +121,14 @@ class Frechet:
 
 
 class Kernel(NamedTuple):
-    """A kernel distance and how sure it is."""
+    """A kernel distance and its standard error."""
 
     value: float
     standard_error: float
 
 
 class Pairs(NamedTuple):
-    """What is known of a kernel's values of all pairs of two sets, or of all different pairs of one."""
+    """Statistics of a kernel over all pairs of two sets, or over all distinct pairs of one set."""
 
     mean: float
     rows: Tensor  # mean of each row's pairs, float64 (N,)
@@ -147,7 +147,7 @@ def kernel_distance(x: Tensor, y: Tensor, of_y: Pairs | None = None) -> Kernel:
     which holds where both sets are alike, too. What s adds to the variances of g, which are of means, is taken off.
 
     Args:
-        of_y: pairs(y, y), if it is known.
+        of_y: pairs(y, y), if already computed.
 
     Source: Binkowski et al. 2018, arXiv:1801.01401; Gretton et al. 2012, JMLR 13, lemma 6; Hoeffding 1948 for the
     variance.
@@ -165,7 +165,7 @@ def kernel_distance(x: Tensor, y: Tensor, of_y: Pairs | None = None) -> Kernel:
 
 
 def pairs(x: Tensor, y: Tensor | None = None) -> Pairs:
-    """The values of the kernel of rows x (N, D) with rows y (M, D), or with the other rows of x."""
+    """Statistics of the kernel of rows x (N, D) with rows y (M, D), or with the other rows of x."""
     other = x if y is None else y
     n, m, d = len(x), len(other), x.shape[1]
     rows, columns, squares = torch.zeros(n, dtype=x.dtype), torch.zeros(m, dtype=x.dtype), 0.0
@@ -207,7 +207,7 @@ class Spread(NamedTuple):
 
 
 def manifolds(real: Tensor, samples: Tensor, k: int, parts: int, seed: int = 0) -> Spread:
-    """Precision, recall, density and coverage; the reach of an image is the distance to its k-th neighbour in its set.
+    """Precision, recall, density, coverage; the radius of an image is the distance to its k-th neighbour in its set.
 
     Args:
         real: (M, D).
@@ -262,7 +262,7 @@ def _part_of(features: Tensor, parts: int, seed: int) -> Tensor:
 def reach(features: Tensor, k: int, part: Tensor, parts: int) -> Tensor:
     """The distance of each row to its k-th nearest other row, of all and of those outside each part: (1 + G, N).
 
-    Where fewer than k are left the reach is that of all.
+    If fewer than k rows are left, the distance is that among all rows.
     """
     found = torch.empty(1 + parts, len(features), dtype=features.dtype)
     for rows, distances in _distances(features, features):
@@ -279,12 +279,12 @@ def reach(features: Tensor, k: int, part: Tensor, parts: int) -> Tensor:
 
 
 def nearest(queries: Tensor, among: Tensor, but: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Distance and place of the nearest row of `among` for each query: (N,), int64 (N,).
+    """Distance and index of the nearest row of `among` for each query: (N,), int64 (N,).
 
     Args:
         queries: (N, D).
         among: (M, D).
-        but: int64 (N,), the row of `among` that each query passes over, such as itself.
+        but: int64 (N,), the row of `among` that each query excludes, such as itself.
     """
     distance = torch.empty(len(queries), dtype=queries.dtype)
     place = torch.empty(len(queries), dtype=torch.int64)
@@ -305,7 +305,7 @@ def _distances(x: Tensor, y: Tensor) -> Iterable[tuple[slice, Tensor]]:
 def _relative(x: Tensor, y: Tensor) -> Iterable[tuple[slice, Tensor]]:
     """Squared distances of some rows of x at a time to all rows of y, less the square of the row: y . y - 2 x . y.
 
-    What is given may be written to, and is gone with the next.
+    The yielded buffer may be modified; the next iteration overwrites it.
     """
     y_squared = y.square().sum(1)
     step = min(len(x), max(1, AT_ONCE // len(y)))

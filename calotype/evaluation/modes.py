@@ -1,4 +1,4 @@
-"""Which classes of the data samples reach, and how evenly, as the classifier of the data set sees it."""
+"""Class coverage: the classes that samples reach, and how evenly, by the classifier of the data set."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def shares(classes: Tensor, count: int) -> Tensor:
 
 
 def reached(found: Tensor, wanted: Tensor) -> float:
-    """How many classes are reached, of those that are wanted at all, from their shares."""
+    """The number of classes reached, among those with a positive wanted share."""
     return float(((wanted > 0) & (found > 0) & (found >= REACHED * wanted)).sum())
 
 
 def divergence(found: Tensor, wanted: Tensor) -> float:
-    """KL(found || wanted) of shares, in nats; a class that is not wanted at all is left out."""
+    """KL(found || wanted) of shares, in nats, without the classes whose wanted share is 0."""
     both = (found > 0) & (wanted > 0)
     return float((found[both] * (found[both] / wanted[both]).log()).sum())
 
 
 def modes(of: str, sets: Sequence[Tensor], wanted: Tensor, asked: Tensor | None, seed: int) -> list[Value]:
-    """The values of sets that differ by their seed alone.
+    """Class coverage of sets that differ in the seed alone.
 
     Args:
         of: samples, or the name of a control.
         sets: the classes seen, int64 (N,) per seed.
         wanted: shares of the classes among the training images.
-        asked: int64 (N,), the classes that were asked for; None where none were.
+        asked: int64 (N,), the requested classes; None if none were requested.
         seed: of resampling.
     """
     found = []

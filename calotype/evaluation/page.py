@@ -1,6 +1,6 @@
-"""A report as one page of HTML that opens from disk: no script, nothing fetched, every number of the JSON in it.
+"""The page of a report: one self-contained HTML file without scripts, with every number of the JSON.
 
-Numbers are rounded for reading; the exact ones stand in `value` and `title` attributes.
+Numbers are rounded for reading; `value` and `title` attributes have the exact ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FEW_CLASSES = 20  # a longer table is folded
 
 
 class Pictures(NamedTuple):
-    """What is to be seen on the page; any of it may be empty."""
+    """The images of the page; each field may be empty."""
 
     samples: Tensor  # uint8 (N, C, H, W)
     real: Tensor  # held-out images, uint8 (N, C, H, W)
@@ -51,7 +51,7 @@ class Picture(NamedTuple):
 
     @property
     def style(self) -> str:
-        """Its size, for the style sheet."""
+        """The size of the picture, as CSS."""
         return f"--w:{self.css_width:g};--native:{self.width}"
 
     @property
@@ -69,7 +69,7 @@ class Table(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A metric: what it says, and where the samples stand among the controls."""
+    """A metric: its meaning, and the rank of the samples among the controls."""
 
     name: str
     told: str
@@ -78,7 +78,7 @@ class Card(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The values that the first sentences are made of; None where there are none."""
+    """The values in the summary; None for values that were not measured."""
 
     distance: Value | None  # of the samples
     floor: Value | None  # the same of held-out images
@@ -153,7 +153,7 @@ def last_of(path: object) -> str:
 
 
 def _facts(report: Report) -> str:
-    """What was measured, in a line below the title."""
+    """The measured subject, in a line below the title."""
     subject = report.subject
     parts = [str(subject[key]) for key in ("family", "preset") if subject.get(key)]
     parts += [f"checkpoint {subject['checkpoint']}"] if subject.get("checkpoint") else []
@@ -164,7 +164,7 @@ def _facts(report: Report) -> str:
 
 
 def told_of(name: str) -> tuple[str, str]:
-    """What a metric says, and which direction is better."""
+    """The meaning of a metric, and which direction is better."""
     base = metric_of(name)
     if base in METRICS:
         return METRICS[base].told, "lower" if METRICS[base].lower_is_better else "higher"
@@ -207,7 +207,7 @@ def _summary(values: Sequence[Value]) -> Summary:
 
 
 def _standing(distance: Value | None, floor: Value | None, worst: Value | None) -> str:
-    """Where samples are beside the best and the worst, as far as the intervals tell."""
+    """The position of the samples between the best and the worst control, judged by intervals."""
     if distance is None or distance.low is None or distance.high is None:
         return ""
     if floor and floor.high is not None and distance.low <= floor.high:
@@ -268,7 +268,7 @@ def _tensors(pictures: Pictures) -> list[Tensor]:
 
 
 def tiles_of(images: Tensor) -> list[Picture]:
-    """As many of uint8 images (N, C, H, W) as are not too much for a page."""
+    """The first of uint8 images (N, C, H, W), up to the limit of a page."""
     if len(images) == 0:
         return []
     return [picture_of(image) for image in images[: max(4, PIXELS // images[0, 0].numel())]]

@@ -1,4 +1,4 @@
-"""The plots of the page of an evaluation, as SVG that stands within HTML and takes its colours from there."""
+"""The plots of an evaluation page, as inline SVG in the colours of the page."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def prepare() -> None:
 
 
 def drawn(name: str, width: float, height: float, draw: Callable[[Figure], None]) -> Markup:
-    """A plot of so many CSS pixels as SVG to stand within HTML; `name` says what it shows."""
+    """A plot as inline SVG, its size in CSS pixels; `name` is its accessible description."""
     import matplotlib.style
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -193,7 +193,7 @@ def _losses(part: str, kinds: Mapping[str, Sequence[tuple[float, float]]]) -> Ma
 
 
 def course(values: Sequence[Value]) -> Markup:
-    """One metric over training, with bars for the 95 % intervals; `of` of each value is how many images were seen."""
+    """One metric over training, with bars for the 95 % intervals; `of` of each value is the number of images seen."""
     from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     width, height = 340, 230
@@ -221,5 +221,5 @@ def course(values: Sequence[Value]) -> Markup:
 
 
 def words(key: str) -> str:
-    """A key as people read it."""
+    """A key as readable words."""
     return key.replace("_", " ")

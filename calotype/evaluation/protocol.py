@@ -1,4 +1,4 @@
-"""The protocol as a whole: a subject beside its controls, by every metric, in one report."""
+"""The whole protocol: a subject and its controls, measured by every metric, in one report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = 64  # pixels: gray images no larger are compared by the classifier of th
 
 
 class Subject(NamedTuple):
-    """Images to be measured, and what they are."""
+    """Images to be measured, and their description."""
 
     sets: Sequence[Tensor]  # per seed, uint8 (N, C, H, W)
     labels: Tensor | None  # int64 (N,), the same for every seed
@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
 
 
 class Material(NamedTuple):
-    """The images that everything is measured on."""
+    """The reference, training and control images of an evaluation."""
 
     packed: PackedDataset
     sets: Mapping[str, Sequence[Tensor]]  # samples and controls, per seed uint8 (N, C, H, W)
@@ -59,7 +59,7 @@ class Material(NamedTuple):
 
 
 class Features(NamedTuple):
-    """The same by one feature network, in the units of its reference."""
+    """The features of the material by one network, standardised by its reference."""
 
     sets: Mapping[str, Sequence[Tensor]]  # float64 (N, D)
     training: Tensor  # all training images
@@ -199,7 +199,7 @@ def _measured(found: Features, metrics: Sequence[str] | Mapping[str, Any], seed:
 
 
 def _modes(material: Material, telling: Classifier, asked: Tensor | None) -> list[Value]:
-    """Which classes the sets reach, and how far the classifier that says so can be trusted."""
+    """Class coverage of the sets, and the accuracy of the classifier that measures it."""
     packed, seed = material.packed, material.seed
     assert packed.labels is not None
     wanted = shares(torch.from_numpy(packed.labels[packed.train]), len(packed.class_names))
@@ -236,7 +236,7 @@ def _per_class(
 
 
 def _copies(material: Material, main: Features) -> tuple[Copying, list[tuple[Tensor, Tensor]], list[Value]]:
-    """Whether the samples are copies, the most suspicious ones, and how many are close, beside the controls."""
+    """The search for copies: its result, the most suspicious samples, and shares of close images with controls."""
     packed, sets = material.packed, material.sets
     training = packed.read(packed.train).images
     spaces = {

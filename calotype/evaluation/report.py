@@ -1,4 +1,4 @@
-"""What an evaluation found, as a file for programs and a table for people."""
+"""Reports of evaluations, as JSON for programs and as a table for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A number, how sure it is, and of how many images. None where it is not reported, and `note` says why."""
+    """A number with its interval and number of images. None if it is not reported; `note` has the reason."""
 
     name: str  # as in METRICS, with the feature network where there is one: FD-EffLite0
     of: str  # samples, or the name of a control
@@ -32,7 +32,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How it was measured. Reports are comparable where all of this is the same."""
+    """The settings of a measurement. Reports are comparable if all of them agree."""
 
     n: int  # samples per seed, and images of each control
     seeds: tuple[int, ...]  # of the samples; empty for images from elsewhere
@@ -46,19 +46,19 @@ class Protocol:
 
     @property
     def digest(self) -> str:
-        """Equal digests, comparable reports; seeds do not count."""
+        """A digest of the settings except seeds: reports with equal digests are comparable."""
         told = {key: value for key, value in asdict(self).items() if key != "seeds"}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     def differences(self, other: Protocol) -> list[str]:
-        """In what two protocols differ, for people."""
+        """The differences between two protocols, for people."""
         mine, theirs = asdict(self), asdict(other)
         return [f"{key} {mine[key]} and {theirs[key]}" for key in mine if key != "seeds" and mine[key] != theirs[key]]
 
 
 @dataclass(frozen=True, slots=True)
 class Copying:
-    """Whether samples are training images."""
+    """The results of the search for copies of training images."""
 
     flagged: bool
     verdict: str  # a sentence
@@ -81,24 +81,24 @@ class Report:
     over_training: Sequence[Value] = field(default_factory=tuple)  # of few images; `of` is how many had been seen
 
     def value(self, name: str, of: str = "samples") -> Value:
-        """A value by its name. Raises KeyError."""
+        """The value of a name. Raises KeyError."""
         for value in self.values:
             if (value.name, value.of) == (name, of):
                 return value
         raise KeyError(f"no {name} of {of}")
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The report as plain values."""
         return {"format": FORMAT, "protocol_digest": self.protocol.digest} | asdict(self)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all."""
+        """Write the report as JSON, atomically."""
         text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
         write_atomic(path, lambda file: file.write(text.encode()))
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read it back. Raises RunError where it is no report."""
+        """Read a report. Raises RunError if the file is not one."""
         try:
             told = read_json(path)
             if told["format"] != FORMAT:
@@ -111,7 +111,7 @@ class Report:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Self:
-        """From what `as_dict` gives. Raises KeyError, TypeError or ConfigError for anything else."""
+        """A report from the values of `as_dict`. Raises KeyError, TypeError or ConfigError for other values."""
         copying = plain["copying"]
         return cls(
             subject=_table(plain["subject"]),
@@ -167,7 +167,7 @@ def _table(value: Any) -> Mapping[str, Any]:
 
 
 def _typed(values: Any, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
-    """Values of a list as a tuple. Raises TypeError where they are no list, or of another type."""
+    """A list of values of one type as a tuple. Raises TypeError for anything else."""
     if not isinstance(values, (list, tuple)):
         raise TypeError(f"{brief(values)} is no list")
     for value in values:
@@ -198,7 +198,7 @@ def number(x: float) -> str:
 
 
 def comparable(reports: Sequence[Report]) -> None:
-    """Raise ConfigError where reports were not measured alike, with what differs."""
+    """Raise ConfigError, with the differences, if reports were measured with different settings."""
     for other in reports[1:]:
         if other.protocol.digest != reports[0].protocol.digest:
             differs = "; ".join(reports[0].protocol.differences(other.protocol))

@@ -1,4 +1,4 @@
-"""The course of training as a picture."""
+"""Training curves as a PNG."""
 
 from __future__ import annotations
 

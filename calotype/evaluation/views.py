@@ -1,4 +1,4 @@
-"""Pictures of what latents are: what comes back of real images, and what changes along the largest of them."""
+"""Views of latents: reconstructions of real images, and the effect of the directions of largest variance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEW = 64  # latents, that are looked at one by one; of more, the directions alon
 
 
 class Views(NamedTuple):
-    """What is to be seen of latents; any of it may be empty."""
+    """Pictures of latents; each field may be empty."""
 
     pairs: Sequence[tuple[Tensor, Tensor]]  # images and what comes back of them, uint8 (C, H, W)
     traversals: Sequence[tuple[str, Tensor]]  # captions, and images along a latent, uint8 (STEPS, C, H, W)
@@ -30,7 +30,7 @@ def views(model: Encodable, batch: Batch, device: torch.device) -> Views:
     """Look at the latents of a model.
 
     Args:
-        batch: held-out images, at least 2; the first are shown, and all say how latents vary.
+        batch: held-out images, at least 2; the first are shown, and the variance is estimated from all.
         device: of the model.
     """
     images = batch.images.to(device)
@@ -53,7 +53,7 @@ def views(model: Encodable, batch: Batch, device: torch.device) -> Views:
 
 
 def _directions(latents: Tensor) -> list[tuple[str, Tensor]]:
-    """Captions, and a standard deviation along each of the directions in which latents (N, L) vary the most."""
+    """Captions, and steps of one standard deviation along the leading principal directions of latents (N, L)."""
     centred = (latents - latents.mean(0)).double()
     if latents.shape[1] <= FEW:
         deviations = centred.std(0)

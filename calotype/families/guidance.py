@@ -1,4 +1,4 @@
-"""Classifier-free guidance, what families have of it in common: classes hidden in training, and what may be asked for.
+"""Classifier-free guidance, the part common to families: label dropout in training, and checks of the scale.
 
 A model that has seen a share of its images without their class knows images in general as well. Guidance exaggerates
 what the class adds to that,

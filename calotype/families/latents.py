@@ -1,4 +1,4 @@
-"""Two stages: a model of the latent maps of pictures, and the first model, which makes maps of pictures and back.
+"""Two-stage models: a first stage that maps pictures to latent maps and back, and a model of these maps.
 
 The second is a model of bytes like any other, and is trained as any other, on maps as bytes. With x a picture and z
 its map as bytes, of which the first model is certain,
@@ -63,7 +63,7 @@ class Latents:
             raise ConfigError("latents has a range whose low end is not below its high end: restore config.toml")
 
     def spec(self, pictures: ImageSpec) -> ImageSpec:
-        """Of the maps of such pictures, for the second model."""
+        """The spec of the maps of such pictures, for the second stage."""
         return replace(pictures, channels=self.channels, height=self.height, width=self.width, encoded=True)
 
     def to_bytes(self, maps: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Latents:
 
 
 def latents_of(first: GenerativeModel, maps: Tensor, run: str, weights: str) -> Latents:
-    """How maps become bytes, by those of some training images, float (N, C, h, w).
+    """The quantisation of maps to bytes, from maps of training images, float (N, C, h, w).
 
     Raises:
         ConfigError: where they cannot.
@@ -106,7 +106,7 @@ def latents_of(first: GenerativeModel, maps: Tensor, run: str, weights: str) -> 
 
 
 class LatentModel(GenerativeModel, Encodable):
-    """A model of maps, and the first model, as a model of pictures. It is trained by its second part alone."""
+    """Both stages as one model of pictures. Training concerns the second stage alone."""
 
     def __init__(self, first: GenerativeModel, second: GenerativeModel, latents: Latents) -> None:
         num_classes, unseen = second.spec.num_classes, second.spec.unseen
@@ -116,26 +116,33 @@ class LatentModel(GenerativeModel, Encodable):
 
     @classmethod
     def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        """None: the second stage has the presets of its own family."""
         return {}
 
     def turns(self) -> tuple[Turn, ...]:
+        """None: the second stage is trained by itself."""
         return ()
 
     def check_options(self, options: Any) -> None:
+        """Raise ConfigError for sampling options that the second stage does not support."""
         self.second.check_options(options)
 
     def network_calls(self, options: Any) -> int | None:
+        """The number of network evaluations of the second stage per batch of samples; None: it is counted."""
         return self.second.network_calls(options)
 
     @torch.no_grad()
     def sample(self, noise: Noise, labels: Tensor | None = None, options: Any = None) -> Tensor:
+        """Draw noise.n maps from the second stage and decode them with the first: uint8 (n, C, H, W)."""
         maps = self.latents.from_bytes(self.second.sample(noise, labels, options), self.first.dtype)
         return self._map_model.from_map(maps, self._labels(labels))
 
     def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents, float (B, latents), of uint8 images (B, C, H, W), by the first stage."""
         return cast(Encodable, self.first).encode(images, self._labels(labels))
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The images, uint8 (B, C, H, W), of latents, float (B, latents), by the first stage."""
         return cast(Encodable, self.first).decode(latents, self._labels(labels))
 
     @property
@@ -147,11 +154,11 @@ class LatentModel(GenerativeModel, Encodable):
 
 
 class LikelyLatentModel(LatentModel, HasLikelihood):
-    """A LatentModel whose second part has a likelihood."""
+    """A LatentModel whose second stage has a likelihood."""
 
     @torch.no_grad()
     def bits_per_dim(self, batch: Batch, noise: Noise, options: Any = None) -> Bits:
-        """A bound: bits of the map by the second model, and of the picture, given the map, by the first."""
+        """A bound: bits of the map by the second stage, plus bits of the picture given the map by the first."""
         device = next(self.parameters()).device
         images = self._map_model.prepared(batch.images.to(device), noise)
         labels = None if batch.labels is None else batch.labels.to(device)
@@ -168,7 +175,7 @@ class LikelyLatentModel(LatentModel, HasLikelihood):
 
 
 def check_map(first: GenerativeModel, latents: Latents) -> None:
-    """Raise RunError where a model has not such maps of latents."""
+    """Raise RunError if the latent maps of a model do not match."""
     wanted = (latents.channels, latents.height, latents.width, latents.codes)
     if not isinstance(first, HasLatentMap) or tuple(first.latent_map()) != wanted:
         raise RunError(
@@ -178,6 +185,6 @@ def check_map(first: GenerativeModel, latents: Latents) -> None:
 
 
 def latent_model(first: GenerativeModel, second: GenerativeModel, latents: Latents) -> LatentModel:
-    """Both as one model, with a likelihood if the second has one."""
+    """Both stages as one model, with a likelihood if the second stage has one."""
     made = LikelyLatentModel if isinstance(second, HasLikelihood) else LatentModel
     return made(first, second, latents)

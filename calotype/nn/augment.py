@@ -1,4 +1,4 @@
-"""Random changes of images that a discriminator sees, of real and generated ones alike, with gradients through them.
+"""Differentiable augmentation of the discriminator's input, of real and generated images alike.
 
 Each kind of change befalls an image with a probability. At less than 0.8 or so the generator learns the images as they
 are, and not the changes: of what can be told from all that is seen, unchanged images are the most common.

@@ -24,12 +24,12 @@ from calotype.nn.native.recorder import Recorder, Vector
 Own = Literal["all", "A", "B"]
 
 Reach = Mapping[int, int]
-"""How far to the right of a pixel is seen: of its own row, 0, and rows above, by how many rows, in columns."""
+"""The receptive field to the right of a pixel, in columns, by the number of rows above; 0 is its own row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a network is being evaluated: a row, or a pixel of it, and what its layers keep from place to place."""
+    """The place where a network is evaluated: a row, or a pixel of it, and the memory of its layers between places."""
 
     memory: dict[nn.Module, Any]
     width: int  # columns of the map
@@ -62,12 +62,12 @@ class PixelNetwork(nn.Module, ABC):
     recordable: bool = True  # whether its layers can be recorded, see `calotype.nn.native`
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """What the canvas shows of pixels: uint8 (..., C) to float (..., features). Default: values in [-1, 1]."""
+        """The canvas values of pixels: uint8 (..., C) to float (..., features). Default: values in [-1, 1]."""
         return to_unit(pixels, next(self.parameters()).dtype)
 
     @abstractmethod
     def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Any:
-        """What `beside` needs of the rows above, for whole images, or for the row at a place."""
+        """The input of `beside` from the rows above, for whole images, or for the row at a place."""
 
     @abstractmethod
     def beside(
@@ -81,7 +81,7 @@ class PixelNetwork(nn.Module, ABC):
         """The numbers (B, H, W, outputs), or those of the pixel at a place (B, 1, 1, outputs), given `above`."""
 
     def reach(self) -> Reach | None:
-        """How far to the right pixels see; None where it is as far as the image goes, or rows must come in whole."""
+        """The receptive field to the right; None if it is unlimited, or if whole rows are needed."""
         return None
 
     def forward(self, pixels: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:
@@ -89,7 +89,7 @@ class PixelNetwork(nn.Module, ABC):
         return self.numbers(self.encode(pixels), labels, noise)
 
     def numbers(self, encoded: Tensor, labels: Tensor | None = None, noise: Noise | None = None) -> Tensor:
-        """The same of encoded pixels, (B, H, W, features)."""
+        """The numbers of all pixels from encoded pixels, (B, H, W, features)."""
         canvas = canvas_of(encoded, self.margin)
         return self.beside(canvas, self.above(canvas, labels, None, noise), labels, None, noise)
 
@@ -112,7 +112,7 @@ def either(*parts: Reach) -> Reach:
 
 
 def lag_of(reach: Reach) -> int:
-    """By how many columns a row must be behind the one above, for all that its pixels see to be there."""
+    """The number of columns by which a row has to lag behind the one above, so that its receptive field is complete."""
     return 1 + max((right // up for up, right in reach.items() if up), default=0)
 
 
@@ -128,7 +128,7 @@ def canvas_of(x: Tensor, margin: int) -> Tensor:
 
 
 def here(x: Tensor, at: Place | None) -> Tensor:
-    """Of a map its part at a place: itself, or the pixel (B, 1, 1, C) of a row."""
+    """The part of a map at a place: the whole map, or the pixel (B, 1, 1, C) of a row."""
     if at is not None and at.recorder is not None:
         known: Any = x
         return cast(Tensor, known if isinstance(known, Vector) else at.recorder.map(x, at))

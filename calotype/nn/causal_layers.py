@@ -125,7 +125,7 @@ class FirstConv(nn.Module):
 
 
 def _once(at: Place, key: nn.Module, make: Any) -> Any:
-    """What was made at the first place, kept for the others."""
+    """The value computed at the first place, kept for the others."""
     if key not in at.memory:
         at.memory[key] = make()
     return at.memory[key]

@@ -93,6 +93,7 @@ class CausalUNet(PixelNetwork):
         )
 
     def reach(self) -> Reach | None:
+        """The reach of the convolutions at full resolution; None with further levels or attention."""
         if self.level.lower is not None or self.level.attention:
             return None
         seen = through(self.first.reach, *(cast(Block, block).conv.reach for block in self.level.up))
@@ -100,6 +101,7 @@ class CausalUNet(PixelNetwork):
         return either(seen, copied) if self.copy is not None else seen
 
     def encode(self, pixels: Tensor) -> Tensor:
+        """Values in [-1, 1] and, with tables, an embedding of each byte: uint8 (..., C) to float (..., features)."""
         x = super().encode(pixels)
         if self.values is None:
             return x
@@ -107,6 +109,7 @@ class CausalUNet(PixelNetwork):
         return torch.cat([x, self.values(pixels + tables).sum(-2)], -1)
 
     def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
+        """Embeddings of row and column: (1, H, W, width), or those of the row at a place (1, 1, W, width)."""
         whole = at is None or (at.recorder is not None and at.recorder.wave)
         rows = self.rows if at is None or whole else self.rows[at.row : at.row + 1]
         return (rows + self.columns)[None]  # what a pixel's place says, (1, H or 1, W, width)
@@ -119,6 +122,7 @@ class CausalUNet(PixelNetwork):
         at: Place | None,
         noise: Noise | None,
     ) -> Tensor:
+        """The parameters of all pixels (B, H, W, outputs), or of the pixel at a place (B, 1, 1, outputs)."""
         x = self.first(canvas, self.margin, at) + here(above, at)
         x = F.silu(self.norm(self.level(x, labels, at, noise)))
         nearby = _Nearby(canvas, self.margin, self.channels, at) if self.ordered or self.copy is not None else None
@@ -196,6 +200,7 @@ class FurtherChannel(nn.Module):
         self.copy = zeroed(nn.Linear(width, 2 * len(NEARBY))) if copies else None
 
     def forward(self, x: Tensor, nearby: _Nearby) -> Tensor:
+        """The logits of this channel from features of the pixel: (B, H, W, width) to (B, H, W, outputs)."""
         h = self.enter(x)
         for d, table in enumerate(self.values):
             h = h + nearby.embedded(cast(nn.Embedding, table), d)
@@ -233,6 +238,7 @@ class Level(nn.Module):
         self.attention = nn.ModuleList(CausalAttention(width, heads) for _ in self.up if 0 in attention)
 
     def forward(self, x: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
+        """Map features (B, H, W, C), or their part at a place, to the same shape."""
         for k, block in enumerate(self.down):
             x = block(x, labels, at, fork(noise, f"down{k}"))
         if self.lower is not None:
@@ -262,6 +268,7 @@ class Block(nn.Module):
             nn.init.normal_(self.embed.weight, std=0.1)
 
     def forward(self, x: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
+        """Map features (B, H, W, C), or their part at a place, to the same shape."""
         h = self.norm(x)
         if self.embed is not None:
             h = h + self.embed(labels)[:, None, None]

@@ -27,7 +27,7 @@ class CodeStep(NamedTuple):
     codes: int
 
     def kl(self) -> Tensor:
-        """Of certainty from all codes alike, nats: (B, 1, h, w)."""
+        """KL divergence of a certain code from a uniform prior over codes, nats: (B, 1, h, w)."""
         return torch.full_like(self.found.numbers[:, None], math.log(self.codes), dtype=self.found.values.dtype)
 
     def log_ratio(self) -> Tensor:
@@ -35,7 +35,7 @@ class CodeStep(NamedTuple):
         return -self.kl().flatten(1).sum(1)
 
     def loss(self) -> Tensor:
-        """What is to be added to the loss of each image, (B,): of a codebook that learns."""
+        """The codebook loss of each image, (B,)."""
         return self.found.loss
 
 
@@ -102,7 +102,7 @@ class Coder(nn.Module):
         return self._decoded(latents[0], labels)
 
     def latent_shapes(self) -> list[tuple[int, int, int]]:
-        """Of the map of values: (features, h, w)."""
+        """The shape of the map of values: (features, h, w)."""
         return [(self.quantiser.features, *self.sizes[-1])]
 
     @staticmethod

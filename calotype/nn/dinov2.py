@@ -108,7 +108,7 @@ class DinoV2(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def positions(self) -> Tensor:
-        """What is added to the class token and to the patches of an image of 224 x 224: (1, 257, D)."""
+        """The position embedding of the class token and the patches of a 224 x 224 image: (1, 257, D)."""
         side = SIDE // PATCH
         stored = self.pos_embed[:, 1:].unflatten(1, (STORED, STORED)).permute(0, 3, 1, 2)
         factor = (side + OFFSET) / STORED

@@ -42,7 +42,7 @@ LOG_SCALES = (-7.0, 7.0)
 
 
 class Taste(NamedTuple):
-    """How draws depart from the distribution."""
+    """Changes of the distribution for sampling: temperature, top_k and top_p."""
 
     temperature: float = 1.0  # below 1: more of what is likely; 0: the likeliest
     top_k: int = 0  # only the k likeliest values; 0: all
@@ -53,7 +53,7 @@ AS_LEARNED = Taste()
 
 
 class Distribution(ABC):
-    """Of a pixel's `channels` bytes, given `parameters` numbers."""
+    """The distribution of a pixel's `channels` bytes, given `parameters` numbers."""
 
     proper: bool = True  # whether the probabilities of all images sum to 1; else what it gives is an estimate
     logits: bool = False  # whether its numbers are logits, so that sums of those of several are those of another
@@ -97,14 +97,17 @@ class Categorical(Distribution):
         self.parameters, self.draws = LEVELS * channels, channels
 
     def log_prob(self, parameters: Tensor, pixels: Tensor) -> Tensor:
+        """Nats of uint8 pixels (..., C), summed over channels: (...). Parameters are logits (..., 256 C)."""
         logits = parameters.reshape(-1, LEVELS)
         nats: Tensor = _LogSoftmaxAt.apply(logits, pixels.reshape(-1, 1).long())
         return nats.reshape(pixels.shape).sum(-1)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, taste: Taste = AS_LEARNED) -> Tensor:
+        """Draw each channel from its 256 logits by inverse CDF of uniforms (..., C) in [0, 1): uint8 (..., C)."""
         return _inverse(parameters.unflatten(-1, (self.channels, LEVELS)), uniforms, taste).to(torch.uint8)
 
     def mean(self, parameters: Tensor) -> Tensor:
+        """The expected byte of each channel, 0 to 255: logits (..., 256 C) to float (..., C)."""
         levels = torch.arange(LEVELS, dtype=parameters.dtype, device=parameters.device)
         return parameters.unflatten(-1, (self.channels, LEVELS)).softmax(-1) @ levels
 
@@ -145,16 +148,19 @@ class Bernoulli(Distribution):
         return bright.to(torch.uint8) * 255
 
     def log_prob(self, parameters: Tensor, pixels: Tensor) -> Tensor:
+        """Nats of uint8 pixels (..., C), 0 or not, summed over channels: (...). Parameters are logits (..., C)."""
         signs = 1 - 2 * (pixels > 0).to(parameters.dtype)
         return -F.softplus(signs * parameters).sum(-1)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, taste: Taste = AS_LEARNED) -> Tensor:
+        """Draw 0 or 255 for each channel by uniforms (..., C) in [0, 1): logits (..., C) to uint8 (..., C)."""
         if taste.temperature == 0:
             return (parameters > 0).to(torch.uint8) * 255
         dark = torch.sigmoid(-parameters / taste.temperature)
         return (uniforms >= dark).to(torch.uint8) * 255
 
     def mean(self, parameters: Tensor) -> Tensor:
+        """255 sigmoid(logit), 0 to 255: logits (..., C) to float (..., C)."""
         return 255 * torch.sigmoid(parameters)
 
 
@@ -174,6 +180,7 @@ class Logistics(Distribution):
         self.draws = 1 + channels
 
     def log_prob(self, parameters: Tensor, pixels: Tensor) -> Tensor:
+        """Nats of uint8 pixels (..., C) under the mixture, all channels together: (...)."""
         weights, means, log_scales, slopes = self._split(parameters)
         x = to_unit(pixels, parameters.dtype)[..., None]  # (..., C, 1)
         means = self._conditional(means, slopes, x)
@@ -189,6 +196,7 @@ class Logistics(Distribution):
         return torch.logsumexp(each + F.log_softmax(weights, -1), -1)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, taste: Taste = AS_LEARNED) -> Tensor:
+        """Draw a component by uniforms[..., 0], then its channels in order by the others: uint8 (..., C)."""
         weights, means, log_scales, slopes = self._split(parameters)
         k = _inverse(weights, uniforms[..., 0], taste._replace(top_k=0, top_p=1.0))[..., None]
         picked = [t.gather(-1, k[..., None, :].expand(*t.shape[:-1], 1))[..., 0] for t in (means, log_scales, slopes)]
@@ -207,7 +215,7 @@ class Logistics(Distribution):
         return torch.stack([((x + 1) * 127.5).round() for x in values], -1).to(torch.uint8)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """Of the logistic distributions, with channels before at their means too; bytes end at 0 and 255."""
+        """The mean of the mixture with previous channels at their means, clipped to 0..255: float (..., C)."""
         weights, means, _, slopes = self._split(parameters)
         each: list[Tensor] = []
         for c in range(self.channels):
@@ -264,9 +272,11 @@ class Gaussian(Distribution):
         return -0.5 * (squares / variance + (2 * math.pi * variance).log()).sum(-1)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, taste: Taste = AS_LEARNED) -> Tensor:
+        """The mean, rounded to bytes: parameters (..., C) to uint8 (..., C). Uniforms are not used."""
         return self.mean(parameters).round().clamp(0, LEVELS - 1).to(torch.uint8)
 
     def mean(self, parameters: Tensor) -> Tensor:
+        """Parameters (..., C) in [-1, 1] scaled to 0 to 255, without clipping: float (..., C)."""
         return (parameters + 1) * 127.5
 
 
@@ -310,7 +320,7 @@ def flat_share(images: Tensor) -> float:
 
 
 def colours(images: Tensor, most: int) -> int:
-    """How many different colours pixels have, or some number above `most`: uint8 (N, C, H, W), C at most 7.
+    """The number of different colours of pixels, or some number above `most`: uint8 (N, C, H, W), C at most 7.
 
     Which of the two it is does not depend on the order of images.
     """

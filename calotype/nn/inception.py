@@ -1,4 +1,4 @@
-"""Inception-v3 as the Fréchet inception distance is defined on it: with the weights of 2015, and the pools they want.
+"""Inception-v3 as in the definition of the Fréchet inception distance: weights of 2015, with their pooling.
 
 The names of its parameters are those of the file `pt_inception-2015-12-05-6726825d.pth`, which ports these weights.
 Source: Szegedy et al. 2015, arXiv:1512.00567, for the network; Heusel et al. 2017, arXiv:1706.08500, for the distance.

@@ -28,7 +28,7 @@ WIDEST = 6.0  # of the logarithm of a scale: softly, so that no step of training
 
 
 class Gaussian(NamedTuple):
-    """Of a latent map, (B, C, h, w) each, or of fewer dimensions where it is the same for all."""
+    """A normal distribution of a latent map, (B, C, h, w) each, or of fewer dimensions if the same for all."""
 
     mean: Tensor
     log_scale: Tensor
@@ -56,7 +56,7 @@ class Step(NamedTuple):
     prior: Gaussian
 
     def kl(self) -> Tensor:
-        """Of the posterior from the prior, nats: (B, C, h, w)."""
+        """KL divergence of the posterior from the prior, nats: (B, C, h, w)."""
         return self.posterior.kl(self.prior)
 
     def log_ratio(self) -> Tensor:
@@ -64,7 +64,7 @@ class Step(NamedTuple):
         return (self.prior.log_prob(self.z) - self.posterior.log_prob(self.z)).flatten(1).sum(1)
 
     def loss(self) -> Tensor | None:
-        """What is to be added to the loss of each image, (B,): nothing."""
+        """The additional loss of each image, (B,): zero."""
         return None
 
 
@@ -171,7 +171,7 @@ class Ladder(nn.Module):
         return found
 
     def latent_shapes(self) -> list[tuple[int, int, int]]:
-        """Of each latent map, in the order in which they are drawn: (C, h, w)."""
+        """The shape (C, h, w) of each latent map, in the order in which they are drawn."""
         return [
             (block.width, *self.sizes[k])
             for k in reversed(range(len(self.levels)))
@@ -224,6 +224,7 @@ class LatentBlock(nn.Module):
         self.block = Block(inner, size, style)
 
     def forward(self, h: Tensor, known: Tensor | None, number: int, choose: Choose) -> Tensor:
+        """Add latent map `number`, which `choose` picks from prior or posterior, to h (B, inner, h, w); same shape."""
         dtype = self.project.weight.dtype  # of h under autocast too
         if self.prior is None:
             zeros = torch.zeros(len(h), self.width, *h.shape[2:], dtype=dtype, device=h.device)

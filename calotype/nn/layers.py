@@ -30,7 +30,7 @@ def fork(noise: Noise | None, name: int | str) -> Noise | None:
 
 
 def groups_for(channels: int, width: int = 16) -> int:
-    """How many groups a group norm over `channels` gets: `width` channels each where that divides, 32 at most."""
+    """The number of groups of a group norm over `channels`: of `width` channels each if that divides, 32 at most."""
     return next(g for g in range(min(32, max(1, channels // width)), 0, -1) if channels % g == 0)
 
 
@@ -100,6 +100,7 @@ class SinusoidalEmbedding(nn.Module):
         self.register_buffer("frequencies", torch.exp(-math.log(max_period) * steps), persistent=False)
 
     def forward(self, value: Tensor) -> Tensor:
+        """Cosines, then sines, of the scalars at each frequency: (B,) to (B, features)."""
         angles = value[:, None] * self.frequencies.to(value.dtype)
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -124,6 +125,7 @@ class SelfAttention(nn.Module):
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x plus multi-head attention over its positions: (B, C, H, W) to the same shape."""
         b, c, h, w = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
         q, k, v = qkv.transpose(3, 4).unbind(1)  # (B, heads, HW, d)

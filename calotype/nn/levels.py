@@ -1,4 +1,4 @@
-"""Maps at several levels of resolution, each half as fine as the one before: what autoencoders are made of."""
+"""Maps at several levels of resolution, each half the one before: the building blocks of autoencoders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def conv(inputs: int, outputs: int, size: Size) -> nn.Conv2d:
 
 
 class Style(NamedTuple):
-    """How levels are made."""
+    """The style of the layers of levels."""
 
     bottleneck: int = 1  # branches have so many times fewer features within, and two convolutions more
     pooled: bool = False  # between levels features are averaged and repeated, instead of learned maps
@@ -60,6 +60,7 @@ class Branch(nn.Module):
         self.convs = nn.ModuleList((ends[0], conv(narrow, narrow, size), conv(narrow, narrow, size), ends[1]))
 
     def forward(self, h: Tensor) -> Tensor:
+        """Apply SiLU and convolution in turn: (B, features[0], h, w) to (B, features[-1], h, w)."""
         for layer in self.convs:
             h = layer(F.silu(h))
         return h
@@ -80,6 +81,7 @@ class Block(nn.Module):
             self.branch.last.weight.mul_(style.scale)
 
     def forward(self, h: Tensor) -> Tensor:
+        """h + branch(h): (B, width, h, w) to the same shape."""
         return h + self.branch(h)
 
 
@@ -113,6 +115,7 @@ class Down(nn.Module):
         self.missing = (0, 0) if point else (fine[1] % 2, fine[0] % 2)  # columns, rows
 
     def forward(self, x: Tensor) -> Tensor:
+        """From the finer to the coarser level: (B, inputs, *fine) to (B, outputs, *coarse)."""
         if self.pooled:
             x = F.avg_pool2d(x, self.kernel, ceil_mode=True)  # of those there are, at an edge with half a position
         else:
@@ -130,6 +133,7 @@ class Up(nn.Module):
         self.conv = _between(nn.ConvTranspose2d, inputs, outputs, self.kernel, pooled)
 
     def forward(self, x: Tensor) -> Tensor:
+        """From the coarser to the finer level: (B, inputs, *coarse) to (B, outputs, *fine)."""
         if self.conv is not None:
             x = self.conv(x)
         if self.pooled:
@@ -138,7 +142,7 @@ class Up(nn.Module):
 
 
 def _between(kind: Callable[..., nn.Module], inputs: int, outputs: int, kernel: Size, pooled: bool) -> nn.Module | None:
-    """What is learned from one level to another: with pooling only where they differ in features."""
+    """The learned layer between two levels; with pooling only if they differ in features."""
     if not pooled:
         return kind(inputs, outputs, kernel, kernel)
     return nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
@@ -191,6 +195,7 @@ class Numbers(nn.Module):
         self.last = zeroed(nn.Conv2d(width, outputs * patch**2, 1))
 
     def forward(self, h: Tensor) -> Tensor:
+        """Features of the finest level (B, width, h, w) to parameters of each pixel (B, H, W, outputs)."""
         numbers = self.last(F.silu(h))
         numbers = F.pixel_shuffle(numbers, self.patch) if self.patch > 1 else numbers
         return numbers[:, :, : self.size[0], : self.size[1]].permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""Weights from elsewhere, into networks that are built to take them."""
+"""Loading published weights into networks of the same architecture."""
 
 from __future__ import annotations
 

@@ -63,6 +63,7 @@ class Block(nn.Module):
         self.third = _conv(inner, width, 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the residual branch: (B, width, h, w) to the same shape."""
         return x + self.third(_activated(self.second(_activated(self.first(x)))))
 
 

@@ -1,4 +1,4 @@
-"""The outline of a network, which is measured before there is memory for it."""
+"""The outline of a network: its parameters and buffers on the meta device, to check its size before allocation."""
 
 from __future__ import annotations
 

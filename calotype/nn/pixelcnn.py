@@ -69,10 +69,12 @@ class PixelCNN(PixelNetwork):
         self.last = CausalConv(head, outputs, channels=order)
 
     def reach(self) -> Reach | None:
+        """The reach of all convolutions together; None for blocks that are not MaskedBlock."""
         layers = [block.conv.reach for block in self.blocks if isinstance(block, MaskedBlock)]
         return through(self.first.reach, *layers) if len(layers) == len(self.blocks) else None
 
     def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> None:
+        """None: this network has a single stack, computed in `beside`."""
         return None
 
     def beside(
@@ -83,6 +85,7 @@ class PixelCNN(PixelNetwork):
         at: Place | None,
         noise: Noise | None,
     ) -> Tensor:
+        """The parameters of all pixels (B, H, W, outputs), or of the pixel at a place (B, 1, 1, outputs)."""
         h = self.first(canvas, self.margin, at)
         for k, block in enumerate(self.blocks):
             h = block(h, labels, at, fork(noise, k))
@@ -103,6 +106,7 @@ class MaskedBlock(nn.Module):
         self.embed = nn.Embedding(num_classes, width // 2) if num_classes else None
 
     def forward(self, h: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
+        """Map features (B, H, W, C), or their part at a place, to the same shape."""
         inner = self.conv(F.relu(self.enter(F.relu(h), at)), at)
         if self.embed is not None:
             inner = inner + self.embed(labels)[:, None, None]
@@ -142,10 +146,12 @@ class GatedPixelCNN(PixelNetwork):
         self.last = CausalConv(head, outputs, channels=order)
 
     def reach(self) -> Reach | None:
+        """The larger reach of the vertical stack and the first layer of the horizontal one."""
         above = [cast(CausalConv, conv).reach for conv in self.above_convs]
         return either(through(self.first_above.reach, *above), self.first_beside.reach)
 
     def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Sequence[Tensor]:
+        """The vertical stack: a map (B, H, W, 2 width) for each horizontal layer, or its row at a place."""
         biases = self._biases(labels)
         v, maps = self.first_above(canvas, self.margin, at), []
         for k, down in enumerate(self.down):
@@ -166,6 +172,7 @@ class GatedPixelCNN(PixelNetwork):
         at: Place | None,
         noise: Noise | None,
     ) -> Tensor:
+        """The parameters of all pixels (B, H, W, outputs), or of the pixel at a place (B, 1, 1, outputs)."""
         h = gated(self.first_beside(canvas, self.margin, at) + here(above[0], at))
         h = self.first_leave(h, at)
         for k, (conv, leave) in enumerate(zip(self.beside_convs, self.leave, strict=True)):

@@ -59,6 +59,7 @@ class PixelCNNpp(PixelNetwork):
         self.last = nn.Linear(2 * width, outputs)
 
     def above(self, canvas: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Above:
+        """The maps of the upper stack for whole images, or for the row at a place."""
         row = self.first_row(canvas, self.margin, at)
         u = self.first_above(canvas, self.margin, at)
         maps, _ = self.level.above(u, labels, at, fork(noise, "above"))
@@ -72,13 +73,14 @@ class PixelCNNpp(PixelNetwork):
         at: Place | None,
         noise: Noise | None,
     ) -> Tensor:
+        """The parameters of all pixels (B, H, W, outputs), or of the pixel at a place (B, 1, 1, outputs)."""
         x = self.first_left(canvas, self.margin, at) + here(above.row, at)
         x = self.level.beside(x, above.maps, labels, at, fork(noise, "beside"))
         return self.last(concat_elu(x))
 
 
 class Above(NamedTuple):
-    """What the left stack needs of the upper one."""
+    """The maps of the upper stack that the left one reads."""
 
     row: Tensor  # of the row above, for the first layer
     maps: Maps
@@ -159,11 +161,11 @@ class Level(nn.Module):
 
 
 class Block(nn.Module):
-    """A gated residual block, told of other maps of as many features, and of the class.
+    """A gated residual block, conditioned on other maps of the same width and on the class.
 
     Args:
         width: features.
-        others: maps that it is told of.
+        others: the number of maps that condition it.
         window: rows above, columns to the left and to the right that its convolutions see.
     """
 
@@ -183,6 +185,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, others: Sequence[Tensor], labels: Tensor | None, at: Place | None, noise: Noise | None
     ) -> Tensor:
+        """Map features (B, H, W, C), or their part at a place, to the same shape."""
         inner = self.enter(concat_elu(x), at)
         if self.others is not None:
             inner = inner + self.others(concat_elu(torch.cat(list(others), -1)))

@@ -37,6 +37,7 @@ class RowLSTM(nn.Module):
         self.embed = nn.Embedding(num_classes, 4 * hidden) if num_classes else None
 
     def forward(self, x: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
+        """Map features (B, H, W, width), or those of the pixel at a place (B, 1, 1, width), to the same shape."""
         gates = self.inputs(x, at)
         if self.embed is not None:
             gates = gates + self.embed(labels)[:, None, None]
@@ -69,7 +70,7 @@ class RowLSTM(nn.Module):
 
 
 class _Rows:
-    """What a Row LSTM keeps from row to row."""
+    """The state of a Row LSTM between rows."""
 
     def __init__(self, gates: Tensor, width: int) -> None:
         hidden = gates.shape[-1] // 4
@@ -97,6 +98,7 @@ class DiagonalBiLSTM(nn.Module):
         self.embed = nn.Embedding(num_classes, 8 * hidden) if num_classes else None
 
     def forward(self, x: Tensor, labels: Tensor | None, at: Place | None, noise: Noise | None) -> Tensor:
+        """Map features (B, H, W, width), or those of the pixel at a place (B, 1, 1, width), to the same shape."""
         left, right = self.from_left(x, at), self.from_right(x, at)
         if self.embed is not None:
             biases = self.embed(labels)[:, None, None].chunk(2, -1)
@@ -123,7 +125,7 @@ class DiagonalBiLSTM(nn.Module):
 
 
 class _Diagonals:
-    """What a Diagonal BiLSTM keeps; column 0 of states and cells lies outside."""
+    """The state of a Diagonal BiLSTM; column 0 of states and cells lies outside the image."""
 
     def __init__(self, gates: Tensor, width: int) -> None:
         hidden = gates.shape[-1] // 4

@@ -44,6 +44,7 @@ class Norm(nn.Module):
             nn.init.zeros_(self.embed.weight)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Normalise x, then scale and shift it by its class: (B, width, h, w) to the same shape."""
         x = self.norm(x)
         if self.embed is None:
             return x
@@ -62,6 +63,7 @@ class UpBlock(nn.Module):
         self.around = _conv(inputs, outputs, 1, 1.0)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Double the resolution, cropped to `size`: (B, inputs, h, w) to (B, outputs, *size)."""
         h = self.first(_up(F.relu(self.norms[0](x, labels)), self.size))
         h = self.second(F.relu(self.norms[1](h, labels)))
         return h + _up(self.around(x), self.size)  # a 1 x 1 convolution and bilinear enlargement can change places
@@ -82,6 +84,7 @@ class DownBlock(nn.Module):
         self.around = _conv(inputs, outputs, 1, 1.0) if down or inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) to (B, outputs, h, w); with `down` at half the resolution, rounded up."""
         h = self.second(F.relu(self.first(x if self.begins else F.relu(x))))
         if self.down:
             h, x = (F.avg_pool2d(t, 2, ceil_mode=True) for t in (h, x))

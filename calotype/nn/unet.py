@@ -24,7 +24,7 @@ Size = Sequence[int]  # rows and columns of a map
 
 
 class Design(NamedTuple):
-    """What the published U-Nets do differently, widths and depths aside. Initial weights are torch's in all of them."""
+    """Differences between published U-Nets besides widths and depths. Initial weights are torch's in all of them."""
 
     resample: Literal["conv", "block"]  # between levels: a convolution alone, or a residual block that resamples
     project: bool  # whether the skip of a resampling block is a convolution, also where no width changes
@@ -77,6 +77,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, embedding: Tensor, noise: Noise | None, size: Size | None = None) -> Tensor:
+        """x (B, inputs, h, w) and embedding (B, embedding) to (B, outputs, h', w'); `size` crops an upsampled map."""
         h = self.conv1(_resampled(F.silu(self.norm1(x)), self.resample, size))
         h = F.silu(self._modulated(h, self.modulation(embedding)[:, :, None, None]))
         h = self.conv2(dropout(h, self.dropout_rate, noise))
@@ -105,7 +106,7 @@ def _resampled(x: Tensor, resample: Resample, size: Size | None) -> Tensor:
 
 
 class ConvResample(nn.Module):
-    """To half or twice the resolution by one convolution; the embedding has no say."""
+    """To half or twice the resolution by one convolution; the embedding is ignored."""
 
     def __init__(self, width: int, resample: Resample) -> None:
         super().__init__()
@@ -113,6 +114,7 @@ class ConvResample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2 if resample == "down" else 1, padding=1)
 
     def forward(self, x: Tensor, embedding: Tensor, noise: Noise | None, size: Size | None = None) -> Tensor:
+        """x (B, width, h, w) to (B, width, h', w'); `size` crops the result of upsampling."""
         return self.conv(_resampled(x, "up", size) if self.resample == "up" else x)
 
 

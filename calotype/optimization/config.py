@@ -1,4 +1,4 @@
-"""How to train: the part of a run's config that is about the trainer, and the learning rate that it gives."""
+"""The training section of a run's config, and the learning rate schedule that it defines."""
 
 from __future__ import annotations
 

@@ -118,4 +118,4 @@ MOMENTS: Mapping[type[torch.optim.Optimizer], frozenset[str]] = {
     torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
     Muon: frozenset({"momentum"}),
 }
-"""What each remembers of a parameter, by name."""
+"""The state of each optimizer per parameter, by name."""

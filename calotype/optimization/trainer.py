@@ -39,7 +39,7 @@ NONFINITE_LIMIT = 3  # one bad batch is bad luck; three in a row are a state of 
 
 
 class Progress(NamedTuple):
-    """What one training step did."""
+    """The result of a training step."""
 
     step: int
     images_seen: int
@@ -310,7 +310,7 @@ class Trainer(Generic[Model]):
 
     @torch.no_grad()
     def gather(self) -> None:
-        """Where weights are divided, give the first process the averaged ones, in `ema`. All have to call it."""
+        """With sharded weights, gather the averaged ones in the first process, in `ema`. All have to call it."""
         if self.division is None:
             return
         known = dict(self.ema.named_parameters())
@@ -409,7 +409,7 @@ class Trainer(Generic[Model]):
                     )
 
     def _moments(self, player: str) -> dict[int, Mapping[str, Tensor]]:
-        """What the optimizers of a player remember, by the place of the parameter among the player's."""
+        """The optimizer state of a player, by the index of the parameter among the player's."""
         known = [optimizer.state for optimizer in self.optimizers[player]]
         places = enumerate(self.params[player])
         return {i: state[p] for i, p in places for state in known if state.get(p)}

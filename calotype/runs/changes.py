@@ -1,7 +1,7 @@
-"""What of a run's config.toml may change between a stop and a resume.
+"""The settings of config.toml that may change between a stop and a resume.
 
-Checkpoints keep the settings that they were trained with. What is in CHANGEABLE may be another when training goes on;
-everything else has decided what the weights are, and is refused where it differs.
+Checkpoints record the settings that they were trained with. The settings in CHANGEABLE may differ when training
+continues; all others have determined the weights, and a difference in one of them is an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NOT_KEPT = ("data.source", "latents.run")  # in checkpoints: paths; what they le
 
 
 class Change(NamedTuple):
-    """A setting that is another than at the last checkpoint."""
+    """A setting that differs from the last checkpoint."""
 
     name: str
     before: Any
@@ -49,7 +49,7 @@ class Change(NamedTuple):
 
 
 def settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a config by name, such as training.seed, as JSON has them: what a checkpoint keeps.
+    """The entries of a config by dotted name, such as training.seed, as JSON values for a checkpoint.
 
     Args:
         values: plain values and sections.
@@ -64,14 +64,14 @@ def settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Change]:
-    """What has changed that may.
+    """The permitted changes.
 
     Args:
         before, now: settings, of the last checkpoint and of config.toml.
-        defaults: of entries that an earlier version did not have.
+        defaults: values of entries that an earlier version did not have.
 
     Raises:
-        ConfigError: for a change of anything else, or of the budget's text alone.
+        ConfigError: another setting has changed, or the text of the budget alone.
     """
     known = {name: defaults[name] for name in now if name in defaults} | dict(before)
     names = [*now, *(name for name in known if name not in now)]

@@ -1,11 +1,12 @@
-"""Checkpoints: directories of safetensors and JSON, written whole or not at all, verified when read.
+"""Checkpoints: directories of safetensors and JSON, written atomically and verified when read.
 
 `<images seen, 12 digits>/` holds model.safetensors, ema.safetensors, optimizers.safetensors and state.json with the
-counters and the SHA-256 of the other files. A checkpoint is built under a temporary name, flushed to the disk and
-renamed, so that a name without a dot is always a finished one.
+counters and the SHA-256 of the other files. A checkpoint is built under a temporary name, flushed to disk and renamed,
+so a name without a dot always belongs to a complete checkpoint.
 
-Where processes divide the weights, model and optimizers are directories of such files, of the slices that each process
-had, written and read by torch's distributed checkpoint; any number of processes can go on from them, and one alone.
+Where the weights are sharded over processes, model and optimizers are directories of such files, one for the slices of
+each process, written and read by torch's distributed checkpoint. Any number of processes, or a single one, can
+continue from them.
 """
 
 from __future__ import annotations
@@ -42,17 +43,17 @@ _FILE = re.compile(r"(model|ema|optimizers)(/[A-Za-z0-9_-]{1,80})?\.safetensors"
 
 
 class DamagedCheckpoint(RunError):
-    """A checkpoint whose files are not what was written."""
+    """A checkpoint whose files do not match their checksums."""
 
 
 def write(parent: Path, images_seen: int, state: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
     """Write a trainer's state_dict as a checkpoint below `parent`; returns its directory.
 
     Args:
-        facts: plain values to keep with it, such as the held-out loss.
+        facts: plain values to store with it, such as the held-out loss.
 
     Raises:
-        RunError: when the disk is full or not writable; nothing half-written stays.
+        RunError: the disk is full or not writable; no partial checkpoint stays.
     """
     with _new(parent, images_seen) as temporary:
         digests = {}
@@ -63,13 +64,13 @@ def write(parent: Path, images_seen: int, state: Mapping[str, Any], facts: Mappi
 
 
 def write_divided(parent: Path, images_seen: int, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """The same for a trainer whose weights are divided; all processes have to call it.
+    """Write a checkpoint of a trainer with sharded weights; all processes have to call it.
 
     Args:
-        state: its state_dict, whose averages the first process has whole.
+        state: the state_dict of the trainer; its averages are whole in the first process.
 
     Raises:
-        RunError: in all processes, where one could not write.
+        RunError: in all processes, if one could not write.
     """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
@@ -103,7 +104,7 @@ def _place(parent: Path, images_seen: int) -> Path:
 
 @contextmanager
 def _told(parent: Path, images_seen: int) -> Iterator[None]:
-    """Say what it means where files cannot be written."""
+    """Turn an OSError while writing into a RunError."""
     try:
         yield
     except (OSError, SafetensorError) as error:  # the latter, too, is of the disk: what is written is sound
@@ -129,7 +130,7 @@ def _drop(temporary: Path) -> None:
 
 @contextmanager
 def _new(parent: Path, images_seen: int) -> Iterator[Path]:
-    """A directory to build a checkpoint in, which is gone afterwards, as it then has another name or is of no use."""
+    """A temporary directory to build a checkpoint in; afterwards it has been renamed or is deleted."""
     temporary = _begin(parent, images_seen)
     with _told(parent, images_seen), _removed(temporary):
         yield temporary
@@ -149,7 +150,7 @@ def _finish(
     facts: Mapping[str, Any],
     digests: Mapping[str, str],
 ) -> None:
-    """Write what says what there is, and give the whole its name."""
+    """Write state.json with the checksums, and rename the directory to its final name."""
     final = _place(parent, images_seen)
     content = {
         "format": FORMAT,
@@ -177,7 +178,7 @@ def found(parent: Path) -> list[Path]:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What was kept with a checkpoint: numbers by name, None for some, and settings. Raises DamagedCheckpoint."""
+    """The facts stored with a checkpoint: numbers or None by name, and settings. Raises DamagedCheckpoint."""
     return _content(path)["facts"]
 
 
@@ -192,12 +193,12 @@ def read_weights(path: Path, name: str, wanted: Mapping[str, Tensor] | None = No
     """The tensors of one part of a checkpoint, `model` or `ema`, verified.
 
     Args:
-        wanted: those of the network that they are for; what the files claim is compared with their names, shapes and
-            kinds of numbers before any tensor is read.
+        wanted: the tensors of the network; names, shapes and dtypes in the files are compared with them before any
+            tensor is read.
 
     Raises:
-        DamagedCheckpoint: they are not what was written.
-        RunError: they are, but of another network.
+        DamagedCheckpoint: a file does not match its checksum.
+        RunError: the files are sound, but of another network.
     """
     digests = _content(path)["sha256"]  # once, since training may write the same position again
     own = [digests[file] for file in _files(name, digests)]
@@ -205,7 +206,7 @@ def read_weights(path: Path, name: str, wanted: Mapping[str, Tensor] | None = No
 
 
 def read(path: Path, wanted: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-    """The state_dict that was written, whole. Arguments and errors as of `read_weights`."""
+    """The whole state_dict of a checkpoint. Arguments and errors as of `read_weights`."""
     content = _content(path)
     digests = content["sha256"]
     weights = {name: _part(path, name, digests, wanted) for name in ("model", "ema")}
@@ -214,7 +215,7 @@ def read(path: Path, wanted: Mapping[str, Tensor] | None = None) -> dict[str, An
 
 
 def verify(path: Path, wanted: Mapping[str, Tensor] | None = None) -> None:
-    """Look whether files are what was written. Arguments and errors as of `read_weights`."""
+    """Compare files with their checksums. Arguments and errors as of `read_weights`."""
     digests = _content(path)["sha256"]
     for name in digests:
         _check(path, name, digests)
@@ -229,13 +230,13 @@ def read_divided(
     averages: Mapping[str, Tensor],
     params: Mapping[str, Sequence[Tensor]],
 ) -> dict[str, Any]:
-    """The state_dict for a trainer whose weights are divided, of which each process reads its slices.
+    """The state_dict for a trainer with sharded weights; each process reads its slices.
 
-    All processes have to call it, with a checkpoint that is sound, however it was written.
+    All processes have to call it, with a sound checkpoint, sharded or not.
 
     Args:
-        weights, averages: of the trainer; they become those read.
-        params: of each player, which moments are divided as.
+        weights, averages: tensors of the trainer, which are overwritten.
+        params: the parameters of each player; moments are sharded like them.
     """
     moments: dict[str, Tensor] = {}
     for name, (shape, dtype) in _layout(path, "optimizers").items():
@@ -250,7 +251,7 @@ def read_divided(
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint, if there is one; killed half-way, what remains is a leftover and no checkpoint."""
+    """Delete a checkpoint if it exists. It is renamed first, so an interrupted deletion leaves no checkpoint."""
     with open_folder(path.parent, path.parent.parent) as folder:
         if folder.look(path.name) is not None:
             doomed = f".{path.name}.old.tmp"
@@ -259,7 +260,7 @@ def remove(path: Path) -> None:
 
 
 def put_aside(path: Path) -> Path:
-    """Give a damaged checkpoint a name that is none of a checkpoint; returns it."""
+    """Rename a damaged checkpoint so that it no longer counts as one; returns the new name."""
     aside = path.with_name(f"damaged-{path.name}")
     with open_folder(path.parent, path.parent.parent) as folder:
         folder.remove(aside.name)  # the same position may have been damaged before
@@ -268,7 +269,7 @@ def put_aside(path: Path) -> Path:
 
 
 def _remove_leftovers(folder: Folder) -> None:
-    """Delete what killed processes left unfinished. Only for the process that holds the run's lock."""
+    """Delete partial checkpoints of killed processes. Only for the process that holds the run's lock."""
     for name in folder.names():
         if _LEFTOVER.fullmatch(name):
             with suppress(OSError):
@@ -288,7 +289,7 @@ def _digest(path: Path) -> str:
 
 
 def _check(path: Path, name: str, digests: Mapping[str, str]) -> None:
-    """Raise DamagedCheckpoint where a file is not what was written."""
+    """Raise DamagedCheckpoint if a file does not match its checksum."""
     file = path / name
     try:
         check_regular(file)
@@ -301,12 +302,12 @@ def _check(path: Path, name: str, digests: Mapping[str, str]) -> None:
 
 
 def _files(name: str, digests: Mapping[str, str]) -> list[str]:
-    """Those of a part: one, or slices."""
+    """The files of a part: one, or one for each slice."""
     return [file for file in digests if file == f"{name}.safetensors" or file.startswith(f"{name}/")]
 
 
 def _compare(path: Path, name: str, digests: Mapping[str, str], wanted: Mapping[str, Tensor]) -> None:
-    """Raise RunError where a part is of another network, DamagedCheckpoint where it cannot be told."""
+    """Raise RunError if a part is of another network, DamagedCheckpoint if its layout cannot be read."""
     found = {key: (tuple(shape), dtype in FLOATS) for key, (shape, dtype) in _layout(path, name).items()}
     told = {key: (tuple(tensor.shape), tensor.is_floating_point()) for key, tensor in wanted.items()}
     odd = sorted(key for key in found.keys() | told.keys() if found.get(key) != told.get(key))
@@ -323,7 +324,7 @@ def _compare(path: Path, name: str, digests: Mapping[str, str], wanted: Mapping[
 def _part(
     path: Path, name: str, digests: Mapping[str, str], wanted: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of a part, of one file or put together from slices, when its files are as they were written."""
+    """The tensors of a part, from one file or assembled from slices, after verifying checksums."""
     if wanted is not None:
         _compare(path, name, digests, wanted)
     files = _files(name, digests)
@@ -364,7 +365,7 @@ def _layout(path: Path, name: str) -> dict[str, tuple[torch.Size, torch.dtype]]:
 
 
 def _fill(path: Path, name: str, tensors: dict[str, Tensor], alone: bool) -> None:
-    """Read a part into tensors, which may be divided.
+    """Read a part into tensors, which may be sharded.
 
     Args:
         alone: whether this process reads for itself; otherwise all do so together.

@@ -1,4 +1,4 @@
-"""Everything that decides a run: its config.toml."""
+"""The config of a run, config.toml: all values that determine its result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENTRIES = ("calotype", "family", "preset", "budget", "data", "dataset", "model",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetFacts:
-    """What a model depends on in the data it was trained on."""
+    """The facts about the training data that the model depends on."""
 
     channels: int
     height: int
@@ -83,7 +83,7 @@ class DatasetFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """Everything that decides a run."""
+    """All values that determine a run."""
 
     family: str
     preset: str
@@ -101,11 +101,11 @@ class RunConfig:
         return top | tables | ({"latents": plain(self.latents)} if self.latents else {})
 
     def settings(self) -> dict[str, Any]:
-        """What decides the weights, as checkpoints keep it; the facts of the pictures have their digest."""
+        """The settings that determine the weights, as stored in checkpoints, with the digest of the pictures."""
         return changes.settings({name: value for name, value in self.values().items() if name != "dataset"})
 
     def defaults(self) -> dict[str, Any]:
-        """Of the settings that have some."""
+        """The default values of settings that have one."""
         sections: dict[str, Any] = {"data": DataConfig, "model": type(self.model), "training": TrainConfig}
         each = [(name, field) for name, section in sections.items() for field in fields(section)]
         known = {f"{name}.{field.name}": field.default for name, field in each if field.default is not MISSING}
@@ -138,17 +138,17 @@ class RunConfig:
 
     @property
     def spec(self) -> ImageSpec:
-        """Of what the model learns: the pictures, or maps of latents."""
+        """The spec of the model's training data: pictures, or latent maps."""
         pictures = self.dataset.spec
         return self.latents.spec(pictures) if self.latents else pictures
 
     def outline(self) -> GenerativeModel:
-        """The model without values, which takes no memory. Raises ConfigError where it would not fit in memory."""
+        """The model on the meta device, which takes no memory. Raises ConfigError if it would not fit in memory."""
         with seeded(0), outlined():
             return family(self.family)(self.spec, self.model)
 
     def new_model(self) -> GenerativeModel:
-        """The untrained model of this run; always with the same initial weights. Raises ConfigError as `outline`."""
+        """The untrained model; its initial weights are a function of the seed. Raises ConfigError as `outline`."""
         self.outline()
         with seeded(fold(self.training.seed, "initial weights")):
             return family(self.family)(self.spec, self.model)
@@ -162,7 +162,7 @@ def _text(values: Mapping[str, Any], name: str) -> str:
 
 
 def family(name: str) -> type[GenerativeModel]:
-    """The model class of a family's name. Raises ConfigError."""
+    """The model class of a family by name. Raises ConfigError."""
     if name not in FAMILIES:
         raise ConfigError(f"family {name!r} is unknown{nearest(name, list(FAMILIES))}")
     return FAMILIES[name]

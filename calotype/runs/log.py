@@ -1,4 +1,4 @@
-"""The records of a run's log, read back: those that are whole, and such as training writes."""
+"""Reading the log of a run: complete records of the form that training writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COURSES = ("loss/", "held_out/", "seen/", "grad_norm/", "samples/")  # what is t
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a log, none where there is no log. Raises RunError where it cannot be read."""
+    """The records of a log, an empty list without a log. Raises RunError if it cannot be read."""
     try:
         check_regular(path)
         with path.open("rb") as file:
@@ -36,7 +36,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_record(record: dict[str, Any]) -> bool:
-    """Whether it has an event and a time, numbers where there are to be numbers, and of what they are told."""
+    """Whether a record has an event, a time, and values of the types that training writes."""
     texts = [name for name in TEXTS if name in record]
     numbers = [value for name, value in record.items() if name not in TEXTS and value is not None]
     return (
@@ -49,6 +49,6 @@ def _is_record(record: dict[str, Any]) -> bool:
 
 
 def training_seconds(log: Sequence[Mapping[str, Any]]) -> float:
-    """How long training took by its log, without the time between a stop and what continued it."""
+    """Seconds of training by the log, without the time between a stop and the next resume."""
     elapsed = [(record["event"], record.get("elapsed", record["time"])) for record in log]
     return sum(max(0.0, after - before) for (_, before), (event, after) in pairwise(elapsed) if event != "resumed")

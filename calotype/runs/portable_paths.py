@@ -1,9 +1,9 @@
-"""Paths that the config of a run or a comparison names, kept so that the directory can be given away.
+"""Paths in the config of a run or a comparison, stored so that the directory can be shared.
 
-Whoever is given a run is not to read in it where somebody's pictures lie. So config.toml names a path from its own
-directory, such as ../../photos, where both lie below a folder that does not say who the user is: that holds as well
-when all is moved together. Of any other path it has the last part, and the whole stands in local.toml beside it, which
-is for this machine alone.
+A shared run must not reveal where its owner keeps pictures. So config.toml names a path relative to its own directory,
+such as ../../photos, where both lie below a folder whose name does not identify the user; such a path stays valid when
+everything is moved together. Of any other path config.toml has the last part alone, and local.toml beside it has the
+whole path, for this machine only.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _NO_PATHS = ("glyphs", "glyphs:", "hub:")  # what sources may begin with that me
 
 
 def write_config(path: Path, values: Mapping[str, Any]) -> None:
-    """Write the config of a run or a comparison, and what of its paths is for this machine alone beside it.
+    """Write the config of a run or a comparison, and the paths for this machine alone in local.toml beside it.
 
     The version of Calotype and of the format come first.
 
     Args:
-        values: plain values and sections, as of `write_toml`; paths are as this machine knows them.
+        values: plain values and sections, as for `write_toml`; paths are those of this machine.
 
     Raises:
         OSError, PlaceError: it cannot be written.
@@ -57,9 +57,9 @@ def write_config(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The values of the config of a run or a comparison, or of a recipe, with paths as this machine knows them.
+    """The values of the config of a run or a comparison, or of a recipe, with the paths of this machine.
 
-    A recipe that somebody wrote is taken as it is.
+    Paths in a recipe written by hand are not changed.
 
     Raises:
         ConfigError: it cannot be read, or is of a format that a later version of Calotype wrote.
@@ -90,7 +90,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def shareable(text: str | Path) -> str:
-    """A path as it stands in what is given away: of an absolute one, or an address, the last part."""
+    """A path as it appears in shared files: of an absolute path or an address the last part alone."""
     text = str(text)
     return _last(text) if os.path.isabs(text) or text.startswith("~") or "://" in text else text
 
@@ -118,6 +118,6 @@ def _absolute(whole: str) -> str:
 
 
 def _last(whole: str) -> str:
-    """The last part of a path or an address, without what an address is asked with."""
+    """The last part of a path or an address, without the query of the address."""
     name = whole.split("?")[0] if "://" in whole else whole
     return name.rstrip("/").rpartition("/")[2] or "pictures"

@@ -1,11 +1,11 @@
-"""The run directory: plain files that say what was done, hold what came of it, and let it go on.
+"""The run directory: plain files that record what was done, hold its results, and let training continue.
 
-config.toml     everything that decides the run: data, model, training; enough to repeat it without a clock
-local.toml      where the pictures are, if config.toml may not say it to others, see `places`
-log.jsonl       one JSON object per line, only ever appended to
-checkpoints/    the last few and the best, see `checkpoints`
-previews/       grids of the same seeds as training went on
-first/          of a model of latents: the run of the model whose latents they are, with its one checkpoint
+config.toml     all values that determine the run: data, model, training; enough to repeat it without a clock
+local.toml      where the pictures are, if config.toml must not reveal it, see `portable_paths`
+log.jsonl       one JSON object per line, append-only
+checkpoints/    the newest ones and the best, see `checkpoints`
+previews/       grids of the same seeds at stages of training
+first/          of a latent model: the run of its first stage, with one checkpoint
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Report = Callable[[str], None]
 
 
 class Weights(NamedTuple):
-    """Of a checkpoint."""
+    """The weights of a checkpoint."""
 
     path: Path  # of the checkpoint
     digest: str  # SHA-256
@@ -72,10 +72,10 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, first: TrainedModel | None = None) -> Run:
-        """Make a run directory. Raises RunError where one stands already or cannot be made.
+        """Make a run directory. Raises RunError if it exists or cannot be made.
 
         Args:
-            first: the first stage, if there is one, of which a copy goes along.
+            first: the first stage, if any, which is copied into the run.
         """
         refuse_existing(path)
         try:
@@ -98,9 +98,9 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run against a second trainer. Raises RunError if another process holds it.
+        """Lock the run against a second trainer. Raises RunError if another process holds it.
 
-        Of several processes that train together the first holds it.
+        Of several processes that train together, the first holds the lock.
         """
         with locked(self.path, "trained"):
             yield
@@ -108,7 +108,7 @@ class Run:
     # -- what training writes
 
     def check_data(self, packed: PackedDataset) -> None:
-        """Raise DataError where a data set is not, or no longer, the one that the run was trained on."""
+        """Raise DataError if a data set differs from the one that the run was trained on."""
         known, source = self.config.dataset.digest, packed.config.source
         if packed.digest == known:
             return
@@ -127,11 +127,11 @@ class Run:
         """The pictures that the run was trained on, packed.
 
         Args:
-            data: where they are now, if they have moved; by default where config.toml says, or in the cache alone.
-            progress: told how many are packed.
+            data: where the pictures are now, if they have moved; by default as in config.toml, or in the cache alone.
+            progress: called with the number of packed pictures.
 
         Raises:
-            DataError: they are not there, or are others.
+            DataError: the pictures are missing or differ.
         """
         config = replace(self.config.data, source=data or self.config.data.source)
         if is_gone(config):
@@ -147,7 +147,7 @@ class Run:
         return packed
 
     def rewrite(self, config: RunConfig) -> None:
-        """Take another config from here on, and write it. Only for the process that holds the run. Raises RunError."""
+        """Replace the config, and write it. Only for the process that holds the run. Raises RunError."""
         try:
             config.write(self.path / CONFIG)
         except OSError as error:
@@ -155,12 +155,12 @@ class Run:
         self.config = config
 
     def changed(self) -> list[Change]:
-        """The settings that are not those of the newest checkpoint, where they may be others.
+        """The settings that differ from the newest checkpoint, all of them permitted changes.
 
-        Of a run of an earlier version, whose checkpoints do not have them, nothing is known.
+        Empty for a run of an earlier version, whose checkpoints do not record settings.
 
         Raises:
-            ConfigError: others have changed too.
+            ConfigError: a setting has changed that may not.
         """
         for path in reversed(self.checkpoints()):
             try:
@@ -186,7 +186,7 @@ class Run:
             raise RunError(f"{path} cannot be written ({error}): make room, then continue with --resume") from error
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The records of log.jsonl, but for lines that are none, such as one that a kill cut off."""
+        """The records of log.jsonl, without incomplete lines, such as one that a killed process left."""
         return read_records(self.path / "log.jsonl")
 
     def save(self, trainer: Trainer, facts: Mapping[str, Any]) -> None:
@@ -194,7 +194,7 @@ class Run:
         first does, of divided weights each its slices. Raises RunError.
 
         Args:
-            facts: plain values to keep with it, besides the settings of the run.
+            facts: plain values to store with it, besides the settings of the run.
         """
         facts = {**facts, "settings": self.config.settings()}
         if trainer.division is not None:
@@ -212,7 +212,7 @@ class Run:
     def restore(self, trainer: Trainer, report: Report) -> bool:
         """Load the newest sound checkpoint into a trainer; False where there is none yet.
 
-        All processes load the one that the first has found sound.
+        All processes load the checkpoint that the first has verified.
 
         Raises:
             RunError: its number of images is not what the config makes of its steps: then what comes after would be
@@ -233,7 +233,7 @@ class Run:
         return bool(name)
 
     def _soundest(self, wanted: Mapping[str, Tensor], report: Report) -> str:
-        """The name of the newest checkpoint whose files are what was written, or nothing; others are put aside."""
+        """The name of the newest checkpoint that verifies, or an empty text; damaged ones are renamed."""
         present = self.checkpoints()
         for path in reversed(present):
             try:
@@ -254,12 +254,12 @@ class Run:
         return checkpoints.found(self.path / "checkpoints")
 
     def previews(self) -> list[Path]:
-        """The grids that training drew, named by images seen, oldest first; other files beside them are passed over."""
+        """The preview grids, named by images seen, oldest first; other files are ignored."""
         found = sorted((self.path / "previews").glob("*.png"))
         return [path for path in found if _PREVIEW.fullmatch(path.name) and path.is_file()]
 
     def images_seen(self) -> int:
-        """Images at the newest checkpoint."""
+        """Images seen at the newest checkpoint."""
         return max((int(path.name) for path in self.checkpoints()), default=0)
 
     def seconds(self) -> float:
@@ -269,7 +269,7 @@ class Run:
     def best(self) -> Path | None:
         """The checkpoint with the lowest score, the newest of equals; None where none has one.
 
-        The score is the held-out loss, or how far samples are from held-out pictures where that says more.
+        The score is the held-out loss, or the distance from samples to held-out pictures if the loss does not rank.
         """
         scored = []
         for path in self.checkpoints():
@@ -288,18 +288,18 @@ class Run:
         Args:
             checkpoint: "last", "best", or images seen, as in the names of the checkpoints.
             ema: the averaged weights instead of the last ones.
-            report: told of checkpoints that had to be passed over.
+            report: called with checkpoints that were skipped.
 
         Raises:
-            RunError: when there is no such checkpoint, or no sound one.
+            RunError: there is no such checkpoint, or no sound one.
         """
         found = self.weights(checkpoint, ema, report)
         return found.path, self.built(found, report)
 
     def weights(self, checkpoint: str, ema: bool, report: Report) -> Weights:
-        """Those of a checkpoint. Arguments and errors as of `model`.
+        """The weights of a checkpoint. Arguments and errors as of `model`.
 
-        A run may be trained meanwhile: a checkpoint that goes while it is read is looked for again.
+        The run may be training meanwhile: if a checkpoint is deleted while it is read, the search is repeated.
         """
         wanted, name = self.config.outline().state_dict(), "ema" if ema else "model"
         for _ in range(LOOKS):
@@ -323,7 +323,7 @@ class Run:
         return self.whole(model, report).to_eval().to_channels_last()
 
     def first_stage(self, report: Report = print, device: str = "cpu") -> TrainedModel:
-        """The first of two stages. Raises RunError where it is missing or another one."""
+        """The first stage of a latent model. Raises RunError if it is missing or another one."""
         latents = self.config.latents
         assert latents is not None
         opened = Run.open(self.path / FIRST)
@@ -339,7 +339,7 @@ class Run:
         return first
 
     def whole(self, model: GenerativeModel, report: Report = print) -> GenerativeModel:
-        """What is trained here as a model of pictures: with the first of two stages, where there are two."""
+        """The trained model as a model of pictures: together with the first stage, if there is one."""
         if self.config.latents is None:
             return model
         return latent_model(self.first_stage(report).model, model, self.config.latents)
@@ -359,18 +359,18 @@ class Run:
 
 
 def name_source(source: str, named_by: Path, message: Report) -> None:
-    """Say what a file of settings names, before it is read: the file may come from somebody else.
+    """Report the source that a settings file names before it is read: the file may come from another person.
 
     Args:
-        source: of pictures; built-in ones are passed over.
-        named_by: the file.
+        source: of pictures; built-in ones are not reported.
+        named_by: the settings file.
     """
     if source != "glyphs" and not source.startswith("glyphs:"):
         message(f"pictures: {source}, as {named_by} says")
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise RunError where a run, or anything else, already stands at `path`."""
+    """Raise RunError if a run, or anything else, exists at `path`."""
     if (path / CONFIG).exists():
         raise RunError(
             f"{path} is already a run: continue it with `calotype train --resume {quote(str(path))}`, or choose "
@@ -381,7 +381,7 @@ def refuse_existing(path: Path) -> None:
 
 
 class TrainedModel:
-    """A run's model at work."""
+    """The trained model of a run, ready to sample."""
 
     def __init__(self, run: Run, model: GenerativeModel, digest: str, checkpoint: Path) -> None:
         self.run, self.model, self.digest, self.checkpoint = run, model, digest, checkpoint
@@ -400,8 +400,8 @@ class TrainedModel:
         Args:
             seed: image i of a seed is always the same.
             first: the number of the first image; the others follow.
-            labels: classes by number or name, taken in turn; by default all with training pictures. Of texts a name
-                comes before a number.
+            labels: classes by number or name, in turn; by default all with training pictures. A text is first looked
+                up as a name, then as a number.
             options: of the family, such as steps=18 for diffusion.
 
         Raises:
@@ -411,18 +411,18 @@ class TrainedModel:
         return sampler.sample(self.model, range(first, first + n), seed, self.labels(labels), chosen)
 
     def labels(self, wanted: Sequence[int | str] | None) -> Callable[[int], int] | None:
-        """The class of image i, from the classes asked for. Raises ConfigError."""
+        """The class of image i, from the requested classes. Raises ConfigError."""
         chosen = self.choices(wanted)
         return sampler.cycle([choice.number for choice in chosen]) if chosen else None
 
     def choices(self, wanted: Sequence[int | str] | None) -> list[Choice]:
-        """The classes asked for, by default all with training pictures; none without classes. Raises ConfigError."""
+        """The requested classes, by default all with training pictures; none without classes. Raises ConfigError."""
         if not self.class_names and wanted:
             raise ConfigError("labels were given, but the model was trained without classes: leave them out")
         return choose(wanted or self.spec.classes, self.class_names, self.spec.unseen)
 
     def copy(self, path: Path) -> None:
-        """Make a run directory of the config and the averaged weights alone: no more than `load` needs."""
+        """Make a run directory with the config and the averaged weights alone, which is what `load` needs."""
         folder = path / "checkpoints" / self.checkpoint.name
         make_folder(folder, path.parent)
         self.run.config.write(path / CONFIG)
@@ -431,7 +431,7 @@ class TrainedModel:
 
 
 def place_in(run: Path, name: str) -> Path:
-    """The place of a file in a run, for what a command writes where no place was given. Errors as of `Run.open`."""
+    """The default output path in a run of a command. Errors as of `Run.open`."""
     named(run)  # where the system takes no such path
     return Run.open(run).path / name
 

@@ -1,4 +1,4 @@
-"""Images from a model, and their files. The only caller of `model.sample` and `model.complete`.
+"""Drawing images from a model and writing them to files. The only caller of `model.sample` and `model.complete`.
 
 May import `core`, `distributed` and `data`.
 """

@@ -1,7 +1,7 @@
-"""What made the pictures of a folder, in its `samples.json`; and a lock while a command writes there.
+"""The manifest of a folder of samples, `samples.json`: what made the pictures; and a lock while a command writes there.
 
-A command that was stopped continues in its folder, and one of other settings is refused before it draws anything, so
-that no folder mixes the pictures of two models.
+An interrupted command continues in its folder; a command with other settings is refused before it draws anything, so
+no folder mixes the pictures of two models.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOLD = ("command", "run", "checkpoint", "classes")  # entries for people; the ot
 
 
 class Maker(NamedTuple):
-    """What makes the pictures of a folder."""
+    """The model and settings that make the pictures of a folder."""
 
     command: str
     facts: Mapping[str, Any]  # what decides the pictures: weights, seed, options; has to agree to continue
@@ -50,16 +50,15 @@ def digest(*arrays: np.ndarray | None) -> str:
 
 @contextmanager
 def writing(maker: Maker, folder: Path, option: str) -> Iterator[None]:
-    """Hold a folder of pictures, made where there is none, against other commands, and claim it.
+    """Lock a folder of pictures against other commands, creating it if needed, and claim it.
 
-    Of several processes that work together all call it, and the first holds and claims.
+    With several processes all call it, and the first locks and claims.
 
     Args:
-        option: that names the folder, such as "--out".
+        option: the option that names the folder, such as "--out".
 
     Raises:
-        RunError: it holds pictures of another maker, or other things; another process writes there; or it cannot be
-            used.
+        RunError: the folder holds pictures of another maker or other files, is locked, or cannot be used.
     """
     processes.by_first(lambda: _make(folder, option))
     with locked(folder, "written"):
@@ -68,7 +67,7 @@ def writing(maker: Maker, folder: Path, option: str) -> Iterator[None]:
 
 
 def claim(maker: Maker, folder: Path, option: str) -> None:
-    """Make a folder this maker's, or find that it is. Arguments and errors as of `writing`."""
+    """Claim a folder for this maker, or verify an earlier claim. Arguments and errors as of `writing`."""
     _make(folder, option)
     place = folder / MANIFEST
     try:
@@ -95,7 +94,7 @@ def _make(folder: Path, option: str) -> None:
 
 
 def _check(maker: Maker, folder: Path, there: Any, option: str) -> None:
-    """Raise RunError where a manifest is of another maker. Versions before wrote no entries for people."""
+    """Raise RunError if a manifest is of another maker. Earlier versions wrote no entries for people."""
     known = there if isinstance(there, dict) else {}
     wanted = json.loads(json.dumps(maker.manifest()))
     if maker.command != known.get("command", "sample") or _deciding(known) != _deciding(wanted):

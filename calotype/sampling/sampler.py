@@ -1,7 +1,7 @@
-"""Images from a model: the only caller of `model.sample` and `model.complete`.
+"""Drawing images from a model: the only caller of `model.sample` and `model.complete`.
 
 Image i of seed s is the same in any selection and order. Its noise depends on (s, i) alone; and since floating-point
-sums may depend on the shape of a batch, every call of the model has the same shape: the last one is filled up.
+sums may depend on the shape of a batch, every call of the model has the same shape: the last batch is padded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LARGEST_CALL = 16 * 3 * 256 * 256  # values; larger images go in smaller calls, 
 
 
 class Samples(NamedTuple):
-    """Some of the images asked for."""
+    """A part of the requested images."""
 
     indices: tuple[int, ...]
     images: Tensor  # uint8 (n, C, H, W), on the CPU
@@ -36,7 +36,7 @@ def batch_size(model: GenerativeModel, device: torch.device) -> int:
 
 
 def check(model: GenerativeModel, labels: Callable[[int], int] | None, options: Any) -> None:
-    """Raise ConfigError where a model cannot follow what is asked of it: before any image is drawn, or place taken."""
+    """Raise ConfigError if a model does not support the request, before any image is drawn or folder claimed."""
     classes = model.spec.num_classes
     if labels is None and classes:
         raise ConfigError(f"the model has {classes} classes, but no labels were given: say which to draw")
@@ -53,7 +53,7 @@ def stream(
     labels: Callable[[int], int] | None = None,
     options: Any = None,
 ) -> Iterator[Samples]:
-    """Draw the images of `indices`, some at a time, in their order.
+    """Draw the images of `indices` in batches, in their order.
 
     Args:
         model: in evaluation mode, on the device to use.
@@ -77,7 +77,7 @@ def complete(
     labels: Callable[[int], int] | None = None,
     options: Any = None,
 ) -> Iterator[Samples]:
-    """Images that go on from given beginnings, some at a time, in their order.
+    """Completions of the beginnings of images, in batches, in their order.
 
     Args:
         model: in evaluation mode, on the device to use.
@@ -104,7 +104,7 @@ def complete(
 
 
 def cannot_complete() -> ConfigError:
-    """What is said of a model that is not Completable."""
+    """The error for a model that is not Completable."""
     return ConfigError("a model of this family cannot complete pictures: train an autoregressive one")
 
 
@@ -138,7 +138,7 @@ def _calls(
 
 
 def parts(model: GenerativeModel, indices: Sequence[int]) -> list[Tensor]:
-    """The indices of each call of the model, int64: what is drawn of these one by one is what is drawn of all."""
+    """The indices of each call of the model, int64: drawing them in parts gives the same images."""
     size = batch_size(model, next(model.parameters()).device)
     return list(torch.tensor(indices, dtype=torch.int64).split(size)) if len(indices) else []
 
@@ -156,9 +156,9 @@ def sample(
 
 
 def all_classes(spec: ImageSpec) -> Callable[[int], int] | None:
-    """The labels to draw where nobody asks for any: the classes with training pictures in turn; None without classes.
+    """The default labels: the classes with training pictures in turn; None without classes.
 
-    Every default goes through here, so that no class is drawn that the model has never seen.
+    All defaults use this function, so no class is drawn that the model has never seen.
     """
     return cycle(spec.classes) if spec.num_classes else None
 

@@ -1,4 +1,4 @@
-"""Samples as files: a folder of PNGs, one grid, or one NPZ; an interrupted job keeps what it has and continues."""
+"""Writing samples: a folder of PNGs, one grid, or one NPZ; an interrupted job resumes with the images it has."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from calotype.sampling.manifests import Maker, claim
 
 
 class Job(NamedTuple):
-    """Which images are wanted."""
+    """A request for images."""
 
     model: GenerativeModel
     n: int
@@ -42,11 +42,11 @@ class Job(NamedTuple):
         return range(self.first, self.first + self.n)
 
     def identity(self) -> dict[str, Any]:
-        """What has to agree for a job to continue another; the number of images may differ."""
+        """The settings that have to agree for one job to continue another; the number of images may differ."""
         return {"seed": self.seed} | dict(self.facts)
 
     def maker(self) -> Maker:
-        """The same for the manifest, with the names of the classes that are drawn in turn."""
+        """The maker for the manifest, with the names of the classes that are drawn in turn."""
         told = dict(self.told)
         if self.facts.get("labels") and self.class_names:
             told["classes"] = [self.class_names[k] for k in self.facts["labels"]]
@@ -54,7 +54,7 @@ class Job(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a job did; of several processes the first knows it."""
+    """The result of a job; with several processes only the first has it."""
 
     drawn: int
     kept: int  # from an earlier, interrupted job
@@ -62,7 +62,7 @@ class Done(NamedTuple):
 
 
 def to_folder(job: Job, folder: Path, progress: Callable[[int, int], None]) -> Done:
-    """Write 000000.png, 000001.png, ... into a folder; images that are there already are kept.
+    """Write 000000.png, 000001.png, ... into a folder; existing images are kept.
 
     Of several processes each draws and writes its share, into one folder.
 
@@ -91,9 +91,9 @@ def _to_folder(job: Job, folder: Path, progress: Callable[[int, int], None], hel
 
 
 def parts_folder(job: Job, path: Path) -> Path:
-    """Where the images of a file are kept until all are there.
+    """The folder of the finished images of an output file until it is complete.
 
-    Jobs of other settings have other folders, so that a second job does not trip over a stopped first.
+    The folder's name depends on the settings, so a second job does not conflict with an interrupted first.
     """
     mark = hashlib.sha256(json.dumps(job.identity(), sort_keys=True).encode()).hexdigest()[:8]
     path = named(path)
@@ -106,7 +106,7 @@ def write_grid(job: Job, folder: Path, path: Path) -> None:
 
 
 def write_npz(job: Job, folder: Path, path: Path) -> None:
-    """Put the finished images of a job into one NPZ: `images`, uint8 (N, H, W, C).
+    """Write the finished images of a job to one NPZ: `images`, uint8 (N, H, W, C).
 
     With classes also `labels`, int64 (N,), and `class_names`, whose entry k is the name of label k.
 

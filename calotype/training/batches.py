@@ -1,4 +1,4 @@
-"""The batches that a run learns, of packed or streamed pictures or of their latents."""
+"""Training batches: of packed or streamed pictures, or of their latents."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def learned(
 
 
 def some_images(packed: PackedDataset) -> torch.Tensor:
-    """Training images to measure the data by, always the same ones: uint8 (N, C, H, W)."""
+    """A fixed sample of training images, by which the data is measured: uint8 (N, C, H, W)."""
     count = max(1, min(MEASURED_IMAGES, MEASURED_VALUES // packed.spec.dims))
     order = permutation(fold(0, "measure"), len(packed.train))[:count]
     return packed.read(packed.train[np.sort(order)]).images
 
 
 def training_batches(packed: PackedDataset, config: TrainConfig, tell: Callable[[str], object] = str) -> Batches:
-    """Those that training takes.
+    """The batches of training, in order.
 
     Args:
-        tell: told of pictures that are read in training, and cannot be used.
+        tell: called with pictures that are read in training and cannot be used.
     """
     labels = None
     if packed.stream is not None:

@@ -1,4 +1,4 @@
-"""`calotype plan`: what a recipe would cost on a cluster, before anything is reserved."""
+"""`calotype plan`: estimates of the cost of training a recipe on a cluster."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GLOO_LINK, GLOO_LATENCY = 1.2e9, 0.75e-3
 
 
 class Scaling(NamedTuple):
-    """What is told."""
+    """The estimated cost of training on a cluster."""
 
     title: str
     weights: int
@@ -52,21 +52,21 @@ class Scaling(NamedTuple):
 
     @property
     def images_per_second(self) -> float:
-        """Of all devices."""
+        """Images per second of all devices together."""
         return self.images_per_step / self.cost.seconds
 
     @property
     def hours(self) -> float:
-        """To the images of the budget."""
+        """Hours until the images of the budget are seen."""
         return self.budget / self.images_per_second / 3600
 
     @property
     def exit_status(self) -> int:
-        """Nothing is in the way."""
+        """0: an estimate always succeeds."""
         return 0
 
     def as_dict(self) -> dict[str, Any]:
-        """What training costs, in seconds, bytes and images."""
+        """The cost of training in seconds, bytes and images, as plain values."""
         cost = self.cost
         return {
             "title": self.title,
@@ -87,7 +87,7 @@ class Scaling(NamedTuple):
         }
 
     def text(self) -> str:
-        """For reading."""
+        """The estimate as text for people."""
         cost, cluster = self.cost, self.cluster
         held = ", ".join(f"{name} {_size(value)}" for name, value in cost.memory.items())
         used = sum(cost.memory.values())
@@ -129,20 +129,20 @@ def scale(
     classes: int = -1,
     settings: dict[str, dict[str, Any]] | None = None,
 ) -> Scaling:
-    """What training by a recipe costs.
+    """Estimate the cost of training by a recipe.
 
     Args:
         recipe: a TOML file as for training, or the config.toml of a run.
         device: a key of DEVICES, or "cpu" for processes of one thread on this machine, which is then measured.
         nodes, gpus: machines, and devices or processes in each.
-        shard: how many hold the weights between them.
+        shard: processes that the weights are sharded over.
         budget: images to see, such as 200Mimg; by default that of the recipe.
         preset: size of the network; by default that of the recipe.
         size, channels, classes: of the pictures; by default those of the run.
         settings: other values, by section and key.
 
     Raises:
-        ConfigError: for what is missing or does not fit together.
+        ConfigError: a value is missing, or values contradict each other.
     """
     if device not in (*DEVICES, CPU):
         raise ConfigError(f"--device is {device!r}{nearest(device, [*DEVICES, CPU])}")
@@ -236,7 +236,7 @@ def needed(model: GenerativeModel, config: TrainConfig, device: str) -> float:
 
 
 def this_machine() -> Device:
-    """What is known of its processes and memory; how fast they compute is measured with the network itself."""
+    """This machine as a device: its processes and memory. Its speed is measured with the network itself."""
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return Device(1e11, 2e11, 1e10, memory, 1e-5, GLOO_LINK, GLOO_LINK / 10, GLOO_LATENCY)
 
@@ -253,14 +253,14 @@ class _Pictures:
 
 
 def _trainer(model: GenerativeModel, config: TrainConfig, batch: int, **changes: Any) -> Trainer[GenerativeModel]:
-    """Of so many images in a batch, at a rate that changes nothing."""
+    """A trainer of the given batch size, at a learning rate too small to change weights."""
     config = replace(config, batch_size=batch, micro_batch=0, images=10**12, learning_rate=1e-9, warmup=0.0, **changes)
     pictures = _Pictures(model.spec, batch)
     return Trainer(model, Batches(pictures, np.arange(batch), batch, 0), config)
 
 
 def recorded(model: GenerativeModel, config: TrainConfig, half: bool) -> Work:
-    """What a step does, by two steps of few images on this machine's CPU, in float32."""
+    """The operations of a training step, from two steps of few images on this machine's CPU in float32."""
     found = []
     for batch in (RECORDED, 2 * RECORDED):
         trainer = _trainer(model, config, batch, precision="fp32", compile=False)
@@ -281,7 +281,7 @@ def recorded(model: GenerativeModel, config: TrainConfig, half: bool) -> Work:
 
 @contextmanager
 def _counted(model: GenerativeModel) -> Iterator[list[None]]:
-    """As many entries as there are sums over devices within a block: batch normalisation has two in each pass."""
+    """A list with an entry for each all-reduce within a block: batch normalisation has two in each pass."""
     sums: list[None] = []
 
     def count(*_: Any) -> None:
@@ -297,7 +297,7 @@ def _counted(model: GenerativeModel) -> Iterator[list[None]]:
 
 
 def _measured(model: GenerativeModel, config: TrainConfig, images: int) -> float:
-    """Seconds of a step of so many images by one thread of this machine."""
+    """Seconds of a step of `images` images by one thread of this machine."""
     devices.keep_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
-"""Another budget for a run that has begun: the images to see in all, and what schedules make of the change.
+"""Changing the budget of a run that has begun: the new number of images, and the effect on schedules.
 
-Rates, penalties and whatever else follows the share of the budget are functions of steps done and steps in all. With
-another budget they go on, from the checkpoint, with the values that a run of that budget has there: training after a
-rate that has fallen to 0 begins again with a rate above it.
+Learning rates, penalties and everything else that follows progress through the budget are functions of the steps done
+and the steps in all. After a change they continue, from the checkpoint, with the values that a run of the new budget
+has at that step: training beyond a learning rate that has fallen to 0 starts again with a rate above it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from calotype.training.planner import CHECKPOINTS, PREVIEWS, Budget, images_in
 def extended(
     run: Run, budget: Budget, batches: Batches, device: torch.device, shard: int, report: Callable[[str], None]
 ) -> RunConfig:
-    """The config of a run with another budget; its own, where it has this one already.
+    """The config of a run with another budget; unchanged where the run has this budget already.
 
     Args:
-        budget: of the run in all. A time becomes images by the time that training has taken so far, and the speed that
+        budget: of the whole run. A time is converted to images by the training time so far and the speed that
             is measured here.
-        batches: that training takes.
-        report: told what is measured.
+        batches: the batches of training.
+        report: called with what is measured.
 
     Raises:
-        ConfigError: the budget is less than what is done.
+        ConfigError: the budget is below the images already seen.
     """
     config = run.config
     if budget.text == config.budget:
@@ -57,7 +57,7 @@ def images_per_step(config: RunConfig) -> int:
 
 
 def consequence(change: Change, config: TrainConfig, per_step: int, step: int) -> str:
-    """What another number of images means for what comes, as a sentence.
+    """The effect of another number of images on the rest of training, as a sentence.
 
     Args:
         change: of training.images.
@@ -73,7 +73,7 @@ def consequence(change: Change, config: TrainConfig, per_step: int, step: int) -
 def _images(
     run: Run, budget: Budget, batches: Batches, device: torch.device, shard: int, report: Callable[[str], None]
 ) -> int:
-    """Images of a run in all, in a time: those seen, and those that the time that is left is for."""
+    """The total images of a run for a time budget: those seen, and those that fit into the remaining time."""
     spent = processes.by_first(run.seconds)
     left = (budget.seconds or 0.0) - spent
     if left <= 0:
@@ -89,7 +89,7 @@ def _images(
 
 
 def _with_images(training: TrainConfig, images: int) -> TrainConfig:
-    """With checkpoints and previews as often over the whole as before, where the budget had decided that."""
+    """The config with another number of images; intervals of checkpoints and previews scale if the budget set them."""
     every, previews = training.checkpoint_every, training.preview_every
     if every == max(1, training.images // CHECKPOINTS):
         every = max(1, images // CHECKPOINTS)

@@ -1,4 +1,4 @@
-"""The first of two stages: the run whose latents another model is trained on, and the maps of the pictures."""
+"""The first stage of a latent model: its run, and the latent maps that it makes of the pictures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def first_stage(path: Path, second: type[GenerativeModel], name: str, device: st
 
     Args:
         second: the family of the second model.
-        name: of it, for messages.
+        name: the name of that family, for messages.
 
     Raises:
         CalotypeError: for a path that is no run, or a model without a single map of latents that suits the second.
@@ -63,7 +63,7 @@ def first_stage(path: Path, second: type[GenerativeModel], name: str, device: st
 def with_data_of(
     first: TrainedModel, settings: Mapping[str, Mapping[str, Any]], size: str | None
 ) -> dict[str, dict[str, Any]]:
-    """Settings whose pictures are made as those of the first stage were, where nothing else is said.
+    """Settings with the data entries of the first stage as defaults.
 
     Raises:
         ConfigError: for settings that the first stage does not allow.
@@ -85,7 +85,7 @@ def with_data_of(
 
 
 def check_settings(training: Mapping[str, Any]) -> None:
-    """Raise ConfigError for settings of training that no second stage can have."""
+    """Raise ConfigError for training settings that a second stage does not support."""
     if training.get("flips"):
         raise ConfigError(
             "training.flips mirrors maps of latents, which are not those of mirrored pictures: leave it out, or give "
@@ -94,7 +94,7 @@ def check_settings(training: Mapping[str, Any]) -> None:
 
 
 def _check_pictures(first: TrainedModel, packed: PackedDataset) -> None:
-    """Raise ConfigError where pictures have not the shape or the classes that the first stage knows."""
+    """Raise ConfigError if the shape or the classes of pictures differ from those of the first stage."""
     if packed.spec.shape != first.spec.shape:
         raise ConfigError(
             f"the pictures are {packed.spec.shape}, channels, rows and columns, but those of the first stage are "
@@ -108,7 +108,7 @@ def _check_pictures(first: TrainedModel, packed: PackedDataset) -> None:
 
 
 def measured(first: TrainedModel, packed: PackedDataset, run: str) -> Latents:
-    """How maps of these pictures become bytes. Raises ConfigError where they are not as those of the first stage."""
+    """The quantisation of the maps of these pictures. Raises ConfigError if they do not match the first stage."""
     _check_pictures(first, packed)
     order = permutation(fold(SEED, "latents"), len(packed.train))[:MEASURED]
     indices = np.sort(packed.train[order])
@@ -117,7 +117,7 @@ def measured(first: TrainedModel, packed: PackedDataset, run: str) -> Latents:
 
 
 def encoded(first: TrainedModel, packed: PackedDataset, latents: Latents, counted: Counted) -> PackedDataset:
-    """The maps of all pictures as bytes, in place of the pictures; made once, and kept beside the packs.
+    """The maps of all pictures as bytes, a data set in place of the pictures; cached beside the packs.
 
     Raises:
         DataError: the disk has no room.
@@ -147,7 +147,7 @@ def encoded(first: TrainedModel, packed: PackedDataset, latents: Latents, counte
 
 
 def _is_there(target: Path, about: bytes, shape: tuple[int, ...]) -> bool:
-    """Whether the maps of these pictures are there, as they were written; all of them are read for this."""
+    """Whether the maps of these pictures exist and match their checksum, for which all of them are read."""
     try:
         with open_regular(target / "digest", 64) as file:
             known = file.read()
@@ -168,7 +168,7 @@ def _portions(indices: np.ndarray, packed: PackedDataset) -> list[np.ndarray]:
 
 
 def _maps(first: TrainedModel, packed: PackedDataset, indices: np.ndarray) -> torch.Tensor:
-    """float (B, C, h, w) of pictures."""
+    """The maps of pictures: float (B, C, h, w)."""
     device = next(first.model.parameters()).device
     batch = packed.read(indices)
     model = cast(HasLatentMap, first.model)

@@ -1,4 +1,4 @@
-"""The one loop around the trainer: it logs, saves, previews, goes back to a good checkpoint, and stops on request."""
+"""The training loop: logging, checkpoints, previews, rollback to a sound checkpoint, and stops on request."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ LOG_SECONDS = 1.0  # between log lines
 
 
 class Collapsed(Exception):
-    """What was learned is lost, and the config says to go back; the message says how it shows, and what to change."""
+    """The model has collapsed and is to be rolled back; the message has the symptom and the settings to change."""
 
 
 class Interrupted(CalotypeError):
-    """Training was asked to stop, and has saved where it was."""
+    """Training has stopped on request, after saving a checkpoint."""
 
     def __init__(self, run: Path, number: int) -> None:
         super().__init__(f"stopped and saved. Continue with: calotype train --resume {quote(str(run))}")
@@ -49,7 +49,7 @@ class Interrupted(CalotypeError):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the loop works with."""
+    """The objects that the loop works with."""
 
     run: Run
     trainer: Trainer[GenerativeModel]
@@ -68,7 +68,7 @@ class Context:
 
 
 def until_done(context: Context) -> None:
-    """Train to the end of the budget, going back to the last checkpoint where updates cannot be applied."""
+    """Train to the end of the budget, with a rollback to the last checkpoint if updates cannot be applied."""
     trainer, run = context.trainer, context.run
     while True:
         try:
@@ -166,7 +166,7 @@ def _log_progress(context: Context, progress: Progress, pace: _Pace) -> float:
 
 
 class _Measured(NamedTuple):
-    """What a checkpoint found."""
+    """The measurements of a checkpoint."""
 
     saved: bool
     held_out: float
@@ -175,16 +175,15 @@ class _Measured(NamedTuple):
 
 
 def _checkpoint(context: Context, parts: Mapping[str, float]) -> _Measured:
-    """Measure the held-out loss, and samples where that does not say enough, and save.
+    """Measure the held-out loss, and samples if the loss does not rank models, and save.
 
-    Where updates are being skipped nothing is saved, but at the end of the budget: they have left the weights as they
-    were.
+    While updates are being skipped nothing is saved except at the end of the budget: the weights have not changed.
 
     Args:
         parts: losses and their parts of the last step.
 
     Raises:
-        Collapsed: instead of saving, where that is to be gone back from.
+        Collapsed: instead of saving, if the run is to be rolled back.
     """
     trainer, run = context.trainer, context.run
     if any(trainer.bad_turns.values()) and trainer.step < trainer.steps:
@@ -207,7 +206,7 @@ def _checkpoint(context: Context, parts: Mapping[str, float]) -> _Measured:
 
 
 def _held_out(context: Context) -> tuple[float, dict[str, float]]:
-    """The held-out loss, and what there is to say of it and of samples, for the log."""
+    """The held-out loss, and warnings about it and about samples, for the log."""
     trainer = context.trainer
     count = -(-min(HELD_OUT_IMAGES, context.held_out.epoch_length) // context.held_out.size)
     losses = trainer.held_out_loss(context.held_out, count)
@@ -239,7 +238,7 @@ class _Pace:
         self._images, self._since, self._paused = images_seen, time.perf_counter(), 0.0
 
     def due(self) -> bool:
-        """Whether it is time for another log line."""
+        """Whether another log line is due."""
         return time.perf_counter() - self._since >= LOG_SECONDS
 
     def measure(self, images_seen: int) -> float:
@@ -253,7 +252,7 @@ class _Pace:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Leave out the time that a block takes."""
+        """Exclude the time that a block takes."""
         started = time.perf_counter()
         yield
         self._paused += time.perf_counter() - started

@@ -1,8 +1,8 @@
-"""How good the samples of a model are while it is trained: quickly, and so roughly. For models whose loss does not say.
+"""A quick, rough measure of sample quality during training, for models whose loss does not measure it.
 
-A few samples of always the same seed are compared with held-out pictures by the features of `calotype evaluate`, or
-with all pictures where few are held out. The kernel distance is right with few images; diversity is the mean distance
-between two samples as a share of that between two pictures, and falls to 0 where all samples become alike.
+A few samples, always of the same seed, are compared with held-out pictures by the features of `calotype evaluate`, or
+with all pictures where few are held out. The kernel distance is unbiased with few images; diversity is the mean
+distance between two samples as a share of that between two pictures, and falls to 0 at mode collapse.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SEED = 0
 
 
 class Judgement(NamedTuple):
-    """What some samples are worth."""
+    """The measured quality of some samples."""
 
     distance: float  # kernel distance from held-out pictures; about 0 is as good as it gets
     diversity: float  # of samples, as a share of that of held-out pictures
 
 
 class Judge:
-    """Judges samples beside the held-out pictures of a data set."""
+    """Measures samples against the held-out pictures of a data set."""
 
     def __init__(self, packed: PackedDataset) -> None:
         self.network = features.network("EffLite0")
@@ -49,7 +49,7 @@ class Judge:
             self.labels = torch.from_numpy(told[permutation(fold(SEED, "judge"), len(told))][:SAMPLES])
 
     def __call__(self, model: GenerativeModel) -> Judgement:
-        """Draw samples and judge them."""
+        """Draw samples and measure them."""
         labels = None if self.labels is None else sampler.cycle(self.labels.tolist())
         images = sampler.sample(model, range(SAMPLES), SEED, labels)
         found = self.reference.scaled(self.network.features(images))

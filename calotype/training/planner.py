@@ -1,7 +1,7 @@
-"""From a budget to numbers: how many images to see, with which size of network, on this machine.
+"""The planner: from a budget to the size of the network and the number of images to see on this machine.
 
-A time budget is turned into images seen by a short probe of this machine's speed. After that the clock decides
-nothing any more: what was chosen is written to the run's config, and the run can be repeated from it.
+A short probe of this machine's speed turns a time budget into a number of images. The choice is written to the run's
+config, and from then on nothing depends on the clock, so the run can be repeated from its config.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MEASURED_VALUES = 2**26  # at most, of large images fewer
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How long to train: in seconds or in images seen, the other is None."""
+    """How long to train: in seconds or in images seen; the other field is None."""
 
     text: str
     seconds: float | None
@@ -53,7 +53,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """From `90s`, `30m`, `2h`, `20000img`, `500kimg`, `2Mimg`. Raises ConfigError."""
+        """Parse `90s`, `30m`, `2h`, `20000img`, `500kimg`, `2Mimg`. Raises ConfigError."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|d|img|kimg|Mimg)", text.strip())
         amount = float(match[1]) if match else 0.0
         if not match or not 0 < amount < LONGEST_BUDGET:
@@ -66,14 +66,14 @@ class Budget:
         return cls(text.strip(), None, max(1, round(amount * IMAGES[unit])))
 
     def part(self, share: float) -> str:
-        """The text of a share of it."""
+        """The text of a share of this budget."""
         if self.images is not None:
             return f"{max(1, round(share * self.images))}img"
         return f"{share * (self.seconds or 0):.10g}s"
 
 
 class Plan(NamedTuple):
-    """What a budget came to."""
+    """The network and the number of images chosen for a budget."""
 
     preset: str
     model: Any  # the family's Config, nothing left open
@@ -83,7 +83,7 @@ class Plan(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """What a probe of a trainer found."""
+    """The speed of a trainer, measured by a probe."""
 
     images_per_second: float
     preview_seconds: float
@@ -106,8 +106,8 @@ def plan(
     Args:
         preset: a name of family.presets(spec), or "auto" for the largest that the budget can train.
         sample_images: training images to measure the data by, uint8 (N, C, H, W).
-        overrides: values that the user set, by section "model" and "training"; they are kept.
-        shard: processes that are to hold the weights between them.
+        overrides: values set by the user, by section "model" and "training"; they are kept.
+        shard: processes that the weights are sharded over.
 
     Raises:
         ConfigError: for an unknown preset, settings that do not fit the images, or a budget too short to train in.
@@ -194,7 +194,7 @@ def _previews(seconds: float, speed: Speed) -> int:
 
 
 def _images(seconds: float, speed: Speed) -> int:
-    """Images that can be seen in the time that previews leave."""
+    """Images that can be seen in the time left after previews."""
     return int((seconds - _previews(seconds, speed) * speed.preview_seconds) * speed.images_per_second)
 
 
@@ -208,10 +208,10 @@ def images_in(
     device: torch.device,
     shard: int = 1,
 ) -> int:
-    """Images that a model with settings of its own can see in so many seconds on this machine, which is measured.
+    """Images that a model can be trained on in a number of seconds on this machine, by a measurement.
 
     Args:
-        model: its config, of the family's kind.
+        model: the config of the model, of the family's Config class.
     """
     limit, candidate = min(LONGEST_PROBE, PROBE_SHARE * seconds), Plan("", model, training, None)
     started = time.perf_counter()
@@ -229,7 +229,7 @@ def _probe(
     limit: float,
     shard: int,
 ) -> Speed:
-    """Time training steps and one preview for about `limit` seconds. What it trains is thrown away."""
+    """Time training steps and one preview for about `limit` seconds. The trained weights are discarded."""
     with seeded(0):
         model = family(spec, candidate.model).to(device)
     # A rate that never diverges, and not a share of it, as warming up would make it: gradients behind layers that begin
@@ -259,7 +259,7 @@ def _probe(
 
 
 def preview(model: GenerativeModel) -> torch.Tensor:
-    """The images by which one watches a run: always the same seeds, one call's worth, uint8 (n, C, H, W)."""
+    """Preview images of a run: one batch, always of the same seeds, uint8 (n, C, H, W)."""
     count = sampler.batch_size(model, next(model.parameters()).device)
     return sampler.sample(model, range(count), seed=0, labels=sampler.all_classes(model.spec))
 

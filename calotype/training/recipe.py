@@ -1,4 +1,4 @@
-"""What is asked for: the arguments of `train`, a recipe and single settings, put together and checked."""
+"""Training requests: the arguments of `train`, a recipe and single settings, merged and checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOT_SETTINGS = ("calotype", "family", "preset", "budget", "dataset", "latents")
 
 
 class Request(NamedTuple):
-    """A run to make."""
+    """A request for a run: the family, its settings and the budget."""
 
     family: str
     data: DataConfig
@@ -44,14 +44,14 @@ def request(
     on_latents: bool = False,
     source: str = "",
 ) -> Request:
-    """Put a request together: arguments come before settings, settings before the recipe, the recipe before defaults.
+    """Merge a request: arguments override settings, settings the recipe, and the recipe the defaults.
 
     Args:
-        on_latents: whether a first stage is given.
-        source: of the pictures, where neither argument nor setting nor recipe names any.
+        on_latents: whether the model is trained on latents of a first stage.
+        source: of the pictures, if neither argument nor setting nor recipe names one.
 
     Raises:
-        ConfigError: for what is unknown, missing or contradictory.
+        ConfigError: a value is unknown, missing or contradictory.
     """
     base = read_config(Path(recipe)) if recipe is not None else {}
     if "latents" in base and not on_latents:
@@ -93,7 +93,7 @@ def request(
 
 
 def family_of(family_name: str, recipe: str | Path | None) -> str:
-    """The family asked for, else that of the recipe. Raises ConfigError where there is neither."""
+    """The requested family, or that of the recipe. Raises ConfigError if neither names one."""
     name = family_name or (read_config(Path(recipe)).get("family", "") if recipe is not None else "")
     if not isinstance(name, str):
         raise ConfigError(f"{recipe}: family is {brief(name)}, but it is a text: write it in quotes")
@@ -103,12 +103,12 @@ def family_of(family_name: str, recipe: str | Path | None) -> str:
 
 
 def sections(family_name: str) -> dict[str, type]:
-    """The settings a user may give, by section: the dataclasses that say what they are. Raises ConfigError."""
+    """The dataclasses that define the settings of each section. Raises ConfigError."""
     return {"data": DataConfig, "model": family(family_name).Config, "training": TrainConfig}
 
 
 def data_config(data: str | Path | DataConfig, size: str | None, values: Mapping[str, Any]) -> DataConfig:
-    """What pictures to take, and how: an argument, a size such as "32", and entries of the section "data"."""
+    """The data config from the source argument, a size such as "32", and entries of the section "data"."""
     if not isinstance(data, DataConfig):
         named = {"source": str(data)} if str(data) else {}
         if not named and "source" not in values:
@@ -121,12 +121,12 @@ def data_config(data: str | Path | DataConfig, size: str | None, values: Mapping
 
 
 def check_job(given: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]], processes: int) -> None:
-    """Find the mistakes that can be found without pictures, before a job waits for hours to fail by them.
+    """Check, without reading pictures, the arguments of a job before it waits for hours in a queue.
 
     Args:
         given: the arguments of `train`.
-        settings: and of them, the entries of config.toml.
-        processes: of the job.
+        settings: those arguments that are entries of config.toml.
+        processes: processes of the job.
 
     Raises:
         ConfigError: as `calotype train` would.

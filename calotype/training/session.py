@@ -1,4 +1,4 @@
-"""One process's part in training a run: set up, loop, and finish."""
+"""A training session of one process: set-up, loop and final samples."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FINAL_GRID = 64  # images in the grid at the end
 
 
 class Begun(NamedTuple):
-    """A run that can be trained."""
+    """A run directory that is ready to be trained."""
 
     run: Run
     pictures: PackedDataset
@@ -49,10 +49,10 @@ class Begun(NamedTuple):
 
 
 def train_run(begun: Begun, changed: Sequence[Change], shown: Display, tensorboard: bool, shard: int) -> None:
-    """Train to the end of the budget. The run is held.
+    """Train to the end of the budget, with the run locked.
 
     Args:
-        changed: settings that are not those of the newest checkpoint.
+        changed: settings that differ from those of the newest checkpoint.
     """
     run, pictures, packed, device = begun
     config = run.config.training
@@ -101,10 +101,10 @@ def train_run(begun: Begun, changed: Sequence[Change], shown: Display, tensorboa
 
 
 def _take_changes(context: Context, changed: Sequence[Change]) -> None:
-    """Say which settings are others from here on, and take those that a checkpoint has otherwise.
+    """Report the changed settings, and apply those that a checkpoint would restore.
 
     Raises:
-        ConfigError: the budget is less than what is done.
+        ConfigError: the budget is below the images already seen.
     """
     run, trainer = context.run, context.trainer
     if trainer.step > trainer.steps:
@@ -123,7 +123,7 @@ def _take_changes(context: Context, changed: Sequence[Change]) -> None:
 
 
 def _is_finished(run: Run, trainer: Trainer[GenerativeModel]) -> bool:
-    """Whether all is done, to the last grid of samples."""
+    """Whether training is complete, including the final grid of samples."""
     last = [record for record in run.read_log() if record["event"] == "finished"][-1:]
     done = trainer.step >= trainer.steps and (run.path / SAMPLES).exists()
     return done and any(record.get("images_seen") == trainer.images_seen for record in last)

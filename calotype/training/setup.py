@@ -1,7 +1,7 @@
-"""The main job: from pictures and a budget to a trained run.
+"""`train`, `begin` and `resume`: from pictures and a budget to a trained run.
 
-`train` starts a run and `resume` continues one; both end in the one loop of `loop`. `begin` makes a run that `resume`
-then trains.
+`train` starts a run and `resume` continues one; both end in the training loop of `loop`. `begin` makes a run directory
+for `resume` to train.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def train(
         recipe: a TOML file with such sections, for instance the config.toml of another run.
         latents: a run of a VAE: the model is trained on its latents of the pictures, and draws pictures by both. Data
             is by default that of the run. "auto" trains a VAE first, with a third of the budget.
-        shard: of several processes, how many hold the weights between them; by default each holds all.
-        go_on: where the run directory is a run already, continue it, as `resume` does: for jobs that are started again
-            by the same call.
+        shard: of several processes, the number that the weights are sharded over; by default each holds all weights.
+        go_on: if the run directory exists already, continue it as `resume` does: for jobs that a scheduler starts
+            again by the same call.
         tensorboard: also log for TensorBoard, below the run directory.
         display: where to show progress; by default plain lines.
 
@@ -108,7 +108,7 @@ def begin(
     recipe: str | Path | None = None,
     display: Display | None = None,
 ) -> Run:
-    """Choose what `train` would train, and make its run directory; `resume` trains it. As for `train`."""
+    """Plan a run and make its directory without training it; `resume` trains it. Arguments as for `train`."""
     with processes.joined(), for_process(display, processes.is_first()) as shown:
         return _begun(family_name, data, budget, out, None, size, device, settings or {}, recipe, None, shown).run
 
@@ -197,12 +197,12 @@ def _begun(
 
 
 def _first_part(both: Request, second: Path, device: str, shown: Display) -> Path:
-    """Train the first of two stages with its share of the budget, or what is left of that; returns its run directory.
+    """Train the first stage with its share of the budget, or the rest of that share; returns its run directory.
 
-    It lies beside that of the second, so that the same command again goes on where it was stopped.
+    It lies beside the run of the second stage, so that repeating the command continues where it stopped.
 
     Raises:
-        RunError: where a run of something else lies there.
+        RunError: a run with other settings lies there.
     """
     place = beside(second, after="-first")
     preset, budget = first_stage.PRESETS[family(both.family).models_codes], both.budget.part(first_stage.FIRST_SHARE)
@@ -245,8 +245,8 @@ def resume(
 
     Args:
         path: the run directory.
-        data: where the pictures are now, if they have moved; config.toml then has the new place.
-        budget: another one for the run in all, see `extension`; config.toml then has it.
+        data: where the pictures are now, if they have moved; config.toml is updated.
+        budget: a new budget for the whole run, see `extension`; config.toml is updated.
         device, shard, tensorboard, display: as for `train`.
 
     Raises:
@@ -289,7 +289,7 @@ def _with_place(config: RunConfig, pictures: PackedDataset) -> RunConfig:
 
 
 def _check_facts(run: Run, pictures: PackedDataset) -> None:
-    """Raise ConfigError where config.toml says something else of the pictures than is the case."""
+    """Raise ConfigError if the facts about the pictures in config.toml are not those of the pictures."""
     said, found = plain(run.config.dataset), plain(DatasetFacts.of(pictures))
     if not said["class_counts"]:  # as of versions before, which counted other held-out pictures as well
         found = {name: value for name, value in found.items() if name not in ("class_counts", "held_out")}
@@ -305,12 +305,12 @@ def _check_facts(run: Run, pictures: PackedDataset) -> None:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a run is there, as the first process sees it."""
+    """Whether the run directory exists, by the first process."""
     return processes.by_first(lambda: (path / "config.toml").exists())
 
 
 def _refuse_another(path: Path, family_name: str, budget: str | None) -> None:
-    """Raise RunError where a run that is to go on is not the one asked for."""
+    """Raise RunError if the existing run differs from the request."""
     there = Run.open(path).config
     if there.family != family_name or (budget is not None and there.budget != Budget.parse(budget).text):
         raise RunError(
@@ -320,7 +320,7 @@ def _refuse_another(path: Path, family_name: str, budget: str | None) -> None:
 
 
 def _place(out: str | Path | None, asked: Request) -> Path:
-    """The run directory to make. Raises RunError where something is there."""
+    """The path of the new run directory. Raises RunError if it exists."""
 
     def chosen() -> str:
         path = Path(out) if out is not None else new_place(asked.data.source, asked.family)
@@ -332,7 +332,7 @@ def _place(out: str | Path | None, asked: Request) -> Path:
 
 
 def new_place(source: str, suffix: str) -> Path:
-    """A directory below runs/ that is not there yet, named for the pictures."""
+    """A path below runs/ that does not exist yet, named after the pictures."""
     stem = source.removeprefix("hub:").rstrip("/").replace(":", "-").split("/")[-1].split(".")[0] or "pictures"
     base = Path("runs") / f"{shortened(stem)}-{suffix}"
     numbered = (base if k == 1 else base.with_name(f"{base.name}-{k}") for k in range(1, 10_000))
@@ -352,7 +352,7 @@ def _prepare(config: DataConfig, shown: Display) -> PackedDataset:
 
 
 def _packed(find: Callable[[], PackedDataset], shown: Display) -> PackedDataset:
-    """What is found in all processes, by the first before the others; what cannot be used of it is said."""
+    """The packed pictures in all processes, packed by the first; unusable pictures are reported."""
     packed = processes.first_then_all(find)
     for note in packed.survey()["notes"]:
         shown.message(note)

@@ -1,4 +1,4 @@
-"""A second place for the figures of the log."""
+"""A mirror of the log for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Mirror = Callable[[Mapping[str, float], int], None]
 
 @contextmanager
 def tensorboard_mirror(folder: Path) -> Iterator[Mirror]:
-    """Write figures for TensorBoard into `folder`. Raises ConfigError where tensorboard is not installed."""
+    """Yield a function that writes log values into `folder`. Raises ConfigError if tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

@@ -141,6 +141,27 @@ def test_building_a_network_does_not_import_a_compiler() -> None:
     assert done.stdout.strip() == "False"
 
 
+def undocumented(node: ast.Module | ast.ClassDef, name: str) -> list[str]:
+    """The public classes, functions and methods in a module or class that have no docstring."""
+    found = []
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+            inner = f"{name}.{child.name}"
+            if not ast.get_docstring(child):
+                found.append(inner)
+            if isinstance(child, ast.ClassDef):
+                found += undocumented(child, inner)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_public_names_have_docstrings(path: Path) -> None:
+    """Overriding methods too, which linters may exempt."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), f"{path}: the module has no docstring"
+    assert undocumented(tree, module(path)) == []
+
+
 def test_public_names_can_be_had() -> None:
     import calotype
 

@@ -1,6 +1,6 @@
 """`calotype compare`: every family trained on the same pictures with equal budgets, and measured by one protocol.
 
-job        the directory: what was asked for, what is found
+job        the directory: the request and the results
 train      the runs, planned and trained
 measure    models and classical methods by the protocol
 """
@@ -78,7 +78,7 @@ def compare(
     Args:
         data: pictures as for train.
         budget: of all families together, shared equally: a time such as "40m", or images such as "2Mimg"; measuring
-            comes on top of it. By default "30m".
+            is not included. By default "30m".
         families: by default all.
         out: the directory; by default a new one below runs/.
         size: "32" or "48x64", width first; by default what suits the pictures.
@@ -131,7 +131,7 @@ def _asked(
     threads: int,
     recipe: str | Path | None,
 ) -> tuple[CompareConfig, DataConfig]:
-    """What is compared, of which pictures, as given or as the recipe says. Raises CalotypeError."""
+    """The families, methods and pictures to compare, from arguments or the recipe. Raises CalotypeError."""
     if recipe is not None:
         asked = {"data": data, "budget": budget, "families": families, "size": size, "settings": settings, "n": n}
         asked |= {"seed": seed, "baselines": baselines is not None, "threads": threads}
@@ -156,7 +156,7 @@ def _asked(
 
 
 def _place(out: str | Path | None, data: DataConfig) -> str:
-    """The directory to make. Raises RunError where something is there."""
+    """The path of the new directory. Raises RunError if it exists."""
     path = Path(out) if out is not None else setup.new_place(data.source, "compare")
     check_outputs("compare", (data.source,), out=path)
     if (path / CONFIG).exists():
@@ -182,11 +182,10 @@ def _write_config(job: Job) -> None:
 
 
 def resume(path: str | Path, *, data: str = "", device: str = "auto", display: Display | None = None) -> Comparison:
-    """Go on with a comparison; what is finished is not done again.
+    """Continue a comparison; finished parts are not repeated.
 
     Args:
-        data: where the pictures are now, if they have moved; compare.toml, and the config.toml of its runs, then have
-            the new place.
+        data: where the pictures are now, if they have moved; updates compare.toml and the config.toml of the runs.
 
     Raises:
         CalotypeError: for anything the user can mend.
@@ -196,7 +195,7 @@ def resume(path: str | Path, *, data: str = "", device: str = "auto", display: D
 
 
 def _is_comparison(path: Path) -> bool:
-    """Whether a comparison is there, as the first process sees it."""
+    """Whether the comparison exists, by the first process."""
     return processes.by_first(lambda: (path / CONFIG).exists())
 
 
@@ -216,7 +215,7 @@ def _go_on(path: Path, data: str, device: str, shown: Display) -> Comparison:
 
 
 def _name_sources(path: Path, config: CompareConfig, data: DataConfig, shown: Display) -> None:
-    """Say what compare.toml names outside its directory, before it is read."""
+    """Report the paths outside its directory that compare.toml names, before they are read."""
     name_source(data.source, path / CONFIG, shown.message)
     if config.features not in feature_networks.NETWORKS:
         shown.message(f"features: {config.features}, as {path / CONFIG} says")
@@ -225,7 +224,7 @@ def _name_sources(path: Path, config: CompareConfig, data: DataConfig, shown: Di
 
 
 def _pictures(job: Job, begun: Sequence[Run], data: str) -> PackedDataset:
-    """The pictures that are compared: those of the runs that have begun, if any has. Raises DataError."""
+    """The packed pictures of the comparison: those of its existing runs, if any. Raises DataError."""
     progress = packing_on(job.shown)
     if begun:
         return begun[0].pictures(data, progress)
@@ -233,7 +232,7 @@ def _pictures(job: Job, begun: Sequence[Run], data: str) -> PackedDataset:
 
 
 def _move(job: Job, begun: Sequence[Run]) -> None:
-    """Write the new place of the pictures where the old one is. Raises RunError."""
+    """Replace the place of the pictures in the configs. Raises RunError."""
     try:
         _write_config(job)
     except OSError as error:
@@ -276,7 +275,7 @@ def _found(job: Job) -> Comparison:
 
 
 def _write(job: Job, packed: PackedDataset, found: Comparison) -> None:
-    """The table and the page. Raises RunError."""
+    """Write the table and the page. Raises RunError."""
     named = [*job.config.families, *job.config.baselines]
     spec, samples, links = packed.spec, dict[str, Tensor](), dict[str, str]()
     for name in (HELD_OUT, *named):

@@ -1,7 +1,7 @@
-"""A comparison in its directory: what was asked for, and what is found of each model and method.
+"""The directory of a comparison: the request, and the results for each model and method.
 
-A comparison is a directory: compare.toml, a run directory for each family, an entry for each that is measured, and the
-page. What is there is not done again, so that a comparison that was stopped goes on where it was.
+It holds compare.toml, a run directory for each family, an entry for each measured model or method, and the page.
+Existing results are not computed again, so an interrupted comparison continues where it stopped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SHOWN = 64  # samples of each
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompareConfig:
-    """What is compared, and how: compare.toml, with the section [data]."""
+    """The config of a comparison: compare.toml, with the section [data]."""
 
     budget: str  # of all families together
     families: tuple[str, ...]
@@ -80,33 +80,33 @@ class Job(NamedTuple):
     later: dict[str, Entry]  # what could not be done this time, and why; nothing of it is kept
 
     def entry(self, name: str) -> Path:
-        """Where what was found of a model or a method is kept."""
+        """The path of the result of a model or method."""
         return self.path / "entries" / f"{name}.json"
 
     def waiting(self, names: Sequence[str]) -> list[str]:
-        """Those of which nothing is found yet, and that can be done, as the first of several processes sees it."""
+        """The models and methods without a result that can be measured, by the first process."""
         open_ = [name for name in names if name not in self.later]
         return processes.by_first(lambda: [name for name in open_ if not self.entry(name).exists()])
 
     def begun(self) -> list[str]:
-        """The families that have a run directory, likewise."""
+        """The families with a run directory, by the first process."""
         return processes.by_first(
             lambda: [name for name in self.config.families if (self.path / name / "config.toml").exists()]
         )
 
     @property
     def command(self) -> str:
-        """That repeats it."""
+        """The command that repeats the comparison."""
         return f"calotype compare --recipe {quote(shareable(self.path))}"
 
     @property
     def way_on(self) -> str:
-        """The command that goes on with it."""
+        """The command that continues the comparison."""
         return f"calotype compare --resume {quote(str(self.path))}"
 
 
 def read(path: Path) -> tuple[CompareConfig, DataConfig]:
-    """What was compared in a directory. Raises RunError, ConfigError, or PlaceError where a link in it leads out."""
+    """The config of a comparison. Raises RunError, ConfigError, or PlaceError if a link leads out of the directory."""
     if not (path / CONFIG).is_file():
         raise RunError(f"{path} is no comparison: it has no {CONFIG}. Give the directory that `calotype compare` made")
     check_contained(path)
@@ -117,7 +117,7 @@ def read(path: Path) -> tuple[CompareConfig, DataConfig]:
 
 
 def check_begun(job: Job, begun: Sequence[Run]) -> None:
-    """Raise ConfigError where what is there already was not made as compare.toml says now."""
+    """Raise ConfigError if existing results do not match compare.toml."""
     config = job.config
     for run in begun:
         wanted = {"seed": config.seed} | ({} if config.recipe else {"share of the budget": config.share})
@@ -139,10 +139,10 @@ def check_begun(job: Job, begun: Sequence[Run]) -> None:
 
 @contextmanager
 def going_on(job: Job, name: str, kind: str = "model") -> Iterator[None]:
-    """What goes wrong with one of them is written down, and the others go on.
+    """Record the failure of a model or method, and continue with the others.
 
-    What passes, such as a full disk, or another command that trains the same run, is no finding: that one is left for
-    the next time. Where the command is to stop, or others of several processes are lost, it does not go on.
+    Temporary errors, such as a full disk or a run locked by another command, are not recorded: the next command tries
+    again. A request to stop, or the loss of other processes, ends the comparison.
     """
     try:
         yield
@@ -156,7 +156,7 @@ def going_on(job: Job, name: str, kind: str = "model") -> Iterator[None]:
 
 
 def leave(job: Job, name: str, kind: str, why: str, passing: bool) -> None:
-    """Go on without one of them, this time or for good. Raises RunError where that cannot be written."""
+    """Skip a model or method, this time or permanently. Raises RunError if that cannot be written."""
     entry = Entry(name, kind, None, failure=_without_places(job, why))
     if passing:
         job.later[name] = entry
@@ -168,7 +168,7 @@ def leave(job: Job, name: str, kind: str, why: str, passing: bool) -> None:
 
 
 def _without_places(job: Job, text: str) -> str:
-    """A message for the page, which is given away: without where things are on this machine."""
+    """A message for the shared page, without paths of this machine."""
     for place in (str(job.path), str(job.path.absolute()), job.data.source):
         if Path(place).is_absolute():
             text = text.replace(place, shareable(place))
@@ -176,7 +176,7 @@ def _without_places(job: Job, text: str) -> str:
 
 
 def keep(job: Job, entry: Entry, samples: Tensor | None = None, real: Tensor | None = None) -> None:
-    """Write what was found, so that it is not found again. Raises RunError."""
+    """Store a result, so that it is not computed again. Raises RunError."""
     place = job.entry(entry.name)
     told = asdict(entry) | {"report": entry.report.as_dict() if entry.report else None}
     try:
@@ -190,12 +190,12 @@ def keep(job: Job, entry: Entry, samples: Tensor | None = None, real: Tensor | N
 
 
 def cannot_be_written(job: Job, error: OSError) -> RunError:
-    """What is said where a comparison has no room."""
+    """The error for a directory that cannot be written."""
     return RunError(f"{job.path} cannot be written ({error}). Make room, then continue with: {job.way_on}")
 
 
 def kept(path: Path) -> Entry:
-    """What was found. Raises RunError where the file is damaged."""
+    """The entry stored in a file. Raises RunError if it is damaged."""
     try:
         return entry_of(read_json(path))
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:

@@ -1,4 +1,4 @@
-"""The models and the classical methods of a comparison, measured by one protocol."""
+"""Measuring the models and the classical methods of a comparison by one protocol."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHECKPOINT = "best"
 
 
 def measure_all(job: Job, packed: PackedDataset) -> None:
-    """Measure those that are not measured yet."""
+    """Measure the models and methods without a result."""
     begun = job.begun()
     for name in job.waiting(job.config.families):
         if name in begun:
@@ -71,7 +71,7 @@ def _measure_run(job: Job, packed: PackedDataset, run: Run) -> None:
 
 
 def _edits(job: Job, packed: PackedDataset, run: Run) -> tuple[float | None, bool]:
-    """How far held-out pictures are from what comes back of them, if they can be encoded; if they can be completed."""
+    """The reconstruction error of held-out pictures if the model encodes, and whether it completes."""
     model = load(run, checkpoint=CHECKPOINT, device=job.device, report=lambda _: None).model
     if not isinstance(model, Encodable):
         return None, isinstance(model, Completable)
@@ -83,7 +83,7 @@ def _edits(job: Job, packed: PackedDataset, run: Run) -> tuple[float | None, boo
 
 
 def _measure_baseline(job: Job, packed: PackedDataset, name: str) -> None:
-    """The first of several processes fits it and draws; features are taken by all."""
+    """Measure a baseline: the first process fits it and draws, all extract features."""
     network = processes.agreed(lambda: feature_networks.network(job.config.features))
 
     def lead(helped: Help) -> None:
@@ -100,7 +100,7 @@ def _measure_baseline(job: Job, packed: PackedDataset, name: str) -> None:
 def _of_baseline(
     job: Job, name: str, fitted: Baseline, packed: PackedDataset, seconds: float, network: FeatureNetwork
 ) -> Outcome:
-    """A classical method by the same protocol."""
+    """The result of a classical method, by the same protocol."""
     seed, shown = job.config.seed, job.shown
     n = measured_runs.images_per_set(job.config.n, packed)
     labels, sets = measured_runs.proportional(packed, seed), []

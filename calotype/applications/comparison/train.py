@@ -1,4 +1,4 @@
-"""The runs of a comparison: planned together, then trained one after the other, or each on a device of its own."""
+"""Training the runs of a comparison: planned together, then trained in turn, or each on its own device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GOOD_FOR = {  # before anything is measured: what is known of the families
 
 
 def planned(job: Job) -> list[Run]:
-    """The run directories of all families; of those without one yet what the budget can train is found out."""
+    """The run directories of all families; families without one are planned first."""
     job.shown.message(
         f"{len(job.config.families)} families, each with a budget of {job.config.share}, and "
         f"{len(job.config.baselines)} classical methods; measuring them comes on top\ndirectory: {job.path}"
@@ -61,7 +61,7 @@ def planned(job: Job) -> list[Run]:
 
 
 def _plan(runs: Sequence[Run], device: str) -> str:
-    """What will be trained, for people."""
+    """The plan of training, for people."""
     rows = [["", "network", "parameters", "images to see", "time", "memory", "disk", "good for"]]
     for run in runs:
         model = run.config.new_model()
@@ -79,7 +79,7 @@ def _plan(runs: Sequence[Run], device: str) -> str:
 
 
 def train_all(job: Job, runs: Sequence[Run]) -> None:
-    """Train those that are not trained yet."""
+    """Train the runs that are not finished."""
     names = job.waiting([run.path.name for run in runs])
     trained = processes.by_first(lambda: [run.path.name for run in runs if _is_trained(run)])
     waiting = [run for run in runs if run.path.name in names and run.path.name not in trained]
@@ -98,7 +98,7 @@ def _is_trained(run: Run) -> bool:
 
 
 def _has_diverged(run: Run) -> bool:
-    """Whether training has come to an end that another try would come to as well."""
+    """Whether training has failed in a way that a retry would repeat."""
     return [record["event"] for record in run.read_log()][-1:] == ["diverged"]
 
 
@@ -109,7 +109,7 @@ def _devices(asked: str) -> list[str]:
 
 
 def _train_apart(job: Job, runs: Sequence[Run], several: Sequence[str]) -> None:
-    """Train each run by a process of its own, on the next device that is free."""
+    """Train each run in its own process, on the next free device."""
     free: SimpleQueue[str] = SimpleQueue()
     for device in several:
         free.put(device)

@@ -1,1 +1,1 @@
-"""Files of pictures -> bytes, of every format and depth."""
+"""Decoding: picture files of every format and bit depth -> bytes."""

@@ -1,4 +1,4 @@
-"""How many frames an animation has: GIF, PNG, WebP and AVIF."""
+"""The number of frames of an animation: GIF, PNG, WebP and AVIF."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _IMAGE, _EXTENSION = b",", b"!"  # what a block of a GIF begins with
 
 
 def count_frames(file: BinaryIO, head: bytes) -> int:
-    """The frames of an encoded picture, 1 where there is no animation, and MOST_FRAMES at most.
+    """The number of frames of an encoded picture: 1 without animation, at most MOST_FRAMES.
 
     Args:
-        file: of which all may be read.
-        head: its first bytes.
+        file: may be read to its end.
+        head: the first bytes of the file.
 
     Raises:
-        OSError, ValueError, SyntaxError: of Pillow's, for a damaged file.
+        OSError, ValueError, SyntaxError: from Pillow, for a damaged file.
     """
     if head.startswith(png.START):
         return png.count_frames(file, MOST_FRAMES)
@@ -67,7 +67,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 def _skip_blocks(file: BinaryIO) -> None:
-    """Pass over blocks that begin with their length, up to one of length 0, or the end of the file."""
+    """Skip blocks with a length prefix, up to a block of length 0 or the end of the file."""
     while size := file.read(1):
         if size == b"\0":
             return

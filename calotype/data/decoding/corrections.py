@@ -1,12 +1,12 @@
-"""What Pillow reads wrongly, without a word, of formats that it reads: mended here, or refused.
+"""Pictures that Pillow decodes wrongly without an error: corrected here, or refused.
 
-- TGA: of files whose header counts no bits of alpha the fourth channel, or the sixteenth bit, is taken for alpha; where
-  it is 0, as it mostly is, the whole picture is transparent.
+- TGA: if the header counts no alpha bits, Pillow takes the fourth channel, or the sixteenth bit, for alpha; it is
+  mostly 0, and then the whole picture is transparent.
 - PSD of one bit: 1 is black there.
-- JPEG 2000: colour of more than 8 bits is rounded past the largest byte, so that white becomes black; gray of other
-  than 8 or 16 bits is shifted, so that white is not the largest value.
+- JPEG 2000: colour of more than 8 bits is rounded past the largest byte, so white becomes black; gray of other than 8
+  or 16 bits is shifted, so white is not the largest value.
 
-PNG and TIFF are large enough to have modules of their own.
+PNG and TIFF need enough corrections to have modules of their own.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class _Depth(NamedTuple):
 
 
 def corrected(image: Image.Image, data: bytes) -> Image.Image | Samples:
-    """A loaded picture as it should have been read.
+    """Correct a picture loaded by Pillow.
 
     Args:
-        image: as Pillow has it.
-        data: its file.
+        image: loaded by Pillow.
+        data: the content of its file.
 
     Raises:
-        BadPicture: it cannot be told from what Pillow has read.
+        BadPicture: what Pillow has read does not allow a correction.
     """
     if image.format == "TGA" and image.mode in ("RGBA", "LA") and not data[_ATTRIBUTE_BITS] & 15:
         return _without_alpha(image, data[_PIXEL_BITS])
@@ -51,9 +51,9 @@ def corrected(image: Image.Image, data: bytes) -> Image.Image | Samples:
 
 
 def _without_alpha(image: Image.Image, bits: int) -> Image.Image:
-    """The picture without the bit of 16 that means nothing; of 32 bits without an alpha channel that is 0 throughout.
+    """The picture without the unused bit of 16; with 32 bits, without an alpha channel that is 0 throughout.
 
-    Some writers of 32 bits count no alpha and write it.
+    Some writers of 32 bits declare no alpha bits but write alpha.
     """
     if bits == 16 or image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB" if image.mode == "RGBA" else "L")
@@ -78,7 +78,7 @@ def _jpeg2000(image: Image.Image, data: bytes) -> Image.Image | Samples:
 
 
 def _depths(data: bytes) -> list[_Depth]:
-    """Of each component. Source: ITU-T T.800, A.5.1."""
+    """The bit depth of each component. Source: ITU-T T.800, A.5.1."""
     start = data.find(_SIZ)
     components = data[start + _SIZ_COMPONENTS :]
     if start < 0 or len(components) < 2:

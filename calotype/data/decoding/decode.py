@@ -1,15 +1,15 @@
-"""Everything that people have as pictures -> uint8 (H, W, C).
+"""Decoding: pictures of all supported formats -> uint8 (H, W, C).
 
 The rules, where a format leaves a choice:
 
-- Content decides what a file is, not its name. Of several pages or frames one is taken, by default the first. The
-  orientation of EXIF and TIFF is applied.
+- The content of a file determines its format, not its name. Of several pages or frames one is taken, by default the
+  first. The orientation of EXIF and TIFF is applied.
 - Palette, CMYK, Lab and YCbCr become RGB; a palette or a key colour with transparency becomes RGBA; gray with alpha
   becomes RGBA. Colour profiles are not applied.
 - More than 8 bits, gray or colour, and floats are scaled: byte = round(255 (v - low) / (high - low)), by default with
-  0:65535 for integers and 0:1 for floats. A value outside the range makes the picture a bad one: clipping would
-  destroy it, and nobody would know.
-- What is not read faithfully is not read: its reason says what it is, and is not that it is damaged.
+  0:65535 for integers and 0:1 for floats. A picture with a value outside the range is rejected: clipping would destroy
+  it without notice.
+- A picture that cannot be decoded faithfully is rejected, with a reason that names its format rather than damage.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ _HEADER_BYTES = 1 << 16  # holds the header of nearly every picture; where it do
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings from the user: about large pictures, which have a limit here, and about metadata.
+    """Suppress Pillow's warnings about large pictures, which have a limit here, and about metadata.
 
-    To be entered by the calling thread around its worker threads, since filters belong to the whole process.
+    The calling thread has to enter it around its worker threads, since filters apply to the whole process.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -59,14 +59,14 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def read_facts(file: BinaryIO, page: int | None = None) -> Facts:
-    """What the header of an encoded picture tells.
+    """The facts in the header of an encoded picture.
 
     Args:
         file: an encoded picture, left open.
-        page: which of several, as `pages` names it; None: the first.
+        page: a name from `pages`; None: the first page.
 
     Raises:
-        BadPicture: it is no picture, or is too large, or is of a kind that is not read.
+        BadPicture: it is not a picture, is too large, or of an unsupported kind.
     """
     head = file.read(_HEADER_BYTES)
     if not head:
@@ -82,7 +82,7 @@ def read_facts(file: BinaryIO, page: int | None = None) -> Facts:
 
 
 def pages(file: BinaryIO) -> list[int]:
-    """What names each page or frame of an encoded picture, for `Loaded.page`; raises as `read_facts`."""
+    """The names of the pages or frames of an encoded picture, for `Loaded.page`; raises as `read_facts`."""
     head = file.read(_HEADER_BYTES)
     if not head:
         raise BadPicture("empty file")
@@ -96,7 +96,7 @@ def pages(file: BinaryIO) -> list[int]:
 
 
 def array_facts(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Facts:
-    """What the shape (H, W) or (H, W, C) and the dtype of an array tell."""
+    """The facts from the shape (H, W) or (H, W, C) and the dtype of an array."""
     channels = shape[2] if len(shape) == 3 else 1
     return Facts(
         format="array",
@@ -110,16 +110,16 @@ def array_facts(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Facts:
 
 
 def decode(loaded: Loaded, value_range: ValueRange | None = None, min_side: int = 0) -> Decoded:
-    """Decode a picture as its source has it.
+    """Decode a loaded picture.
 
     Args:
         loaded: an encoded file, which is closed, or an array.
         value_range: for 16-bit and float pictures; None: 0:65535 for integers and 0:1 for floats.
-        min_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, which is the mean of its
-            pixels, as long as both sides keep this many; 0: at its own size.
+        min_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, by averaging, as long as
+            both sides keep this many pixels; 0: at full size.
 
     Raises:
-        BadPicture: it cannot be used; says why.
+        BadPicture: it cannot be used; the message has the reason.
     """
     if isinstance(loaded.content, np.ndarray):
         return decode_array(loaded.content, value_range)
@@ -164,7 +164,7 @@ def decode_bytes(
 
 
 class _Cursor(threading.local):
-    """The animation that a thread was in the middle of: a frame is drawn over those before it."""
+    """The open animation of a thread: a frame is composited over its predecessors."""
 
     data = b""
     image: Image.Image
@@ -174,7 +174,7 @@ _cursor = _Cursor()
 
 
 def _frame(data: bytes, number: int) -> Image.Image:
-    """A frame of an animation other than the first, as it looks over those before it."""
+    """A frame of an animation after the first, composited over its predecessors."""
     if _cursor.data != data or _cursor.image.tell() > number:
         _cursor.image = Image.open(io.BytesIO(data), formats=formats())
         check_pixels(*_cursor.image.size)
@@ -216,12 +216,12 @@ def decode_array(array: NDArray[Any], value_range: ValueRange | None = None) -> 
 
 
 def has_transparency(decoded: Decoded) -> bool:
-    """Whether any pixel is less than opaque."""
+    """Whether any pixel is not opaque."""
     return decoded.pixels.shape[2] == 4 and bool((decoded.pixels[:, :, 3] < 255).any())
 
 
 def _plain_facts(head: bytes) -> Facts | None:
-    """The facts of the most common kinds, gray or colour in 8 bits and upright, at a tenth of what Pillow takes."""
+    """The facts of the common kinds, upright 8-bit gray or colour, in a tenth of Pillow's time."""
     if b"Exif\0" in head or b"eXIf" in head or b"tiff:Orientation" in head:
         return None
     if head.startswith(jpeg.START):
@@ -238,7 +238,7 @@ def _plain_facts(head: bytes) -> Facts | None:
 
 
 def _decode_jpeg(data: bytes, min_side: int) -> NDArray[np.uint8] | None:
-    """The upright pixels of a JPEG of the common kinds; None: Pillow should try."""
+    """The upright pixels of a JPEG of the common kinds; None: left to Pillow."""
     header = jpeg.read_header(data)
     if header is None:
         return None

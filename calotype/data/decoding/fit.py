@@ -19,13 +19,13 @@ _WHITE = 255  # what transparent pictures are shown on, and so what they lie on 
 
 
 def fit_picture(pixels: NDArray[np.uint8], *, width: int, height: int, channels: int, fit: Fit) -> NDArray[np.uint8]:
-    """Bring a picture to a size and a number of channels; unchanged where it has both.
+    """Fit a picture to a size and a number of channels; unchanged if it has both.
 
     Args:
         pixels: uint8 (H, W, C), C being 1, 3 or 4.
         width: columns wanted.
         height: rows wanted.
-        channels: 1, 3 or 4. Where alpha is dropped the picture is laid over white.
+        channels: 1, 3 or 4. If alpha is dropped, the picture is composited over white.
         fit: crop takes the largest centred part of the wanted aspect; pad shows all of the picture, with black
             around it, or transparency; stretch changes the aspect.
 
@@ -41,7 +41,7 @@ def fit_picture(pixels: NDArray[np.uint8], *, width: int, height: int, channels:
 
 
 def with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """Change the channels of uint8 (H, W, C): gray by ITU-R BT.601 luma, alpha laid over white or added as opaque."""
+    """Convert the channels of uint8 (H, W, C): gray by BT.601 luma, alpha composited over white or added as opaque."""
     found = pixels.shape[2]
     if found == channels:
         return pixels
@@ -60,8 +60,8 @@ def with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]
 def fill_hidden(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Give fully transparent pixels of uint8 (H, W, 4) the mean colour of the picture, weighted by alpha.
 
-    Nobody sees these colours, and programs leave anything there: black, white, or the remains of what was erased. A
-    model would spend itself on learning them, and where alpha is slightly off they would show at the edges.
+    These colours are invisible, and programs leave anything there: black, white, or the remains of erased content. A
+    model would waste capacity on them, and they would show at edges where its alpha is slightly off.
     """
     alpha = pixels[:, :, 3]
     hidden = alpha == 0
@@ -122,7 +122,7 @@ def _resize(pixels: NDArray[np.uint8], width: int, height: int, box: Box) -> NDA
 
 
 def _resize_rgba(pixels: NDArray[np.uint8], width: int, height: int, box: Box) -> NDArray[np.uint8]:
-    """Resample with colour multiplied by alpha, so that what is transparent does not bleed into its neighbours.
+    """Resample with colour multiplied by alpha, so that transparent pixels do not bleed into their neighbours.
 
     In floats: the filter overshoots at edges, and were alpha clipped there before the colour is divided by it, as in
     Pillow's 8-bit RGBa, every outline would become too bright.

@@ -1,4 +1,4 @@
-"""Formats that hold pictures and are not read: by the first bytes of a file or by its name, each with its remedy."""
+"""Picture formats that Calotype does not read, recognised by first bytes or by name, each with its remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DRAWING = "render it as PNG"
 
 
 class Format(NamedTuple):
-    """A format that is not read."""
+    """An unsupported picture format."""
 
     name: str
     suffixes: str  # separated by spaces
@@ -30,7 +30,7 @@ class Format(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why a file of it is skipped; the text before the colon is its kind."""
+        """The reason for skipping a file of this format; the text before the colon is its kind."""
         return f"{self.name}, which is not read: {self.remedy}"
 
 
@@ -150,13 +150,13 @@ _READ = (b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1", b"\xff\xd8\xff\xdb", b"\x89PN
 
 
 def format_of_name(name: str) -> Format | None:
-    """The format that is not read which the ending of a file's name says."""
+    """The unsupported format of a file by its suffix."""
     suffixes = PurePosixPath(name.lower()).suffixes
     return _BY_NAME.get("".join(suffixes[-2:])) or _BY_NAME.get(suffixes[-1] if suffixes else "")
 
 
 def format_of_bytes(head: bytes) -> Format | None:
-    """The format that is not read which the first HEAD_BYTES bytes of a file say; AVIF may be read."""
+    """The unsupported format of a file by its first HEAD_BYTES bytes; AVIF may be supported."""
     for format in FORMATS:
         if any(head[at : at + len(start)] == start for at, start in format.starts):
             return format
@@ -166,7 +166,7 @@ def format_of_bytes(head: bytes) -> Format | None:
 
 
 def not_read(name: str, head: bytes) -> Format | None:
-    """The format of a file that holds pictures and is not read; its first bytes count for more than its name."""
+    """The unsupported format of a picture file; its first bytes take precedence over its name."""
     found = format_of_bytes(head)
     if found is AVIF:  # most builds of Pillow read it
         return None
@@ -176,7 +176,7 @@ def not_read(name: str, head: bytes) -> Format | None:
 
 
 def _of_brands(head: bytes) -> Format:
-    """Of the container that HEIF, AVIF and films share: by its brands."""
+    """The format within the container of HEIF, AVIF and films, by its brands."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, size - 3, 4))}
     if brands & _AVIF_BRANDS:

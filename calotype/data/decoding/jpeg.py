@@ -36,7 +36,7 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of a gray or YCbCr JPEG of 8 bits from its first bytes; None: another kind, or it goes on beyond them.
+    """The header of a gray or YCbCr JPEG of 8 bits from its first bytes; None: another kind, or a longer header.
 
     Other kinds are CMYK and YCCK: simplejpeg turns them into RGB without regard to whether the ink is inverted.
     """
@@ -50,13 +50,13 @@ def read_header(data: bytes) -> Header | None:
 
 
 def kind_not_read(data: bytes) -> str | None:
-    """What is special about a JPEG that cannot be decoded, so that it need not be damaged; None: nothing is."""
+    """The unsupported kind of a JPEG that cannot be decoded, as opposed to damage; None: a usual kind."""
     marker, bits = _frame(data)
     return _SPECIAL.get(marker) or (f"{bits} bits a sample" if bits != 8 else None)
 
 
 def _frame(data: bytes) -> tuple[int, int]:
-    """The marker that begins the frame, and the bits of a sample; of one that is not found those of the usual.
+    """The marker of the frame, and the bits of a sample; without a marker those of the usual kind.
 
     Source: ITU-T T.81, B.2.2; of JPEG-LS, ITU-T T.87.
     """
@@ -70,15 +70,15 @@ def _frame(data: bytes) -> tuple[int, int]:
 
 
 def decode_jpeg(data: bytes, header: Header, min_side: int = 0) -> NDArray[np.uint8] | None:
-    """The pixels, uint8 (H, W, 1 or 3), as stored; None: Pillow should try.
+    """The pixels, uint8 (H, W, 1 or 3), as stored; None: left to Pillow.
 
     Args:
         data: the whole file.
-        header: what `read_header` said of it.
+        header: from `read_header`.
         min_side: where not 0, decode at a half, a quarter or an eighth of the size, both sides keeping this many.
 
     Raises:
-        BadPicture: damaged. A lenient decoder would give gray or shifted pixels behind the damage.
+        BadPicture: damaged. A lenient decoder would return gray or shifted pixels after the damage.
     """
     colorspace = "RGB" if header.colour else "GRAY"
     try:
@@ -91,5 +91,5 @@ def decode_jpeg(data: bytes, header: Header, min_side: int = 0) -> NDArray[np.ui
 
 
 def may_be_rotated(data: bytes) -> bool:
-    """Whether there is EXIF or XMP that might tell an orientation."""
+    """Whether EXIF or XMP may contain an orientation."""
     return b"Exif\0" in data or b"tiff:Orientation" in data

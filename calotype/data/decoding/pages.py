@@ -1,4 +1,4 @@
-"""Files with several pictures, TIFF stacks and animations, as a picture for each page or frame."""
+"""Files with several pictures, TIFF stacks and animations, as one picture per page or frame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from calotype.data.records import BadPicture, Facts, Loaded, Record, Skipped, So
 def every_page(source: Source) -> Source:
     """The same source with a record for each page, named FILE#1, FILE#2 and so on; a file of one page keeps its name.
 
-    A file is opened once to count its pages; what cannot be counted stays one record, for its reason to be found.
+    A file is opened once to count its pages; if that fails, it stays one record, whose loading reports the reason.
     """
     counted: list[list[int] | None] = []  # None: one page
 
@@ -41,7 +41,7 @@ def every_page(source: Source) -> Source:
 
 
 def count_pages(path: Path) -> int:
-    """The pages or frames of a file; 1 where they cannot be counted."""
+    """The number of pages or frames of a file; 1 if they cannot be counted."""
     try:
         with path.open("rb") as file:
             return len(pages(file))
@@ -50,7 +50,7 @@ def count_pages(path: Path) -> int:
 
 
 def note_on_pages(outcomes: Iterable[Facts | Skipped]) -> tuple[str, ...]:
-    """What is left out of files with several pages, as a sentence; nothing where there are none."""
+    """A sentence on the unused pages of files with several pages; empty if there are none."""
     several = [outcome.pages for outcome in outcomes if isinstance(outcome, Facts) and outcome.pages > 1]
     if not several:
         return ()

@@ -1,4 +1,4 @@
-"""How Pillow is used: which of its readers, what its errors mean, and which way up a picture is."""
+"""Use of Pillow: the permitted readers, the meaning of its errors, and the orientation of pictures."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ _NOT_SUPPORTED = re.compile(r"unsupported|not (yet )?supported|cannot decode|not
 
 @cache
 def formats() -> tuple[str, ...]:
-    """The formats to try that this build of Pillow has."""
+    """The permitted formats that this build of Pillow supports."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raise BadPicture for a picture without pixels, or with more than are accepted."""
+    """Raise BadPicture for a picture without pixels, or with more than the limit."""
     if width < 1 or height < 1:
         raise BadPicture(f"no pixels: {width}x{height}")
     if width * height > MAX_PIXELS:
@@ -62,7 +62,7 @@ def check_pixels(width: int, height: int) -> None:
 
 
 def check_read(head: bytes) -> None:
-    """Raise BadPicture where a file begins as a format that is not read."""
+    """Raise BadPicture if a file begins like an unsupported format."""
     format = format_of_bytes(head[:HEAD_BYTES])
     if format is not None and not (format is AVIF and "AVIF" in formats()):
         raise BadPicture(format.reason)
@@ -92,7 +92,7 @@ def bad_picture(error: BaseException, head: bytes) -> BadPicture:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """How a picture lies, as EXIF numbers it; 1: upright."""
+    """The EXIF orientation of a picture; 1: upright."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except DECODER_ERRORS:  # metadata that cannot be read says nothing about how the picture lies
@@ -100,7 +100,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn pixels (H, W, C) the way EXIF says they are to be seen."""
+    """Rotate and mirror pixels (H, W, C) by an EXIF orientation."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

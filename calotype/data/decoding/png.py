@@ -1,4 +1,4 @@
-"""PNG as Pillow needs it: without metadata, which has limits there, and with all 16 bits of colour.
+"""Preparing PNG for Pillow: without metadata, which exceeds its limits, and with all 16 bits of colour.
 
 Source: Portable Network Graphics (PNG) Specification, third edition (W3C, 2025).
 """
@@ -28,7 +28,7 @@ _MOST_TEXT = 1 << 20  # of one that may tell the orientation: Pillow's own limit
 
 
 class Header(NamedTuple):
-    """What the first chunk says."""
+    """The content of the IHDR chunk."""
 
     width: int
     height: int
@@ -38,7 +38,7 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a PNG. Raises BadPicture where there is none."""
+    """The header of a PNG. Raises BadPicture if it has none."""
     if len(data) < 33 or data[8:16] != b"\0\0\0\rIHDR":
         raise BadPicture("damaged: the PNG has no header")
     width, height, depth, colour_type, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
@@ -46,15 +46,15 @@ def read_header(data: bytes) -> Header:
 
 
 def has_metadata(data: bytes) -> bool:
-    """Whether there may be chunks that `without_metadata` leaves out and that Pillow has limits for."""
+    """Whether there may be chunks that `without_metadata` removes and that Pillow limits."""
     return any(kind in data for kind in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"))
 
 
 def without_metadata(file: BinaryIO, pixels: bool) -> bytes:
-    """A PNG without the chunks that do not decide how it looks; of damage it keeps all that is there.
+    """A PNG without the chunks that do not affect its pixels; damaged parts are kept.
 
     Args:
-        pixels: whether those are wanted, or only what comes before them, and the head of their first chunk.
+        pixels: whether to include pixel data, or only what precedes it and the head of its first chunk.
     """
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -69,7 +69,7 @@ def without_metadata(file: BinaryIO, pixels: bool) -> bytes:
 
 
 def count_frames(file: BinaryIO, most: int) -> int:
-    """The frames of an animation, and the picture before it where that is none of them; up to a number."""
+    """The number of frames of an animation, and of a separate default image; up to a limit."""
     end = file.seek(0, os.SEEK_END)
     animated, frames, alone = False, 0, 0
     for _, _, kind in _chunks(file, len(START), end):
@@ -87,7 +87,7 @@ def count_frames(file: BinaryIO, most: int) -> int:
 
 
 def _chunks(file: BinaryIO, at: int, end: int) -> Iterator[tuple[int, int, bytes]]:
-    """Place, size of content, and kind of each chunk; the last may be cut off."""
+    """Offset, content size and type of each chunk; the last may be truncated."""
     while at + 8 <= end:
         file.seek(at)
         size, kind = struct.unpack(">I4s", file.read(8))
@@ -98,7 +98,7 @@ def _chunks(file: BinaryIO, at: int, end: int) -> Iterator[tuple[int, int, bytes
 
 
 def _may_tell_orientation(file: BinaryIO, kind: bytes, at: int, size: int) -> bool:
-    """Whether a chunk of metadata, which is of no other use, may tell how the picture lies, and is not too large."""
+    """Whether a metadata chunk may contain the orientation and is not too large."""
     if kind == b"eXIf":
         return size <= _MOST_TEXT
     if kind not in (b"tEXt", b"zTXt", b"iTXt") or size > _MOST_TEXT:
@@ -121,11 +121,11 @@ def _may_tell_orientation(file: BinaryIO, kind: bytes, at: int, size: int) -> bo
 
 
 def deep_samples(data: bytes, frame: int | None) -> Samples:
-    """All 16 bits of the samples of a PNG: of colour Pillow gives the high byte, unless the layout is said otherwise.
+    """All 16 bits of the samples of a PNG: of colour Pillow gives the high byte unless another layout is set.
 
     Args:
         data: a file of depth 16, without metadata.
-        frame: of an animation; those after the first are not read.
+        frame: of an animation; only the first is supported.
     """
     header = read_header(data)
     if frame:
@@ -149,7 +149,7 @@ def deep_samples(data: bytes, frame: int | None) -> Samples:
 
 
 def _loaded(data: bytes, rawmode: str) -> NDArray[Any]:
-    """The pixels of a PNG by a layout of samples."""
+    """The pixels of a PNG, loaded with a sample layout."""
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         image.tile = [tile._replace(args=rawmode) for tile in image.tile]
         image.load()
@@ -157,7 +157,7 @@ def _loaded(data: bytes, rawmode: str) -> NDArray[Any]:
 
 
 def content(data: bytes, wanted: bytes) -> bytes | None:
-    """The content of the first chunk of a kind; None: there is none."""
+    """The content of the first chunk of a type; None if there is none."""
     for at, size, kind in _chunks(io.BytesIO(data), len(START), len(data)):
         if kind == wanted:
             return data[at + 8 : at + 8 + size]

@@ -1,9 +1,9 @@
-"""The structure of TIFF files: which pages are pictures, and their tags.
+"""The structure of TIFF files: the pages that are pictures, and their tags.
 
-Pillow reads some kinds wrongly and without a word: 16 bits with white as 0, colour in separate planes, signed bytes. So
-the directories are read here, where every count and offset of a file is checked before it is followed, and libtiff, by
-way of Pillow, only decompresses. A library for all of it would need codecs of its own for the usual LZW, of 45 MB,
-which hostile files reach.
+Pillow decodes some kinds wrongly without an error: 16 bits with white as 0, colour in separate planes, signed bytes. So
+the directories are parsed here, where every count and offset of a file is checked before it is followed, and libtiff,
+through Pillow, only decompresses. A library that does all of it would bring its own codecs for the common LZW, 45 MB
+that hostile files can reach.
 
 Source: TIFF Revision 6.0 (1992); for BigTIFF, the specification of libtiff.
 """
@@ -67,17 +67,17 @@ class Page(NamedTuple):
 
     @property
     def tiled(self) -> bool:
-        """Whether it is in tiles."""
+        """Whether the page consists of tiles."""
         return TILE_WIDTH in self.tags
 
     @property
     def reduced(self) -> bool:
-        """Whether it is a smaller copy of another page, or a mask for one."""
+        """Whether the page is marked as a smaller copy of another page, or as a mask."""
         return bool(self.get(_KIND, 0) & 0b101) or self.get(_OLD_KIND, 0) == 2
 
 
 class Tiff:
-    """A TIFF file that is open. Raises BadPicture for one whose header is damaged."""
+    """An open TIFF file. Raises BadPicture if its header is damaged."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -92,7 +92,7 @@ class Tiff:
             raise BadPicture("damaged: the header is cut off") from None
 
     def read(self, offset: int, count: int) -> bytes:
-        """Bytes of the file. Raises BadPicture where they are not there."""
+        """Read bytes of the file. Raises BadPicture beyond its end."""
         if offset + count > self.size:
             raise BadPicture("damaged: the file ends before its pixels or tags")
         self.file.seek(offset)
@@ -134,7 +134,7 @@ class Tiff:
         return int.from_bytes(field, "little" if self.order == "<" else "big")
 
     def chain(self) -> Iterator[tuple[int, Page]]:
-        """All directories with their offsets, thumbnails among them; one that leads back ends it."""
+        """All directories with their offsets, including thumbnails; a link back to an earlier one ends the chain."""
         offset, seen = self.first, set[int]()
         while offset and offset not in seen and len(seen) < MOST_PAGES:
             seen.add(offset)
@@ -153,7 +153,7 @@ class Tiff:
         """Offsets of the directories that are pictures, neither thumbnails nor masks nor levels of a pyramid.
 
         Raises:
-            BadPicture: there is none; the file is a camera's raw data.
+            BadPicture: there is none, or the file is camera raw data.
         """
         return list(self._pictures()) or [self.first_page()]
 
@@ -168,14 +168,14 @@ class Tiff:
 
 
 def check_not_raw(page: Page) -> None:
-    """Raise BadPicture where the first page of a file is that of a camera's raw data, whose preview it often is."""
+    """Raise BadPicture if the first page of a file belongs to camera raw data, often as its preview."""
     preview = page.reduced and (_MAKE in page.tags or _SUB_DIRECTORIES in page.tags)
     if _DNG in page.tags or page.get(PHOTOMETRIC, 0) in _SENSOR or preview:
         raise BadPicture(CAMERA_RAW.reason)
 
 
 def _is_level(page: Page, first: Page) -> bool:
-    """Whether it is a smaller copy of the first page, as files of whole slides have them, tiled and often unmarked."""
+    """Whether a page is a smaller copy of the first one, as in whole-slide images, tiled and often unmarked."""
     width, height = first.get(WIDTH, 1), first.get(HEIGHT, 1)
     found = page.get(WIDTH, 1), page.get(HEIGHT, 1)
     if not first.tiled or 2 * found[0] > width + 1:

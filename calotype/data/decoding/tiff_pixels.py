@@ -1,4 +1,4 @@
-"""What the samples of a TIFF page mean: depth, byte order, predictor, palette, inks, planes and alpha."""
+"""The interpretation of TIFF samples: depth, byte order, predictor, palette, inks, planes and alpha."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _BT_601 = (299, 1000, 587, 1000, 114, 1000)
 
 
 class Layout(NamedTuple):
-    """What a page holds, checked to be of a kind that is read."""
+    """The checked layout of a page's samples."""
 
     page: Page
     lies: Geometry
@@ -63,12 +63,12 @@ class Layout(NamedTuple):
 
     @property
     def deep(self) -> bool:
-        """Whether values are scaled by the value range."""
+        """Whether the value range applies."""
         return self.dtype != np.uint8 and self.photometric != _PALETTE
 
 
 def layout(tiff: Tiff, offset: int) -> Layout:
-    """What the page at an offset holds. Raises BadPicture for a kind that is not read, which it names."""
+    """The layout of the page at an offset. Raises BadPicture, naming the kind, if it is not supported."""
     page = tiff.page(offset)
     check_codec(page)
     lies = geometry(page)
@@ -80,7 +80,7 @@ def layout(tiff: Tiff, offset: int) -> Layout:
 
 
 def _alpha(page: Page, photometric: int, samples: int) -> tuple[int | None, bool]:
-    """Which sample is alpha, and whether colour is multiplied by it."""
+    """The index of the alpha sample, and whether colour is premultiplied."""
     colours = _COLOURS[photometric]
     if samples < colours:
         raise BadPicture(f"damaged: {samples} samples a pixel, where there must be {colours}")
@@ -120,7 +120,7 @@ def _dtype(page: Page, photometric: int, lies: Geometry) -> np.dtype[Any]:
 
 
 def facts(tiff: Tiff, offset: int, pages: int) -> Facts:
-    """What the directory of a page tells."""
+    """The facts in the directory of a page."""
     page, lies, photometric, dtype, alpha, _ = found = layout(tiff, offset)
     width, height = lies.width, lies.height
     if page.get(ORIENTATION, 1) in range(5, 9):
@@ -143,7 +143,7 @@ def _has_colour(page: Page) -> bool:
 
 
 def samples(tiff: Tiff, found: Layout) -> Samples | Image.Image:
-    """The samples of a page as stored, before its orientation; or, of JPEG, a picture of Pillow's."""
+    """The samples of a page as stored, before its orientation; for JPEG a Pillow image."""
     page, lies, photometric, _, alpha, premultiplied = found
     if is_encoded_picture(page):
         return _encoded(tiff, found)
@@ -161,7 +161,7 @@ def samples(tiff: Tiff, found: Layout) -> Samples | Image.Image:
 
 
 def _encoded(tiff: Tiff, found: Layout) -> Image.Image:
-    """A page whose segments are JPEG, which brings its own colours."""
+    """A page with JPEG segments, whose colour space is that of JPEG."""
     if found.dtype != np.uint8 or found.lies.bits != 8 or found.photometric in (_PALETTE, _LAB):
         raise not_read("JPEG compression of other than 8-bit gray, RGB, YCbCr or CMYK")
     image = Image.open(io.BytesIO(encoded_picture(tiff, found.page, found.lies)), formats=("TIFF",))
@@ -170,7 +170,7 @@ def _encoded(tiff: Tiff, found: Layout) -> Image.Image:
 
 
 def _check_ycbcr(page: Page) -> None:
-    """Raise BadPicture for other YCbCr than that of JPEG without subsampling."""
+    """Raise BadPicture for YCbCr other than that of JPEG without subsampling."""
     subsampling = page.tags.get(SUBSAMPLING, np.full(2, 2)).tolist()
     reference = page.tags.get(REFERENCE, np.zeros(0, np.int64)).tolist()
     coefficients = page.tags.get(YCBCR_COEFFICIENTS, np.array(_BT_601)).tolist()
@@ -206,7 +206,7 @@ def _values(tiff: Tiff, found: Layout) -> NDArray[Any]:
 
 
 def _unpacked(raw: NDArray[np.uint8], lies: Geometry, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Samples that share bytes, the highest bit first."""
+    """Unpack samples of less than a byte, the highest bit first."""
     each = lies.tile_width * lies.together
     rows = raw.reshape(-1, lies.row_bytes)
     found = np.empty((len(rows), each), dtype)

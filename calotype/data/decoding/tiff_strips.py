@@ -1,4 +1,4 @@
-"""The strips and tiles of TIFF pages, decompressed: libtiff, by way of Pillow, does that and nothing else."""
+"""Decompression of the strips and tiles of TIFF pages by libtiff, through Pillow."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ _REVERSED = np.array([int(f"{byte:08b}"[::-1], 2) for byte in range(256)], np.ui
 
 
 def not_read(what: str, remedy: str = "save it as gray or RGB of 8 or 16 bits") -> BadPicture:
-    """The reason for a kind of TIFF that is not read: such a file is not damaged."""
+    """The reason for an unsupported kind of TIFF, as opposed to damage."""
     return BadPicture(f"TIFF of a kind that is not read: {what}; {remedy}")
 
 
 class Geometry(NamedTuple):
-    """How the samples of a page lie in segments, which are strips or tiles."""
+    """The geometry of a page's segments, which are strips or tiles."""
 
     width: int  # of the page, pixels
     height: int
@@ -95,27 +95,27 @@ class Geometry(NamedTuple):
 
     @property
     def together(self) -> int:
-        """Samples of a pixel in one segment."""
+        """The samples of a pixel within one segment."""
         return self.samples if self.planes == 1 else 1
 
     @property
     def across(self) -> int:
-        """Segments side by side."""
+        """The number of segments in a row."""
         return -(-self.width // self.tile_width)
 
     @property
     def down(self) -> int:
-        """Segments above each other."""
+        """The number of segments in a column."""
         return -(-self.height // self.tile_height)
 
     @property
     def row_bytes(self) -> int:
-        """Of a row of a segment, which begins at a whole byte."""
+        """The bytes of a row of a segment, padded to whole bytes."""
         return -(-self.tile_width * self.together * self.bits // 8)
 
 
 def geometry(page: Page) -> Geometry:
-    """How a page lies in its file. Raises BadPicture for one that is too large, or without sense."""
+    """The geometry of a page. Raises BadPicture if it is too large or inconsistent."""
     width, height = page.get(WIDTH, 0), page.get(HEIGHT, 0)
     samples, bits = page.get(SAMPLES, 1), page.get(BITS, 1)
     if page.get(DEPTH, 1) > 1:
@@ -139,7 +139,7 @@ def geometry(page: Page) -> Geometry:
 
 
 def check_codec(page: Page) -> None:
-    """Raise BadPicture where the compression of a page is not read."""
+    """Raise BadPicture if the compression of a page is not supported."""
     codec = page.get(COMPRESSION, 1)
     if codec not in _BYTE_CODECS | _BIT_CODECS | _JPEG_CODECS:
         raise not_read(
@@ -148,19 +148,19 @@ def check_codec(page: Page) -> None:
 
 
 def is_encoded_picture(page: Page) -> bool:
-    """Whether the segments of a page are pictures in a format of their own, JPEG."""
+    """Whether the segments of a page are JPEG files."""
     return page.get(COMPRESSION, 1) in _JPEG_CODECS
 
 
 def is_predicted(page: Page) -> bool:
-    """Whether the compression of a page is one that the tag of a predictor is for."""
+    """Whether the predictor tag applies to the compression of a page."""
     return page.get(COMPRESSION, 1) in _PREDICTED_CODECS
 
 
 def segments(tiff: Tiff, page: Page, lies: Geometry) -> NDArray[np.uint8]:
     """The decompressed segments of a page: bytes (planes, down, across, tile height, bytes of a row).
 
-    Of strips the last may have rows that are not part of the picture, and are 0.
+    The last strip may have padding rows of 0.
     """
     codec = page.get(COMPRESSION, 1)
     if codec in _BIT_CODECS and lies.bits * lies.together != 1:
@@ -235,7 +235,7 @@ def _decompress(
 
 
 def encoded_picture(tiff: Tiff, page: Page, lies: Geometry) -> bytes:
-    """A TIFF of this page alone, for a decoder that knows what its segments are."""
+    """A TIFF with this page alone, for a decoder of its segments."""
     offsets, counts = _places(tiff, page, lies)
     kept = _DESCRIBING
     tags = {tag: values.tolist() for tag, values in page.tags.items() if tag in kept}

@@ -17,14 +17,14 @@ _CHUNK = 1 << 22  # values scaled at a time, as float64
 
 
 class Decoded(NamedTuple):
-    """A picture as bytes, uint8 (H, W, C) with C 1, 3 or 4, and its values before scaling where it was scaled."""
+    """A picture as bytes, uint8 (H, W, C) with C 1, 3 or 4, and its values before scaling, if it was scaled."""
 
     pixels: NDArray[np.uint8]
     values: Values | None = None
 
 
 class Samples(NamedTuple):
-    """What a file holds for each pixel, before it becomes bytes."""
+    """The samples of a file, before conversion to bytes."""
 
     colour: NDArray[Any]  # (H, W, 1 or 3); uint8 is kept, anything else is scaled by the value range
     alpha: NDArray[Any] | None = None  # (H, W), of the same type: from 0 to the largest integer of it, or to 1.0
@@ -53,7 +53,7 @@ def to_bytes(samples: Samples, value_range: ValueRange | None) -> Decoded:
 
 
 def _unmultiplied(colour: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Colour that was multiplied by alpha, as it was before; where alpha is 0 nothing is known of it, and it is 0."""
+    """Undo premultiplication of colour by alpha; where alpha is 0, the colour is unknown and set to 0."""
     opaque = 1.0 if alpha.dtype.kind == "f" else float(np.iinfo(alpha.dtype).max)
     shown = np.broadcast_to(alpha[:, :, None] != 0, colour.shape)
     plain = np.divide(colour * opaque, alpha[:, :, None], out=np.zeros(colour.shape), where=shown)
@@ -91,14 +91,14 @@ def scale(values: NDArray[Any], value_range: ValueRange | None) -> tuple[NDArray
 
 
 def no_usual_range(dtype: np.dtype[Any]) -> BadPicture:
-    """The reason for values of a type of which nobody can know what is black and what is white."""
+    """The reason for rejecting a type whose black and white values are not defined."""
     return BadPicture(
         f"values of type {dtype}: no scale from them to bytes is obvious, so save uint8, or pass --range LO:HI"
     )
 
 
 def suggest_range(values: Values) -> str:
-    """The usual range "LO:HI" that holds these values: that of a bit depth, 0:1, -1:1, or else their own."""
+    """The usual range "LO:HI" that contains these values: that of a bit depth, 0:1, -1:1, or else their own range."""
     low, high, integer = values
     if low >= 0:
         usual = [255, 1023, 4095, 16383, 65535] if integer else [1, 255, 65535]

@@ -1,1 +1,1 @@
-"""Packed pictures: decoded once, split into training and held-out ones, and read in batches."""
+"""Packs: pictures decoded once, split into training and held-out sets, and read in batches."""

@@ -14,7 +14,7 @@ from calotype.data.packs.order import Order, Shuffled
 
 
 class Readable(Protocol):
-    """Images that can be read by their number."""
+    """Images that can be read by index."""
 
     def read(self, indices: np.ndarray) -> Batch:
         """The images of int64 `indices` (B,) and their labels."""
@@ -25,12 +25,12 @@ class Batches:
 
     Args:
         data: where images are read from.
-        indices: the images to use, int64 (n,), or an order of them.
+        indices: the indices of the images, int64 (n,), or an order of them.
         size: images per batch.
         seed: of the order of indices.
         flips: mirror each image left to right in half of its appearances.
-        labels: int64 (n,), the classes of `indices`; given, every class appears equally often.
-        after: where reading takes long: called after each batch; the next batch is then read meanwhile, by a thread.
+        labels: int64 (n,), the classes of `indices`; with labels, every class appears equally often.
+        after: for slow sources: called after each batch; a thread then reads the next batch in advance.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Batches:
         """Batch k = 0, 1, 2, ...: images k * size to (k + 1) * size of the endless order.
 
         Args:
-            rows: which of them, by default all; others are not read.
+            rows: the rows of the batch to read, by default all.
         """
         if self._reader is None or self._after is None:
             return self._read(k, rows)

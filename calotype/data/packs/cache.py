@@ -1,4 +1,4 @@
-"""The directory of packed data sets: where a pack lies, and how it appears there whole or not at all."""
+"""The directory of packs: the path of each pack, and its atomic creation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def slug(address: str) -> str:
 
 
 def pack_path(packs: Path, address: str, settings: dict[str, Any]) -> Path:
-    """Where the pack of a source with these settings lies."""
+    """The path of the pack of a source with these settings."""
     key = json.dumps([address, settings], sort_keys=True)
     digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).hexdigest()
     return packs / f"{slug(address)}-{digest}"
@@ -35,10 +35,10 @@ def pack_path(packs: Path, address: str, settings: dict[str, Any]) -> Path:
 
 @contextmanager
 def new_pack(target: Path, needed: int) -> Iterator[Path]:
-    """Give a temporary directory to fill, which becomes `target` if the block ends well, and is removed if not.
+    """Yield a temporary directory, which becomes `target` if the block succeeds, and is removed otherwise.
 
     Args:
-        target: the pack; one that is there is replaced.
+        target: the path of the pack; an existing one is replaced.
         needed: bytes that the block will write.
 
     Raises:
@@ -68,7 +68,7 @@ def new_pack(target: Path, needed: int) -> Iterator[Path]:
 
 
 def _publish(temporary: Path, target: Path) -> None:
-    """Rename into place. A pack that is there goes aside first; whoever has it open keeps what they have."""
+    """Rename into place, after moving an existing pack aside; processes that have it open keep it."""
     old = f"{temporary.name}-old"
     with open_folder(target.parent) as packs:
         packs.below(temporary.name).sync()
@@ -82,13 +82,13 @@ def _publish(temporary: Path, target: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder as far as that can be done."""
+    """Remove a folder as far as possible."""
     with contextlib.suppress(OSError):
         remove_tree(path)
 
 
 def _remove_stale(packs: Folder) -> None:
-    """Remove what processes of this machine left behind when they were killed."""
+    """Remove temporary folders of killed processes of this machine."""
     for name in packs.names():
         found = re.search(rf"^\.tmp-.*-{re.escape(socket.gethostname())}-(\d+)(-old)?$", name)
         if found and not _is_alive(int(found[1])):
@@ -107,7 +107,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def unusable(folder: Path, needed: int, error: OSError) -> DataError:
-    """The error of a cache in which packs cannot be found or written, for want of a permission or of room."""
+    """The error for a cache that is not readable or writable, by permissions or for lack of space."""
     if error.errno in _FULL:
         return _full_disk(folder, needed)
     return DataError(

@@ -1,4 +1,4 @@
-"""In which order pictures are shown: a function of the seed and the epoch, read by position."""
+"""The order of pictures in training: a function of seed and epoch, read by position."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ WINDOW = 8_192
 
 
 class Order(Protocol):
-    """An order of pictures, another one in each epoch."""
+    """An order of pictures, different in each epoch."""
 
     @property
     def length(self) -> int:
-        """Pictures of an epoch."""
+        """The number of pictures of an epoch."""
 
     def take(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        """The numbers of the pictures at places start..stop of an epoch."""
+        """The indices of the pictures at positions start..stop of an epoch."""
 
     def mirrored(self, epoch: int, start: int, stop: int) -> NDArray[np.bool_]:
-        """Whether each is to be mirrored, where that is wanted."""
+        """Whether each of these pictures is mirrored, if mirroring is on."""
 
 
 class Shuffled:
-    """All pictures in any order.
+    """A uniformly random order of all pictures.
 
     Args:
-        indices: their numbers, int64 (n,).
+        indices: the indices of the pictures, int64 (n,).
         seed: of the order.
-        labels: int64 (n,), the classes of `indices`; given, every class appears equally often.
+        labels: int64 (n,), the classes of `indices`; with labels, every class appears equally often.
     """
 
     def __init__(self, indices: NDArray[np.int64], seed: int, labels: NDArray[np.int64] | None = None) -> None:
@@ -59,7 +59,7 @@ class Shuffled:
         return self._mirror[start:stop]
 
     def _enter(self, epoch: int) -> None:
-        """Make the order of an epoch, unless it is the one at hand."""
+        """Compute the order of an epoch, unless it is the current one."""
         if epoch == self._epoch:
             return
         self._order = self.indices[self._shuffled(epoch)]
@@ -80,13 +80,13 @@ class Shuffled:
 
 
 class Windowed:
-    """Pictures in chunks, such as are read at once: chunks in any order, some at a time, and the pictures of those so.
+    """A shuffle for pictures in chunks: chunks in random order, and pictures shuffled within a window of chunks.
 
-    It remembers of chunks, and not of pictures.
+    Its memory grows with the number of chunks, not of pictures.
 
     Args:
-        firsts: the number of the first picture of each chunk, int64 (n,).
-        counts: its pictures, int64 (n,), 1 or more each.
+        firsts: the index of the first picture of each chunk, int64 (n,).
+        counts: the number of its pictures, int64 (n,), 1 or more each.
         seed: of the order.
     """
 
@@ -128,7 +128,7 @@ class Windowed:
         self._ends = np.cumsum(sizes)  # of the windows
 
     def _open(self, window: int) -> None:
-        """Make the order of a window, unless it is the one at hand."""
+        """Compute the order of a window, unless it is the current one."""
         if window == self._at:
             return
         chosen = self._order[window * self.together : (window + 1) * self.together]

@@ -63,7 +63,7 @@ class PackedDataset:
         """Open a pack.
 
         Raises:
-            DataError: there is none, or it is damaged or of another version.
+            DataError: it is missing, damaged or of another version.
         """
         try:
             about = read_json(path / DATASET, MOST_BYTES)
@@ -109,14 +109,14 @@ class PackedDataset:
 
     @property
     def left_out(self) -> NDArray[np.int64]:
-        """Indices of held-out pictures that are not used, since no training picture is of their class."""
+        """Indices of held-out pictures that are not used, since their class has no training pictures."""
         used = np.zeros(len(self), np.bool_)
         used[self.train] = used[self.held_out] = True
         return np.flatnonzero(~used)
 
     @property
     def learned(self) -> int:
-        """How many pictures there are to learn from."""
+        """The number of training pictures."""
         return len(self.train) if self.stream is None else self.stream.count
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class PackedDataset:
         return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), labels)
 
     def is_whole(self) -> bool:
-        """Whether pixels, labels and split are those that were packed; a process reads all of them once for this."""
+        """Whether pixels, labels and split match their digest; reads all of them, once per process."""
         names = (IMAGES, SPLIT, LABELS) if self.class_names else (IMAGES, SPLIT)
         found = [(self.path / name).stat() for name in names]
         mark = (self.path, self.digest, tuple((status.st_ino, status.st_ctime_ns) for status in found))
@@ -150,7 +150,7 @@ class PackedDataset:
         return True
 
     def survey(self) -> dict[str, Any]:
-        """What the headers of the files told when they were packed, and the names of the packed pictures."""
+        """The survey of the headers at the time of packing, and the names of the packed pictures."""
         try:
             found = read_json(self.path / SURVEY, MOST_BYTES)
             if not _is_survey(found, len(self), len(self) + len(self.skipped)):
@@ -162,7 +162,7 @@ class PackedDataset:
 
 
 def pixel_hash(pixels: NDArray[np.uint8]) -> bytes:
-    """16 bytes that tell one picture (H, W, C) from others."""
+    """A hash of 16 bytes of a picture (H, W, C)."""
     return hashlib.blake2b(pixels.data, digest_size=16).digest()
 
 
@@ -173,12 +173,12 @@ def content_digest(
     labels: Sequence[int] | NDArray[np.int64] | None,
     held_out: NDArray[np.bool_],
 ) -> str:
-    """A hash of all that training and evaluation can see of a pack.
+    """A hash of the contents of a pack that affect training and evaluation.
 
     Args:
         hashes: of the pixels of each picture.
         labels: the class of each picture, if there are classes.
-        held_out: which pictures are, (N,).
+        held_out: whether each picture is held out, (N,).
     """
     digest = hashlib.blake2b(json.dumps([facts_of(spec), class_names], indent=1).encode(), digest_size=16)
     digest.update(b"".join(hashes))
@@ -188,12 +188,12 @@ def content_digest(
 
 
 def facts_of(spec: ImageSpec) -> dict[str, int]:
-    """What there is to say of pictures; that they are no maps of latents goes without saying."""
+    """The facts about pictures, without the entries about latent maps."""
     return {name: getattr(spec, name) for name in ("channels", "height", "width", "num_classes")}
 
 
 def _is_survey(found: Any, pictures: int, most: int) -> bool:
-    """Whether values are what a survey tells of a pack, of at most so many files."""
+    """Whether values are a valid survey of a pack, of at most `most` files."""
     if not isinstance(found, dict):
         return False
     numbers = [found.get(name) for name in ("alpha_channels", "deep", "other_files")]
@@ -221,7 +221,7 @@ def _is_survey(found: Any, pictures: int, most: int) -> bool:
 def _class_counts(
     about: dict[str, Any], labels: NDArray[np.int64] | None, split: NDArray[np.uint8], count: int
 ) -> tuple[int, ...]:
-    """Training pictures of each class; packs of earlier versions do not say."""
+    """The number of training pictures of each class; packs of earlier versions do not store it."""
     if labels is None:
         return ()
     if "class_counts" not in about:
@@ -249,7 +249,7 @@ def _text(value: object) -> str:
 
 
 def _array(path: Path, count: int, dtype: type[np.generic], below: int) -> NDArray[Any]:
-    """Whole numbers from 0 to below a limit, one for each picture. Raises one of DAMAGE."""
+    """An array of integers from 0 to below a limit, one per picture. Raises one of DAMAGE."""
     found = read_array(path, most=1024 + 8 * count)
     if found.shape != (count,) or found.dtype != dtype:
         raise NotPlain(f"{path.name} has not a number for each picture")
@@ -259,7 +259,7 @@ def _array(path: Path, count: int, dtype: type[np.generic], below: int) -> NDArr
 
 
 def open_or_none(path: Path) -> PackedDataset | None:
-    """The pack at a path, or None where there is none that can be used."""
+    """The pack at a path, or None if there is no usable one."""
     try:
         return PackedDataset.open(path)
     except CalotypeError:

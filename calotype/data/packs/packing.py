@@ -1,4 +1,4 @@
-"""Decode and fit the pictures of a source once, into a pack; or find the pack that is there."""
+"""Decoding and fitting the pictures of a source once, into a pack; an existing pack is reused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ VALUE_RULE = (
 
 
 class TooFewPictures(DataError):
-    """Fewer pictures than a model can learn from; carries what was found."""
+    """Too few pictures to train on; the error carries the findings."""
 
     def __init__(self, message: str, found: Survey, skipped: tuple[Skipped, ...], values: Values | None) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class TooFewPictures(DataError):
 
 
 class _Fitted(NamedTuple):
-    """One picture as it goes into the pack."""
+    """A decoded and fitted picture."""
 
     name: str
     pixels: NDArray[np.uint8]  # (H, W, C)
@@ -82,7 +82,7 @@ class _Failed(NamedTuple):
 
 @dataclass(slots=True)
 class _Contents:
-    """What goes into the pack beside the pixels, gathered picture by picture."""
+    """The contents of a pack besides the pixels, collected picture by picture."""
 
     names: list[str] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
@@ -94,12 +94,12 @@ class _Contents:
 
 
 def prepare(config: DataConfig, *, cache: Path | None = None, progress: Progress | None = None) -> PackedDataset:
-    """Give the pack of a source: the one in the cache if the source has not changed or is gone, else a new one.
+    """The pack of a source: from the cache if the source is unchanged or missing, else a new one.
 
     Args:
-        config: which pictures, and how they become bytes of one size.
+        config: the source, and the conversion of its pictures.
         cache: the directory of packs; None: as the environment says.
-        progress: called in this thread now and then, with how many pictures are done and how many there are.
+        progress: called in this thread at intervals, with the numbers of finished pictures and of all.
 
     Raises:
         DataError: the source cannot be read, has too few usable pictures, or the disk has no room.
@@ -125,7 +125,7 @@ def prepare(config: DataConfig, *, cache: Path | None = None, progress: Progress
 
 
 def _streamed(packs: Path, notes: Path, config: DataConfig, progress: Progress | None) -> PackedDataset:
-    """The pack of a sample of a source in shards, with what reads the others."""
+    """The pack of a sample of a source in shards, with the stream of the others."""
     address = config.source if "://" in config.source else str(Path(config.source).expanduser().absolute())
     config = replace(config, source=address)
     looked = look(address, config.labels, notes)
@@ -147,12 +147,12 @@ def _streamed(packs: Path, notes: Path, config: DataConfig, progress: Progress |
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
-    """What decides the contents of a pack, apart from the source. Strictness decides whether there is one."""
+    """The settings that determine the contents of a pack, without the source. Strictness is not one of them."""
     return {name: value for name, value in asdict(config).items() if name not in ("source", "strict")}
 
 
 def _find_pack(packs: Path, location: Location, config: DataConfig) -> PackedDataset | None:
-    """A pack of these settings, resolved or as they were asked for, if the source is as it was, or is gone."""
+    """A pack with these settings, resolved or as requested, if the source is unchanged or missing."""
     fallback = None
     try:
         found = sorted(packs.glob(f"{slug(location.address)}-*"))
@@ -183,7 +183,7 @@ def is_gone(config: DataConfig) -> bool:
 
 
 def find_same(config: DataConfig, digest: str, *, cache: Path | None = None) -> PackedDataset | None:
-    """The pack in the cache that has this digest and these settings, wherever its pictures were."""
+    """The pack in the cache with this digest and these settings, from any source."""
     for path in sorted(cache_folder("packs", cache).glob("*")):
         pack = None if config.stream else open_or_none(path)
         if pack is not None and pack.digest == digest and _settings(pack.config) == _settings(config):
@@ -192,7 +192,7 @@ def find_same(config: DataConfig, digest: str, *, cache: Path | None = None) -> 
 
 
 def _requested(pack: PackedDataset) -> Any:
-    """The settings that were asked for, before pictures filled in what they left open."""
+    """The requested settings, before open ones were resolved from the pictures."""
     try:
         return read_json(pack.path / DATASET, MOST_BYTES).get("requested")
     except (OSError, ValueError, AttributeError):  # replaced since it was opened
@@ -305,7 +305,7 @@ def _gather(contents: _Contents, fitted: _Fitted, num_classes: int) -> None:
 
 
 def _split(contents: _Contents, images: Path, spec: ImageSpec, config: DataConfig) -> SplitResult:
-    """Which of the packed pictures are held out."""
+    """The split of the packed pictures."""
     count = len(contents.names)
     if not config.to_learn:
         return nothing_held_out(count)
@@ -322,7 +322,7 @@ def _split(contents: _Contents, images: Path, spec: ImageSpec, config: DataConfi
 
 
 def _pages(files: Sequence[str]) -> NDArray[np.int64]:
-    """Pairs (P, 2) of the first and each other page of a file, which are to lie on one side."""
+    """Pairs (P, 2) of the first and each other page of a file, which belong on the same side of the split."""
     first: dict[str, int] = {}
     pairs = [(first.setdefault(file, k), k) for k, file in enumerate(files) if file]
     return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
@@ -349,7 +349,7 @@ def _counts(contents: _Contents, split: SplitResult, skipped: int, other_files: 
 
 
 def _class_counts(source: Source, contents: _Contents, split: SplitResult) -> dict[str, tuple[int, ...]]:
-    """Training pictures of each class, as an entry of the pack; none without classes."""
+    """The number of training pictures of each class, as an entry of the pack; none without classes."""
     if not contents.labels:
         return {}
     told = np.array(contents.labels)[~split.held_out]
@@ -357,7 +357,7 @@ def _class_counts(source: Source, contents: _Contents, split: SplitResult) -> di
 
 
 def _check_held_out(source: Source, contents: _Contents, split: SplitResult) -> None:
-    """Raise DataError where all held-out pictures are of classes without training pictures."""
+    """Raise DataError if all held-out pictures belong to classes without training pictures."""
     counts = np.array(_class_counts(source, contents, split).get("class_counts", ()))
     labels = np.array(contents.labels, np.int64)
     if not len(labels) or not split.held_out.any() or (counts[labels[split.held_out]] > 0).any():
@@ -377,7 +377,7 @@ def _json(value: Any) -> bytes:
 def _too_few(
     config: DataConfig, usable: int, found: Survey, skipped: tuple[Skipped, ...], values: Values | None
 ) -> TooFewPictures:
-    """The error that says what was found instead of pictures: each kind of failure with its count and an example."""
+    """The error for too few pictures, with the count and an example of each kind of failure."""
     needed = f"a model needs at least {config.fewest}" if config.to_learn else "there must be one to measure"
     lines = [f"{config.source} has {usable or 'no'} usable pictures, but {needed}."]
     for kind, count in Counter(entry.kind for entry in skipped).most_common():

@@ -1,4 +1,4 @@
-"""A function over many items in threads, in order, with few items in memory at once."""
+"""A parallel map: a function over many items in threads, in order, with few items in memory at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_WORKERS = 16  # beyond this the threads wait for the interpreter's lock, an
 
 
 def cores() -> int:
-    """How many processor cores this process may use."""
+    """The number of processor cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -28,10 +28,10 @@ def ordered_map(
     """Yield function(item) in the order of the items; items are drawn by the calling thread, shortly before use.
 
     Args:
-        held: bytes of memory that an item takes until it is done; few large ones are drawn at a time.
+        held: bytes of memory that an item takes until it is done, which limits the number drawn in advance.
 
     For functions that release the interpreter's lock, as decoders of pictures do. Closing the iterator, or an
-    exception, drops what has not begun.
+    exception, cancels items that have not begun.
     """
     workers = min(cores(), _MAX_WORKERS)
     source = iter(items)

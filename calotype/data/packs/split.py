@@ -1,8 +1,8 @@
-"""Which pictures are held out from training.
+"""The split into training and held-out pictures.
 
-Pictures that are nearly the same form a group, and a group lies on one side. The side follows from the hash of one of
-its members, so that a picture keeps its side when others are added, but for two exceptions: its group is joined by
-another picture, or its class is so small that its share is held between bounds.
+Near duplicates form a group, and a group stays on one side of the split. The side is derived from the hash of one of
+its members, so a picture keeps its side when others are added, with two exceptions: another picture joins its group, or
+its class is so small that bounds apply to its held-out share.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplication is one to one, and i
 
 
 class SplitResult(NamedTuple):
-    """Which pictures are held out, bool (N,), and by which rule, as a sentence."""
+    """Whether each picture is held out, bool (N,), and the rule as a sentence."""
 
     held_out: NDArray[np.bool_]
     rule: str
 
 
 def own_split(own: Sequence[Split | None]) -> SplitResult | None:
-    """The split that the source states, where both its sides have pictures.
+    """The split that the source states, if both its sides have pictures.
 
     Raises:
         DataError: it leaves nothing to train on.
@@ -58,12 +58,12 @@ def own_split(own: Sequence[Split | None]) -> SplitResult | None:
 
 
 def nothing_held_out(n: int) -> SplitResult:
-    """The split of n pictures that are not to be learnt from."""
+    """The split of n pictures without training: none is held out."""
     return SplitResult(np.zeros(n, np.bool_), NO_RULE)
 
 
 def last_held_out(n: int) -> SplitResult:
-    """The split of the n pages of one file: the last are held out, since those beside each other are much alike."""
+    """The split of the n pages of one file: the last are held out, since adjacent pages are similar."""
     held_out = np.arange(n) >= n - max(1, round(HELD_OUT_SHARE * n))
     return SplitResult(held_out, LAST_RULE)
 
@@ -71,12 +71,12 @@ def last_held_out(n: int) -> SplitResult:
 def split_by_hash(
     hashes: NDArray[np.uint64], near: NDArray[np.int64], labels: NDArray[np.int64] | None = None
 ) -> SplitResult:
-    """Hold out a share of the pictures, of each class for itself; every class keeps pictures to learn from.
+    """Hold out a share of the pictures of each class; every class keeps training pictures.
 
     Args:
         hashes: uniform hash of each picture's pixels (N,); equal pictures have equal hashes.
-        near: pairs of pictures (P, 2) that are to lie on one side.
-        labels: the class of each (N,); None: there are none.
+        near: pairs of pictures (P, 2) that belong on the same side.
+        labels: the class of each (N,); None without classes.
 
     Raises:
         DataError: all pictures are the same, or none can be held out without leaving a class empty.
@@ -111,7 +111,7 @@ def split_by_hash(
 
 
 class _Groups(NamedTuple):
-    """Pictures that are to lie on one side, as G groups."""
+    """G groups of pictures, each of which stays on one side."""
 
     members: NDArray[np.int64]  # the group of each picture (N,)
     hashes: NDArray[np.uint64]  # (G,)
@@ -121,10 +121,10 @@ class _Groups(NamedTuple):
 
 
 def _group(hashes: NDArray[np.uint64], near: NDArray[np.int64], labels: NDArray[np.int64] | None) -> _Groups:
-    """Join equal pictures and pairs. The picture whose mixed hash is the least stands for its group.
+    """Group equal pictures and pairs. The picture with the smallest mixed hash represents its group.
 
-    The mixed hash says next to nothing of the hash: a group of any size is held out as often as a single picture, and
-    one that joins k pictures replaces the hash of their group once in k + 1 times.
+    The mixed hash is independent of the hash: a group of any size is held out as often as a single picture, and a
+    picture that joins a group of k becomes its representative with probability 1 / (k + 1).
     """
     classes = np.zeros(len(hashes), np.int64) if labels is None else labels
     members = _components(np.unique(hashes, return_inverse=True)[1].astype(np.int64), near)
@@ -153,7 +153,7 @@ def _components(members: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray
 def _of_class(hashes: NDArray[np.uint64], sizes: NDArray[np.int64]) -> list[int]:
     """The groups of a class that are held out: those below a fixed threshold, within bounds.
 
-    A group that is more than the greatest share of its class is not held out at all.
+    A group above the largest permitted share of its class is never held out.
     """
     total = int(sizes.sum())
     able = np.flatnonzero(sizes <= max(1, int(MOST_SHARE * total)))
@@ -173,7 +173,7 @@ def _of_class(hashes: NDArray[np.uint64], sizes: NDArray[np.int64]) -> list[int]
 
 
 def _least_missed(groups: _Groups) -> int | None:
-    """The smallest group without which each class still has pictures, of those the one of the least hash; or None."""
+    """The smallest group whose removal leaves no class empty, by hash among equals; or None."""
     _, classes, homes = np.unique(groups.contents[:, 1], return_inverse=True, return_counts=True)
     needed = np.zeros(len(groups.hashes), np.bool_)
     needed[groups.contents[homes[classes] == 1, 0]] = True

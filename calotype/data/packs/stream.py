@@ -1,8 +1,8 @@
-"""Pictures that are read while a model learns from them, since there are too many to pack.
+"""Streaming: pictures read during training, for sources with too many pictures to pack.
 
-Of a source in shards a sample is packed, with all that is held out, for everything that looks at pictures more than
-once: sizes, measuring, evaluation. What a model learns from is read part by part, a window of parts at a time, in an
-order that follows from seed and position alone.
+A sample of a source in shards, with all held-out pictures, is packed for everything that reads pictures more than once:
+the survey of sizes, measurements, evaluation. Training reads the others part by part, a window of parts at a time, in
+an order that is a function of seed and position alone.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ class Chosen(NamedTuple):
 
 
 class Replaced(NamedTuple):
-    """A picture in whose place another was shown."""
+    """A picture that was replaced by another."""
 
     name: str
     reason: str
 
 
 class Stream:
-    """The pictures that a model learns from, by number, and the order in which it sees them.
+    """The streamed training pictures, by index, and their order.
 
-    Numbers go through the parts of all shards, one after the other.
+    Indices run through the parts of all shards in turn.
 
     Args:
         shards: the source.
-        held_out: which parts are not learned from, bool (parts,); parts without pictures are none.
+        held_out: whether each part is excluded from training, bool (parts,); empty parts are not.
         fingerprint: of the shards as they were looked at.
     """
 
@@ -81,15 +81,15 @@ class Stream:
 
     @property
     def count(self) -> int:
-        """Pictures to learn from."""
+        """The number of training pictures."""
         return int(self.counts[self.learned].sum())
 
     def order(self, seed: int) -> Windowed:
-        """In which they are seen."""
+        """The order of the pictures in training."""
         return Windowed(self.firsts[self.learned], self.counts[self.learned], seed)
 
     def class_counts(self) -> tuple[int, ...]:
-        """Pictures to learn from of each class; empty without classes. Reads the labels of all parts."""
+        """The number of training pictures per class; empty without classes. Reads the labels of all parts."""
         counts = np.zeros(len(self.shards.class_names), np.int64)
         if len(counts):
             for number in np.flatnonzero(self.learned).tolist():
@@ -99,12 +99,12 @@ class Stream:
         return tuple(counts.tolist())
 
     def fitted(self, config: DataConfig, spec: ImageSpec) -> Stream:
-        """The same, with the size and channels that pictures are to have."""
+        """This stream, with the size and channels of the fitted pictures."""
         self.config, self.spec = config, spec
         return self
 
     def part(self, number: int) -> Sequence[Encoded]:
-        """The pictures of a part; those of two windows are kept."""
+        """The pictures of a part; parts of two windows are cached."""
         with self._lock:
             if number in self._cached:
                 self._cached.move_to_end(number)
@@ -117,14 +117,14 @@ class Stream:
         return found
 
     def name(self, part: int, row: int) -> str:
-        """Of a picture."""
+        """The name of a picture."""
         shard, before = self.shards.shards[self._shard[part]], int(self._part[part])
         return f"{shard.name}[{sum(shard.counts[:before]) + row}]"
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
         """Read and decode pictures: uint8 (B, C, H, W), in channels_last memory.
 
-        One that cannot be used is replaced by the next of its part that can.
+        An unusable picture is replaced by the next usable one of its part.
 
         Raises:
             DataError: a shard has changed or is gone, none of several pictures in a row can be used, or one cannot and
@@ -144,13 +144,13 @@ class Stream:
         return Batch(torch.from_numpy(pixels).permute(0, 3, 1, 2), labels)
 
     def heard(self) -> list[Replaced]:
-        """What was replaced since this was asked, but not more than is worth naming."""
+        """The replaced pictures since the last call, up to a limit."""
         with self._lock:
             told, self._told = self._told, []
         return told
 
     def _fit(self, place: tuple[int, int]) -> tuple[NDArray[np.uint8], int]:
-        """The pixels and the class of a picture, or of the next."""
+        """The pixels and the class of a picture, or of the next usable one."""
         part, row = place
         pictures = self.part(part)
         reason = ""
@@ -192,7 +192,7 @@ class Stream:
 
 
 class Looked(NamedTuple):
-    """A source in shards, and what of it is to be packed."""
+    """A source in shards, and the pictures of it to pack."""
 
     stream: Stream
     chosen: tuple[Chosen, ...]
@@ -223,7 +223,7 @@ class Looked(NamedTuple):
 
 
 def look(address: str, labels: bool, notes: Path) -> Looked:
-    """Open a source in shards, and choose what is packed of it and what is held out.
+    """Open a source in shards, and choose the pictures to pack and the held-out parts.
 
     Args:
         notes: as of `open_shards`.
@@ -254,7 +254,7 @@ def look(address: str, labels: bool, notes: Path) -> Looked:
 
 
 def _held_out(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Parts that are held out: so many that each gives LEAST_OF_PART or more, but not more than a tenth."""
+    """The held-out parts: at most a tenth of all, each contributing LEAST_OF_PART pictures or more."""
     wanted = min(HELD_OUT, int(counts.sum()) // 10)
     several = max(1, min(len(counts) // 10, wanted // LEAST_OF_PART))
     held = np.zeros(len(counts), np.bool_)
@@ -263,7 +263,7 @@ def _held_out(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _chosen(counts: NDArray[np.int64], which: NDArray[np.bool_], limit: int, split: Split) -> Iterator[Chosen]:
-    """Up to `limit` pictures of those parts, of as many parts as can be."""
+    """Up to `limit` pictures from as many of the parts as possible."""
     parts = np.flatnonzero(which)
     each = max(LEAST_OF_PART, -(-limit // len(parts)))
     left = limit
@@ -282,7 +282,7 @@ def _loaded(encoded: Encoded) -> Loaded:
 
 
 def digest(packed: str, stream: Stream) -> str:
-    """Of the packed sample and of all shards."""
+    """A digest of the packed sample and of all shards."""
     told = hashlib.blake2b(packed.encode(), digest_size=16)
     for shard in stream.shards.shards:
         told.update(f"{shard.name}\0{shard.counts}\n".encode())

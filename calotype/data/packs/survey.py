@@ -1,4 +1,4 @@
-"""A look at the headers of all pictures: what they are, and from that the size and channels to use."""
+"""A survey of the headers of all pictures, from which size and channels of the data set are chosen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What is known of each record of a source, in order, before any is decoded."""
+    """The facts of each record of a source, in order, before decoding."""
 
     outcomes: tuple[Facts | Skipped, ...]
     apart: tuple[Skipped, ...]  # skipped by the source itself, and so no records
@@ -41,12 +41,12 @@ class Survey:
 
     @property
     def facts(self) -> list[Facts]:
-        """The facts of the records that look usable."""
+        """The facts of the records whose headers are usable."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Facts)]
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """What was left out, and why."""
+        """The skipped pictures with their reasons."""
         return (*self.apart, *(outcome for outcome in self.outcomes if isinstance(outcome, Skipped)))
 
     def summary(self) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def survey(source: Source, *, strict: bool, progress: Progress | None = None) ->
 
     Args:
         source: the pictures.
-        strict: raise at the first that cannot be used.
-        progress: called now and then with 0 and the number of records seen so far.
+        strict: raise at the first unusable picture.
+        progress: called at intervals with 0 and the number of records seen so far.
 
     Raises:
         DataError: strict, and a picture cannot be used.
@@ -91,12 +91,12 @@ def survey(source: Source, *, strict: bool, progress: Progress | None = None) ->
 
 
 def strict_error(skipped: Skipped) -> DataError:
-    """The error for a picture that cannot be used where each one must be."""
+    """The error for an unusable picture in strict mode."""
     return DataError(f"{skipped.name}: {skipped.reason} (strict is on, so nothing is passed over)")
 
 
 def resolve(config: DataConfig, source: Source, found: Survey) -> DataConfig:
-    """Fill in the size and the channels that the config leaves to the pictures; there must be some."""
+    """Resolve the size and channels that the config leaves open, from at least one picture."""
     width, height = config.width, config.height
     if not width:
         width, height = recommended_size([(fact.width, fact.height) for fact in found.facts])
@@ -138,7 +138,7 @@ def _look(record: Record) -> Facts | Skipped:
 
 
 def _channels(source: Source, found: Survey) -> int:
-    """4 where more than half of the pictures are partly transparent, else 3 where any has colour, else 1."""
+    """4 if more than half of the pictures are partly transparent, else 3 if any has colour, else 1."""
     facts = found.facts
     possible = sum(fact.alpha is not False for fact in facts)
     if 2 * possible > len(facts) and _mostly_transparent(source, found):
@@ -147,7 +147,7 @@ def _channels(source: Source, found: Survey) -> int:
 
 
 def _mostly_transparent(source: Source, found: Survey) -> bool:
-    """Decode alpha channels until it is known whether more than half of the pictures have one in use."""
+    """Whether more than half of the pictures use alpha; decodes alpha channels until this is known."""
     facts = found.facts
     transparent = sum(fact.alpha is True for fact in facts)
     undecided = sum(fact.alpha is None for fact in facts)

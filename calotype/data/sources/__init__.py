@@ -1,1 +1,1 @@
-"""Where pictures come from: folders, archives, tables, arrays, hubs, built-in letters; and what lies beside them."""
+"""Sources of pictures: folders, archives, tables, arrays, hubs, built-in letters; and their label files."""

@@ -86,7 +86,7 @@ def npz(path: Path, labels: bool = True) -> Source:
 
 
 def _notes(parts: list[_Part], keys: set[str]) -> Iterator[str]:
-    """What is to be said of arrays that may be labels, and are not."""
+    """Notes on arrays that may be labels but are not used."""
     names = {images: labels for images, labels, _ in _NAMES}
     unlabelled = [part.images for part in parts if part.labels is None]
     if len(unlabelled) < len(parts):
@@ -159,7 +159,7 @@ def _part_records(path: Path, part: _Part) -> Iterator[Record]:
 
 @contextmanager
 def _array_of(path: Path, name: str) -> Iterator[tuple[Any, Header]]:
-    """An array of an .npz file as a stream of its values, and what it claims to be."""
+    """An array of an .npz file: a stream of its values, and its header."""
     with ExitStack() as opened:
         try:
             archive = opened.enter_context(zipfile.ZipFile(path))
@@ -173,7 +173,7 @@ def _array_of(path: Path, name: str) -> Iterator[tuple[Any, Header]]:
 
 
 def _checked(header: Header, name: str) -> bool:
-    """Whether the channels of pictures come first. Raises DataError for what is no array of pictures."""
+    """Whether the channels of pictures come first. Raises DataError for an array of anything else than pictures."""
     shape, _, dtype = header
     if dtype.kind not in "biuf":
         raise DataError(f"{name} holds values of type {dtype}, but pictures are integers, floats or bools: save such")
@@ -193,7 +193,7 @@ def _row(images: NDArray[Any], index: int, channels_first: bool) -> Loaded:
 
 
 def _channels_first(shape: tuple[int, ...], name: str) -> bool:
-    """Whether pictures of this shape are (N, C, H, W); where both orders fit, channels are last."""
+    """Whether pictures of this shape are (N, C, H, W); if both orders fit, channels are last."""
     if len(shape) == 3:
         return False
     if len(shape) == 4 and (shape[3] in (1, 3, 4) or shape[1] in (1, 3, 4)):

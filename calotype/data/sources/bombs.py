@@ -1,7 +1,7 @@
-"""Archives that are larger than they look: what a few bytes claim, or unfold to, is not followed without end.
+"""Limits against decompression bombs: archives whose entries or contents are far larger than the file.
 
-An entry of an archive takes a hundred bytes of it at most, and in memory ten times as many; a compressed stream may
-unfold to a thousand times its size and more. Pictures are compressed already, and unfold to little more than they are.
+An entry of an archive takes a hundred bytes of it at most, and ten times as many in memory; a compressed stream may
+expand to a thousand times its size and more. Pictures are compressed already, and expand little.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _END, _END_64, _LOCATOR_64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"
 
 
 def too_many(path: Path) -> DataError:
-    """The error for an archive of more entries than are looked at."""
+    """The error for an archive with more entries than the limit."""
     return DataError(f"{path} has more than {MOST_ENTRIES:,} entries: unpack it, and give the folder")
 
 
 def check_entries(path: Path) -> None:
-    """Raise DataError where the list of a zip file, which is read whole, is too long."""
+    """Raise DataError if the central directory of a zip file, which is read whole, is too long."""
     if _list_bytes(path) > MOST_ENTRIES * 2 * _LIST_ENTRY:
         raise too_many(path)
 
 
 def check_unfolded(path: Path, sizes: Iterable[int]) -> None:
-    """Raise DataError where the members of a zip file that are read claim far more bytes than it can have."""
+    """Raise DataError if the members to read of a zip file claim far more bytes than it can hold."""
     if sum(size for size in sizes if size <= MAX_FILE_BYTES) > FREE + MOST_RATIO * path.stat().st_size:
         raise _bomb(path)
 
@@ -60,7 +60,7 @@ def _bomb(path: Path) -> DataError:
 
 
 def _list_bytes(path: Path) -> int:
-    """What the end of a zip file says of the size of its list; 0 where it says nothing."""
+    """The size of the central directory by the end of a zip file; 0 if it is not stated."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - (1 << 16) - 22))
@@ -78,7 +78,7 @@ def _list_bytes(path: Path) -> int:
 
 
 class _Unfolding(io.RawIOBase):
-    """A stream of which no more is read at once, or in all, than an archive of this size may hold."""
+    """A decompressed stream, limited at once and in total to what an archive of its size may hold."""
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         self._stream, self._path = stream, path
@@ -132,7 +132,7 @@ def _unfolded(file: IO[bytes], head: bytes) -> Any:
 
 
 def members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
-    """The entries of a tar, one after the other; none is kept. Raises DataError where they are too many."""
+    """Iterate over the entries of a tar, keeping none. Raises DataError if there are too many."""
     for number, member in enumerate(archive):
         if number >= MOST_ENTRIES:
             raise too_many(path)
@@ -141,7 +141,7 @@ def members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file begins as a tar does, compressed or not."""
+    """Whether a file begins like a tar, compressed or not."""
     try:
         with open_tar(path):
             return True

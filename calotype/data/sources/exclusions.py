@@ -1,7 +1,7 @@
-"""What lies beside pictures and is not learned: system folders, thumbnails, masks, label files and other kinds.
+"""Files beside pictures that are excluded from training: system folders, thumbnails, masks, label files and others.
 
-One table for each: of folders, of files by name, of files by suffix. Whatever is left out is listed by name, with the
-reason and the remedy.
+There is one table each for folders, for files by name, and for files by suffix. Everything excluded is listed by name,
+with the reason and the remedy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from calotype.data.records import Skipped
 
 
 class Why(NamedTuple):
-    """Why something is left out, and what to do to learn from it nevertheless."""
+    """The reason for an exclusion, and how to include the files nevertheless."""
 
     reason: str
     remedy: str
@@ -151,14 +151,14 @@ _LOOKED_AT = 100  # pictures of a folder whose names are compared, spread over i
 
 
 def why_system(name: str, folder: bool) -> Why | None:
-    """Why a file or folder is never learned, going by its own name alone; None: it may be."""
+    """The reason to exclude a file or folder by its own name; None if there is none."""
     if name.startswith("."):
         return HIDDEN
     return (SYSTEM_FOLDERS if folder else SYSTEM_FILES).get(name.lower())
 
 
 def why_made(names: Set[str]) -> Why | None:
-    """Why a folder with such files in it is never learned when it lies among pictures; None: it may be."""
+    """The reason to exclude a folder among pictures by the files in it; None if there is none."""
     if "compare.toml" in names or ("config.toml" in names and names & {"checkpoints", "log.jsonl"}):
         return Why("a run or a comparison of Calotype", "nothing has to be done")
     return (
@@ -167,7 +167,7 @@ def why_made(names: Set[str]) -> Why | None:
 
 
 def system_part(name: str) -> Skipped | None:
-    """The outermost part of a relative name that is never learned, with the reason; a folder ends in "/"."""
+    """The outermost excluded part of a relative name, with the reason; a folder ends in "/"."""
     parts = name.split("/")
     for k, part in enumerate(parts):
         folder = k < len(parts) - 1
@@ -178,13 +178,13 @@ def system_part(name: str) -> Skipped | None:
 
 
 def why_other(name: str) -> Why:
-    """Why a file that is no picture is not read."""
+    """The reason to exclude a file that is not a picture."""
     path = PurePosixPath(name)
     return LABEL_FILES.get(path.name.lower()) or SUFFIXES.get(path.suffix.lower(), UNKNOWN)
 
 
 class Companions(NamedTuple):
-    """Pictures that are other versions of pictures, such as masks and thumbnails, and the notes on what looks so."""
+    """Companions of pictures, such as masks and thumbnails, and notes on uncertain ones."""
 
     names: frozenset[str]
     ignored: tuple[Skipped, ...]
@@ -194,9 +194,10 @@ class Companions(NamedTuple):
 def companions(names: Sequence[str]) -> Companions:
     """Find masks and thumbnails among relative names of pictures.
 
-    A folder named as masks are is one if more than half of its pictures have the names of pictures in one place beside
-    it, perhaps with an ending such as _mask. Where two folders beside it have those names, they are numbers, and the
-    folder is a class as the others are. A file with such an ending is a mask if the picture without it lies beside it.
+    A folder with a name for masks is a mask folder if more than half of its pictures have
+    the names of pictures in one folder beside it, possibly with an ending such as _mask. If two folders beside it have
+    those names, the names are numbers, and the folder is a class like the others. A file with such an ending is a mask
+    if the picture without the ending lies beside it.
     """
     folders = _companion_folders(names)
     inside = {name for members in folders.values() for name in members}
@@ -224,7 +225,7 @@ def companions(names: Sequence[str]) -> Companions:
 
 
 class _Tree(NamedTuple):
-    """The pictures outside of folders that are named as masks are, without suffixes."""
+    """The pictures outside folders with names for masks, without suffixes."""
 
     bare: dict[str, str]  # the name without its suffix: the name
     folders: dict[str, set[str]]  # of each folder, those in it
@@ -242,7 +243,7 @@ class _Tree(NamedTuple):
         return cls(bare, folders, Counter(_bare(name).rpartition("/")[2] for name in names))
 
     def like(self, folder: str, members: Sequence[str]) -> str:
-        """A picture of which a folder has another version, or nothing where it has pictures of its own."""
+        """A picture whose companion is in a folder, or nothing if the folder has pictures of its own."""
         parent, _, own = folder.rpartition("/")
         looked_at = members[:: -(-len(members) // _LOOKED_AT)]
         rests = [_bare(name[len(folder) + 1 :]) for name in looked_at]
@@ -271,7 +272,7 @@ class _Tree(NamedTuple):
 
 
 def _companion_folders(names: Sequence[str]) -> dict[str, list[str]]:
-    """The outermost folders that are named as masks are, each with its pictures; not one around all of them."""
+    """The outermost folders with names for masks, each with its pictures; not one around all of them."""
     found: dict[str, list[str]] = {}
     for name in names:
         parts = name.split("/")
@@ -287,7 +288,7 @@ def _bare(name: str) -> str:
 
 
 def _ending(bare: str) -> str:
-    """The ending of a name without suffix that says it is another version of a picture."""
+    """The ending of a name without suffix that marks a companion of a picture."""
     found = _ENDING.search(bare)
     return found[0].lower() if found else ""
 

@@ -1,4 +1,4 @@
-"""Pictures as files: a folder, a zip or tar of one, or several tars that are one data set."""
+"""Picture files: a folder, a zip or tar of one, or several tars that form one data set."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _KERNEL_PLACES = ("/proc", "/sys", "/sys/kernel/debug", "/sys/kernel/tracing")
 
 
 class Found(NamedTuple):
-    """A file below a folder."""
+    """A file found below a folder."""
 
     name: str  # relative, "/" between its parts
     path: Path
@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """All files below a folder but those of systems and hidden ones, sorted by name; what is left out is apart."""
+    """All files below a folder, sorted by name, without system and hidden files, which are listed separately."""
 
     files: list[Found]
     skipped: tuple[Skipped, ...]  # what could not be opened or followed
@@ -53,19 +53,19 @@ class Walk(NamedTuple):
 
 
 def stamp(status: os.stat_result) -> tuple[int, int]:
-    """What another content of a file changes: its size, and the time of the last change, in nanoseconds."""
+    """The size of a file and its modification time in nanoseconds, by which changes are detected."""
     return status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def kernel_devices() -> frozenset[int]:
-    """The device numbers of file systems that the kernel invents: a read of a file in them may wait for ever."""
+    """The device numbers of virtual file systems of the kernel, where reading a file may block for ever."""
     return frozenset(os.stat(place).st_dev for place in _KERNEL_PLACES if os.path.ismount(place))
 
 
 def walk(root: Path) -> Walk:
-    """List the files below a folder, following symlinks, but no folder twice: links may form a loop.
+    """List the files below a folder, following symlinks but visiting each folder once, since links may form a loop.
 
-    File systems of the kernel, such as /proc, are left out.
+    Virtual file systems, such as /proc, are excluded.
     """
     files: list[Found] = []
     skipped: list[Skipped] = []
@@ -114,7 +114,7 @@ def folder(root: Path, labels: bool = True, wanted: LabelsFrom | None = None) ->
 
     Args:
         labels: whether classes are wanted.
-        wanted: the table to read them from, if they are not those of folders.
+        wanted: the table of the classes, if not from folders.
     """
     found, skipped, ignored = walk(root)
     listing = Listing(labels, wanted, archive=False, ignored=ignored)
@@ -131,7 +131,7 @@ def folder(root: Path, labels: bool = True, wanted: LabelsFrom | None = None) ->
 
 
 def picture(path: Path) -> Source:
-    """One picture, by itself."""
+    """A single picture."""
     return Source(lambda: iter([Record(path.name, partial(_open, path, None))]), ())
 
 
@@ -187,7 +187,7 @@ def tar_archives(
     """The pictures of several tars, which are shards of one data set.
 
     Args:
-        paths: each with its name in the source and the split that this says.
+        paths: each with its name in the source and the split of that name.
         labels: whether classes are wanted.
         wanted: must be None: shards have no table of labels.
     """
@@ -225,7 +225,7 @@ def _tar_contents(path: Path, labels: bool, wanted: LabelsFrom | None) -> Conten
 
 
 def _placed(contents: Contents, arranged: Arranged) -> Iterator[tuple[Picture, Place]]:
-    """The pictures to use of the only contents, in their order."""
+    """The pictures to use of a single contents, in their order."""
     (places,) = arranged.places
     return ((picture, places[picture.name]) for picture in contents.pictures if picture.name in places)
 
@@ -249,7 +249,7 @@ def _open(path: Path, label: int | None) -> Loaded:
 
 
 def _open_listed(file: Found, label: int | None) -> Loaded:
-    """Open a file of a folder as it was listed: what is looked at first and read later has to be the same."""
+    """Open a listed file of a folder, checking that it has not changed since it was listed."""
     loaded = _open(file.path, label)
     content = cast(BinaryIO, loaded.content)
     if stamp(os.fstat(content.fileno())) != (file.size, file.mtime_ns):
@@ -259,7 +259,7 @@ def _open_listed(file: Found, label: int | None) -> Loaded:
 
 
 def head(path: Path, size: int) -> bytes:
-    """So many of the first bytes of a file; none of one that cannot be read."""
+    """The first bytes of a file; empty if it cannot be read."""
     try:
         with open_regular(path) as file:
             return file.read(size) if os.fstat(file.fileno()).st_size else b""  # those of /proc may wait
@@ -268,7 +268,7 @@ def head(path: Path, size: int) -> bytes:
 
 
 def _member(name: str, size: int, read: Callable[[], bytes], place: Place) -> Record:
-    """A record of an archive's member, read now: neither zip nor tar files can be read by several threads at once."""
+    """A record of an archive's member, read at once: zip and tar files cannot be read by several threads."""
     if size > MAX_FILE_BYTES:
         return Record(name, partial(_fail, f"too large: more than {MAX_FILE_BYTES >> 20} MiB in one file"), place.split)
     try:
@@ -300,10 +300,10 @@ def _zip_head(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> b
 
 
 def _tar_members(path: Path) -> Iterator[tuple[int, tarfile.TarInfo, Callable[[int], bytes]]]:
-    """The files of a tar with their numbers, and what reads so many of their first bytes until the next is asked for.
+    """The files of a tar with their indices, and a function for their first bytes, valid until the next file.
 
     Raises:
-        DataError: the archive itself is damaged, so that nothing is known of what follows.
+        DataError: the archive itself is damaged, so the rest cannot be read.
     """
     try:
         with open_tar(path) as archive:
@@ -315,6 +315,6 @@ def _tar_members(path: Path) -> Iterator[tuple[int, tarfile.TarInfo, Callable[[i
 
 
 def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> bytes:
-    """So many of the first bytes of a tar's member; of one that is too large none."""
+    """The first bytes of a tar's member; empty if it is too large."""
     file = archive.extractfile(member) if member.size <= MAX_FILE_BYTES else None
     return file.read(min(size, member.size)) if file else b""

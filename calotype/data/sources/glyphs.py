@@ -71,7 +71,7 @@ MOST = 10_000_000  # images
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GlyphsConfig:
-    """Which letters are drawn."""
+    """The settings of the built-in letters."""
 
     mode: Mode = "gray"  # rgba has real transparency around the ink
     count: int = 10_000  # images in the data set; image i does not depend on it
@@ -105,9 +105,9 @@ class GlyphsConfig:
 
 
 def render(config: GlyphsConfig, index: int, width: int, height: int) -> tuple[NDArray[np.uint8], int]:
-    """Draw image `index` of a seed; any index from 0 on, also beyond the count.
+    """Draw image `index` of a seed; any index from 0, also beyond the count.
 
-    The same whoever asks and in whatever order, with one version of matplotlib's fonts and of Pillow. The letter, its
+    The image is a function of its arguments, for one version of matplotlib's fonts and of Pillow. The letter, its
     typeface and its place are the same in every mode, and labels are balanced: each 26 images from a multiple of 26
     on are the 26 letters in an order of their own.
 
@@ -139,7 +139,7 @@ def _whole(name: str, value: str, text: str) -> int:
 
 
 class _Draws:
-    """The random values of one image, each by its name: a new one leaves the others as they are."""
+    """The random values of one image, each by its name: adding a value does not change the others."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -152,7 +152,7 @@ class _Draws:
 
 
 def _label(seed: int, index: int) -> int:
-    """The letter of an image: each block of 26 indices is a permutation, so that any stretch is nearly balanced."""
+    """The letter of an image: each block of 26 indices is a permutation, so any interval is nearly balanced."""
     block, position = divmod(index, 26)
     key = fold(seed, "glyph labels", block)
     return (_MULTIPLIERS[key % 12] * position + key // 12) % 26

@@ -1,8 +1,8 @@
-"""Tables that say the classes of pictures by their names: metadata.csv and metadata.jsonl as Hugging Face's ImageFolder
-has them, dataset.json as StyleGAN has it, and other files of that form.
+"""Label files: tables of the classes of pictures by file name, such as metadata.csv and metadata.jsonl in the form of
+Hugging Face's ImageFolder, and dataset.json in the form of StyleGAN.
 
-They lie beside the pictures, or above them. A name is relative to the folder of the table; where no picture is there,
-one of that name, with or without its suffix, is looked for in all of the source.
+They lie beside the pictures, or above them. A name is relative to the folder of the table; if no picture is there, the
+whole source is searched for one of that name, with or without its suffix.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WHOLE_FRACTION = re.compile(r"([+-]?\d+)(\.0*)?")
 
 
 class LabelsFrom(NamedTuple):
-    """What --labels-from says."""
+    """The value of --labels-from."""
 
     file: str  # a name in the source, "/" between its parts; without one, all files of that name
     column: str  # "": there is one column beside that of names
@@ -53,12 +53,12 @@ class LabelsFrom(NamedTuple):
         return cls(normal(file), column)
 
     def means(self, name: str) -> bool:
-        """Whether a file of the source is asked for."""
+        """Whether the option names a file of the source."""
         return name == self.file or ("/" not in self.file and name.rpartition("/")[2] == self.file)
 
 
 class Table(NamedTuple):
-    """The rows of a table; `line` is where each begins, or its number in a list."""
+    """The rows of a table; `line` is the first line of each, or its index in a list."""
 
     name: str
     columns: tuple[str, ...]
@@ -66,7 +66,7 @@ class Table(NamedTuple):
 
 
 class PictureNames:
-    """The pictures of a source by what tables call them."""
+    """An index of the pictures of a source by the names in tables."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
@@ -78,7 +78,7 @@ class PictureNames:
                 self._loose[key] = name if self._loose.get(key, name) == name else None
 
     def find(self, value: object, folder: str) -> str | None:
-        """The picture that a table in a folder means; None: there is none, or there are several."""
+        """The picture that a table in a folder names; None if there is none, or more than one."""
         if not isinstance(value, (str, int)):
             return None
         text = str(value)
@@ -94,7 +94,7 @@ class PictureNames:
 
 
 class Labels(NamedTuple):
-    """The classes that a table says."""
+    """The classes in a table."""
 
     classes: Numbered
     values: dict[str, str]  # by the names of pictures; those that it does not name are not there
@@ -102,7 +102,7 @@ class Labels(NamedTuple):
 
 
 def parse_table(name: str, content: bytes) -> Table | None:
-    """Read a table; None: it is JSON that is none. Raises DataError where it is damaged."""
+    """Read a table; None for JSON that is not a table. Raises DataError if it is damaged."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -181,7 +181,7 @@ def _columns(rows: list[tuple[int, dict[str, Any]]]) -> tuple[str, ...]:
 
 
 class _Joined(NamedTuple):
-    """The rows of a table with the pictures that they name."""
+    """The rows of a table, joined with their pictures."""
 
     table: Table
     name_column: str
@@ -189,12 +189,12 @@ class _Joined(NamedTuple):
     unknown: list[Any]  # names of no picture
 
     def values(self, column: str) -> list[Any]:
-        """What a column has for pictures, where it has anything."""
+        """The values of a column by picture, without empty ones."""
         return [row.get(column) for _, _, row in self.rows if row.get(column) not in (None, "")]
 
 
 def _join(table: Table, pictures: PictureNames) -> _Joined | None:
-    """Take the column that names the most pictures; None: no column names any."""
+    """Join by the column that names the most pictures; None if no column names any."""
     folder = table.name.rpartition("/")[0]
     if _lacks_header(table, pictures):
         return None
@@ -212,13 +212,13 @@ def _join(table: Table, pictures: PictureNames) -> _Joined | None:
 
 
 def _lacks_header(table: Table, pictures: PictureNames) -> bool:
-    """Whether a table's first line names a picture, and not columns."""
+    """Whether a table has no header: its first line names a picture."""
     folder = table.name.rpartition("/")[0]
     return any("." in column and pictures.find(column, folder) for column in table.columns)
 
 
 def offer(table: Table, pictures: PictureNames) -> str:
-    """A note on a table that is not read, with what it has and the option that reads it; "": nothing of pictures."""
+    """A note on an unused table, with its columns and the option to read it; "" if it names no pictures."""
     if _lacks_header(table, pictures):
         return f"{table.name} is not read: {_HEADER}"
     joined = _join(table, pictures)
@@ -253,7 +253,7 @@ def _text(value: Any) -> str:
 
 
 def _problem(joined: _Joined, column: str, total: int) -> str:
-    """Why a column cannot be classes; "": it can."""
+    """The reason why a column cannot be classes; "" if it can."""
     values = joined.values(column)
     odd = next((value for value in values if isinstance(value, (list, dict))), None)
     if odd is not None:
@@ -274,10 +274,10 @@ def _problem(joined: _Joined, column: str, total: int) -> str:
 
 
 def read_labels(tables: Sequence[Table], wanted: LabelsFrom, pictures: PictureNames) -> Labels:
-    """The classes that a column of tables says.
+    """The classes in a column of tables.
 
     Raises:
-        DataError: the column is not there or is no classes, no row names a picture, or two rows disagree.
+        DataError: the column is missing or not classes, no row names a picture, or two rows disagree.
     """
     values: dict[str, str] = {}
     lines: dict[str, str] = {}
@@ -324,7 +324,7 @@ def _no_pictures(table: Table, pictures: PictureNames) -> DataError:
 
 
 def _column(joined: _Joined, wanted: str) -> str:
-    """The column asked for, or the only one. Raises DataError."""
+    """The requested column, or the only one. Raises DataError."""
     table = joined.table
     columns = [column for column in table.columns if column != joined.name_column]
     if wanted in columns:

@@ -1,4 +1,4 @@
-"""What the names of files say about pictures: which are pictures, their classes, and their splits."""
+"""The layout of a source by file names: which files are pictures, their classes, and their splits."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ _SHOWN = 6  # names in a note
 
 
 class Place(NamedTuple):
-    """Where a picture belongs."""
+    """The class and split of a picture."""
 
     split: Split | None
     label: int | None
 
 
 class Layout(NamedTuple):
-    """The classes and splits that a set of names tells."""
+    """The classes and splits derived from a set of names."""
 
     places: dict[str, Place]
     class_names: tuple[str, ...]  # empty: no labels
@@ -76,7 +76,7 @@ class Layout(NamedTuple):
 
 
 def claims_picture(name: str) -> bool | None:
-    """Whether a file is a picture going by its name; None: its first bytes must tell."""
+    """Whether a file is a picture by its name; None: its first bytes have to decide."""
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in PICTURE_SUFFIXES:
         return True
@@ -104,10 +104,10 @@ def split_of_file(name: str) -> Split | None:
 def arrange(names: Iterable[str]) -> Layout:
     """Read classes and splits off relative names of pictures, "/" between their parts.
 
-    Folders around everything are ignored. Then, where a folder named for training and one named for testing or
-    validation lie side by side, they are the splits; or where, some folders deeper, each picture lies in one that is
-    named so. Then, where every picture lies in a folder and none deeper, and there are at least two folders, each
-    folder is a class. Names of folders that Unicode composes in two ways are one.
+    Folders around everything are ignored. Then, if a folder named for training and one named for testing or
+    validation lie side by side, they are the splits; likewise if, some folders deeper, each picture lies in a folder
+    of such a name. Then, if every picture lies in a folder and none deeper, and there are at least two folders, each
+    folder is a class. Folder names that differ in Unicode normalisation alone are the same.
     """
     names = list(names)
     depth = _common(names)
@@ -132,7 +132,7 @@ def arrange(names: Iterable[str]) -> Layout:
 
 
 def note_on_tars(names: Sequence[str], class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """A note where tars of a data set without classes are named as classes may be, and not numbered."""
+    """A note if the tars of a data set without classes have names like classes instead of numbers."""
     stems = [PurePosixPath(name).name.partition(".")[0] for name in names]
     if class_names or len(stems) < 2 or any(split_named(re.split(r"[-_]", stem)[0]) for stem in stems):
         return ()
@@ -151,7 +151,7 @@ def without_classes(layout: Layout, classes: str) -> tuple[str, ...]:
 
 
 def _common(names: list[str]) -> int:
-    """How many folders lie around all the names."""
+    """The number of folders that enclose all names."""
     folders = [os.path.dirname(name) for name in names]
     if not folders or "" in folders:
         return 0
@@ -164,7 +164,7 @@ def _below(name: str, depth: int) -> tuple[str, ...]:
 
 
 def _deeper_splits(parts: dict[str, tuple[str, ...]]) -> int | None:
-    """The depth, below the first, at which each picture lies in a folder that is named as one of two splits."""
+    """The depth, below the first, at which each picture lies in a folder with the name of one of two splits."""
     for depth in range(1, min(map(len, parts.values()), default=0) - 1):
         splits = {split_named(name) for name in {part[depth] for part in parts.values()}}
         if splits == {"train", "held_out"}:
@@ -173,7 +173,7 @@ def _deeper_splits(parts: dict[str, tuple[str, ...]]) -> int | None:
 
 
 def _classes(parts: dict[str, tuple[str, ...]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class names, and notes where folders look like classes and are not."""
+    """Class names, and notes on folders that look like classes but are not."""
     folders = {part[0] for part in parts.values() if len(part) == 2}
     depths = Counter(len(part) - 1 for part in parts.values())
     if set(depths) <= {0}:
@@ -205,7 +205,7 @@ def _depth(depth: int) -> str:
 
 
 def _spellings(names: list[str], class_names: tuple[str, ...]) -> Iterator[str]:
-    """Notes on names of folders that may not mean what they seem to."""
+    """Notes on misleading names of folders."""
     if not class_names:
         return
     raw = {part for name in names for part in name.split("/")[:-1]}

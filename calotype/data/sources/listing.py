@@ -1,7 +1,7 @@
-"""The files of a folder or an archive, sorted: pictures with their classes and splits, and all that is left out.
+"""The sorted listing of a folder or an archive: pictures with their classes and splits, and all excluded files.
 
-A folder, a zip and a tar of the same files give the same here. Files are added one by one, since a tar is read from
-front to end; what they say of each other is decided when all are known.
+A folder, a zip and a tar of the same files have the same listing. Files are added one by one, since a tar is read from
+front to end; what depends on several files is decided when all are known.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _EXAMPLES = 3  # names in a note
 
 @dataclass(slots=True)
 class _File:
-    """A file as it was added."""
+    """An added file."""
 
     key: Any
     name: str
@@ -68,13 +68,13 @@ class Contents(NamedTuple):
 
 
 class Listing:
-    """Takes the files of a source, one by one.
+    """A listing under construction, to which the files of a source are added one by one.
 
     Args:
         labels: whether classes are wanted.
-        wanted: the table that they are to be read from, if it is one.
+        wanted: the table of the classes, if any.
         archive: whether names are those of an archive, which may have any form.
-        ignored: what is known to be left out.
+        ignored: files that are already excluded.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Listing:
         self._tables = 0
 
     def add(self, key: Any, name: str, size: int, read: Callable[[int], bytes], windows: bool = False) -> None:
-        """Take a file, and look into it as far as it has to be.
+        """Add a file, reading as much of it as needed.
 
         Args:
-            key: what finds it again.
-            size: its bytes.
-            read: gives so many of its first bytes, or none where it cannot be read; not called later.
-            windows: whether the archive says that it was written on Windows.
+            key: by which the source loads it.
+            size: in bytes.
+            read: returns the first bytes, none if unreadable; called before this method returns.
+            windows: whether the archive marks it as written on Windows.
         """
         base = re.split(r"[/\\]", name)[-1]
         claim, format = claims_picture(base), None
@@ -106,7 +106,7 @@ class Listing:
             self._look_into(file, base, size, read)
 
     def _look_into(self, file: _File, base: str, size: int, read: Callable[[int], bytes]) -> None:
-        """Read what a file says of labels."""
+        """Read the labels in a file."""
         suffix = os.path.splitext(base)[1].lower()
         content: bytes | None = None
         if suffix in samples.LABEL_SUFFIXES and size <= samples.MOST_BYTES and self._wanted is None:
@@ -123,7 +123,7 @@ class Listing:
             file.table = read(size) if content is None else content
 
     def finish(self) -> Contents:
-        """Sort what was taken."""
+        """Sort the added files into the contents."""
         files, notes = self._named()
         ignored = dict.fromkeys(self._ignored)
         kept: dict[str, _File] = {}
@@ -162,7 +162,7 @@ class Listing:
         )
 
     def _named(self) -> tuple[dict[str, _File], tuple[str, ...]]:
-        """Files by their names in the common form, the last of each name, as unpacking would leave it."""
+        """Files by canonical name, the last one of each name, as unpacking would leave it."""
         if not self._archive:
             return {file.name: file for file in self._files}, ()
         names, notes = normal_names([file.name for file in self._files], [file.windows for file in self._files])
@@ -184,7 +184,7 @@ class Listing:
 
 
 class Arranged(NamedTuple):
-    """Contents with the place of each picture."""
+    """Contents with the class and split of each picture."""
 
     places: tuple[dict[str, Place], ...]  # of the pictures to use, by name, for each of the contents
     class_names: tuple[str, ...]
@@ -195,15 +195,15 @@ class Arranged(NamedTuple):
 
 
 def arrange_contents(parts: Sequence[Contents], labels: bool, wanted: LabelsFrom | None = None) -> Arranged:
-    """Decide what the classes of the pictures are, and read off their splits.
+    """Determine the classes and splits of the pictures.
 
     Args:
-        parts: one or several contents, which are one data set.
+        parts: one or several contents, which form one data set.
         labels: whether classes are wanted.
-        wanted: the table to read them from; None: from label files beside each picture, or else from folders.
+        wanted: the table of the classes; None: from label files beside each picture, or else from folders.
 
     Raises:
-        DataError: the table does not say them.
+        DataError: the table does not contain them.
     """
     layout = arrange(dict.fromkeys(picture.name for part in parts for picture in part.pictures))
     notes = [note for part in parts for note in part.notes]
@@ -283,7 +283,7 @@ def _from_table(parts: Sequence[Contents], wanted: LabelsFrom) -> tuple[label_fi
 
 
 def _offers(parts: Sequence[Contents]) -> list[str]:
-    """Notes on tables that are there and not read, and on other files that may say classes."""
+    """Notes on unused tables, and on other files that may contain classes."""
     notes: dict[str, str] = {}  # by the name without folders: train/metadata.csv and test/metadata.csv are one
     for part in parts:
         pictures = PictureNames([p.name for p in part.pictures]) if part.tables else None

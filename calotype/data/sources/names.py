@@ -1,7 +1,7 @@
-r"""Names of the members of archives in one form: parts between "/", without a root, a drive, "." and "..".
+"""Names of archive members in canonical form: parts between "/", without a root, a drive, "." and "..".
 
-Archives are written by many programs. Some on Windows separate folders by "\", which the formats do not foresee and
-which on other systems may be part of a name.
+Archives are written by many programs. Some programs on Windows separate folders by "\\", which the formats do not allow
+and which may be part of a name on other systems.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _WINDOWS_SYSTEMS = (0, 10, 14)  # of a zip's entry: FAT, NTFS, VFAT
 
 
 class Normal(NamedTuple):
-    """Names in one form, in their order, and notes on what was read out of them."""
+    """Canonical names, in their order, and notes on changes."""
 
     names: list[str]
     notes: tuple[str, ...]
 
 
 def normal(name: str, backslashes: bool = False) -> str:
-    r"""One name in the common form; `backslashes`: "\" separates folders. It may become empty."""
+    r"""The canonical form of a name, possibly empty; `backslashes`: "\" separates folders."""
     if backslashes:
         name = _DRIVE.sub("", name.replace("\\", "/"))
     parts: list[str] = []
@@ -42,14 +42,14 @@ def normal(name: str, backslashes: bool = False) -> str:
 
 
 def normal_names(names: Sequence[str], windows: Sequence[bool]) -> Normal:
-    r"""The names of all files of an archive.
+    r"""The canonical names of all files of an archive.
 
     "\" separates folders in names that Windows wrote, in names without "/", and where every name has one. Elsewhere it
-    is a part of the name.
+    is part of the name.
 
     Args:
-        names: as the archive has them, bytes that are not UTF-8 as surrogates.
-        windows: whether the archive says of each that it was written on Windows.
+        names: from the archive, with bytes that are not UTF-8 as surrogates.
+        windows: whether the archive marks each as written on Windows.
     """
     everywhere = all("\\" in name for name in names)
     found: list[str] = []
@@ -86,7 +86,7 @@ class ZipName(NamedTuple):
 
 
 def zip_name(entry: zipfile.ZipInfo) -> ZipName:
-    """The name of an entry, in UTF-8 where the archive says or shows so, else as zipfile reads it, in code page 437."""
+    """The name of an entry, in UTF-8 if the archive declares or implies it, else in code page 437 as in zipfile."""
     name, guessed = entry.filename, False
     if not entry.flag_bits & _UTF8_FLAG and not name.isascii():
         raw = entry.orig_filename.encode("cp437")

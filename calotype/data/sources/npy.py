@@ -1,4 +1,4 @@
-"""Arrays of NumPy files, read only where they are what they are to be: a file of a few bytes may claim any shape."""
+"""NumPy files, read only if their shape and type are as expected: a few bytes may claim any shape."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAMAGE = (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeE
 
 
 class Header(NamedTuple):
-    """What an array claims to be."""
+    """The claimed shape and type of an array."""
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -33,12 +33,12 @@ class Header(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Of all values."""
+        """The bytes of all values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_header(file: Any) -> Header:
-    """What the head of an .npy stream says; the stream is left at the first value. Raises ValueError."""
+    """The header of an .npy stream, which is left at the first value. Raises ValueError."""
     stream: BinaryIO = file
     try:
         version = np.lib.format.read_magic(stream)
@@ -59,7 +59,7 @@ def read_array(path: Path, most: int = MOST_BYTES) -> NDArray[Any]:
 
 
 def read_member(archive: zipfile.ZipFile, name: str, most: int = MOST_BYTES) -> NDArray[Any]:
-    """An array of numbers from an .npz file that is open. Raises one of DAMAGE."""
+    """An array of numbers from an open .npz file. Raises one of DAMAGE."""
     with archive.open(f"{name}.npy") as file:
         return read_values(file, most)
 

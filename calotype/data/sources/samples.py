@@ -1,8 +1,8 @@
-"""Classes that lie beside each picture as a file of its own, as WebDataset has them: 000123.jpg and 000123.cls.
+"""Class files beside each picture, in the form of WebDataset: 000123.jpg and 000123.cls.
 
-In WebDataset the key of a sample is the name up to its first dot, so that 000123.left.jpg and 000123.cls belong
-together. Others have dots in the names themselves, as cam1.007.jpg and cam1.007.cls. Both hold where a label belongs to
-the pictures whose name is its own, or goes on with a dot after it, and the longest such name counts.
+In WebDataset the key of a sample is the name up to its first dot, so 000123.left.jpg and 000123.cls belong together.
+Other sources have dots in the names themselves, as cam1.007.jpg and cam1.007.cls. Both work if a label belongs to the
+pictures whose name equals its own, or continues it after a dot, and the longest such name wins.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 class Members(NamedTuple):
-    """Labels by the names of the files that say them, without suffix."""
+    """Labels by the names of their files, without suffix."""
 
     cls: dict[str, str]
     json: dict[str, str]
@@ -40,7 +40,7 @@ class Members(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """What label files say of pictures, by the names of these."""
+    """The labels of pictures, by picture name."""
 
     labels: dict[Kind, dict[str, str]]
     used: frozenset[str]  # names without suffix of label files that belong to a picture
@@ -48,7 +48,7 @@ class Matched(NamedTuple):
 
 
 def parse_label(content: bytes, suffix: str) -> str | None:
-    """The class that a label file says; None: it says none."""
+    """The class in a label file; None if there is none."""
     text = content.decode("utf-8-sig", errors="replace").strip()
     if suffix == ".cls":
         return text or None
@@ -61,7 +61,7 @@ def parse_label(content: bytes, suffix: str) -> str | None:
 
 
 def match(pictures: Sequence[str], members: Members) -> Matched:
-    """Find the label of each picture that has one; several pictures of a sample have the same."""
+    """Find the label of each picture that has one; all pictures of a sample have the same label."""
     labels: dict[Kind, dict[str, str]] = {kind: {} for kind in KINDS}
     used: set[str] = set()
     for name in pictures:
@@ -75,7 +75,7 @@ def match(pictures: Sequence[str], members: Members) -> Matched:
 
 
 def _key(name: str, told: Mapping[str, str]) -> str | None:
-    """The longest of the label files' names that a picture's name is, or goes on from after a dot."""
+    """The longest label file name that equals a picture's name, or that the picture's name continues after a dot."""
     bare = os.path.splitext(name)[0]
     first = bare.rpartition("/")[0]
     while bare:
@@ -89,7 +89,7 @@ def _key(name: str, told: Mapping[str, str]) -> str | None:
 
 
 def _notes(pictures: Sequence[str]) -> Iterable[str]:
-    """What is to be said of samples with several pictures each."""
+    """Notes on samples with several pictures."""
     views: Counter[str] = Counter()
     samples: Counter[str] = Counter()
     for name in pictures:
@@ -108,9 +108,9 @@ def _notes(pictures: Sequence[str]) -> Iterable[str]:
 
 
 def choose(counts: Mapping[Kind, int], total: int) -> tuple[Kind | None, tuple[str, ...]]:
-    """The kind of label files that are the classes, and a note where there are some, and they are not.
+    """The kind of label files with the classes, and a note on label files that are not used.
 
-    They are if more than half of the pictures have one: then a picture without is a mistake, which is said.
+    They are used if more than half of the pictures have one; a picture without one is then reported.
     """
     for kind in KINDS:
         if 2 * counts.get(kind, 0) > total:
@@ -125,17 +125,17 @@ def choose(counts: Mapping[Kind, int], total: int) -> tuple[Kind | None, tuple[s
 
 
 class Numbered(NamedTuple):
-    """Class names, and the number of each value that label files have."""
+    """Class names, and the class number of each value in label files."""
 
     class_names: tuple[str, ...]
     numbers: dict[str, int]  # -1 and below: no class, which is a mistake where a picture has it
 
 
 def number(values: Iterable[str]) -> Numbered:
-    """Number the classes that texts name: integers are their own numbers, other texts are in their order.
+    """Number the classes of label texts: integers are class numbers, other texts are numbered in sorted order.
 
     Raises:
-        DataError: they are no classes, or too many.
+        DataError: the texts are not classes, or too many.
     """
     known = sorted(set(values))
     if not all(_WHOLE.fullmatch(value) for value in known):

@@ -1,8 +1,8 @@
-"""Files of many pictures, of which parts are read by their place: Parquet, and tars as WebDataset has them.
+"""Sharded sources, of which parts are read by position: Parquet, and tars in the form of WebDataset.
 
-A shard is in parts that are read at once, the row groups of a Parquet file or about a thousand members of a tar. Of a
-part it is known how many pictures it has, and nothing of each picture. Shards lie in a folder, or at an address of
-object storage such as s3://bucket/photos, which pyarrow reads.
+A shard consists of parts that are read at once: the row groups of a Parquet file, or about a thousand members of a tar.
+The number of pictures of a part is known in advance, but nothing about each picture. Shards lie in a folder, or at an
+address of object storage such as s3://bucket/photos, which pyarrow reads.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OPEN = 4  # files that stay open
 
 
 class Encoded(NamedTuple):
-    """A picture as its shard has it."""
+    """An encoded picture of a shard."""
 
     data: bytes | None  # None: there is none in its place
     label: int | None
@@ -45,14 +45,14 @@ class Shard(Protocol):
     counts: tuple[int, ...]  # pictures of each part
 
     def read(self, part: int) -> Sequence[Encoded]:
-        """The pictures of a part. Raises DataError where the file is not what it was."""
+        """The pictures of a part. Raises DataError if the file has changed."""
 
     def labels(self, part: int) -> Sequence[int | None]:
         """The classes of the pictures of a part, without reading these. Raises DataError as `read`."""
 
 
 class File(NamedTuple):
-    """Where a shard lies, and what tells that it is still the same."""
+    """The path of a shard, and the facts that detect changes."""
 
     name: str  # relative, "/" between its parts
     address: str
@@ -61,12 +61,12 @@ class File(NamedTuple):
 
     @property
     def split(self) -> Split | None:
-        """That its name, or its folder's, says."""
+        """The split by the name of the shard or its folder."""
         return split_of_file(self.name)
 
 
 class Storage(NamedTuple):
-    """What files are read from."""
+    """The storage of files: a folder or an address."""
 
     files: tuple[File, ...]
     open: Callable[[File], BinaryIO]
@@ -86,7 +86,7 @@ class Shards(NamedTuple):
 
 
 def storage(address: str) -> Storage:
-    """The shards at a place. Raises DataError where there are none, or they cannot be listed."""
+    """The storage at a place. Raises DataError if it has no shards, or cannot be listed."""
     found = _remote(address) if "://" in address else _local(Path(address))
     files = tuple(file for file in found.files if file.name.lower().endswith((".parquet", ".tar")))
     compressed = next((file for file in found.files if file.name.lower().endswith(COMPRESSED_TARS)), None)
@@ -104,7 +104,7 @@ def storage(address: str) -> Storage:
 
 
 def fingerprint(found: Storage) -> str:
-    """A hash of names, sizes and times of change."""
+    """A hash of names, sizes and modification times."""
     lines = "\n".join(f"{file.name}\0{file.size}\0{file.changed}" for file in found.files)
     return hashlib.blake2b(lines.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
@@ -153,14 +153,14 @@ def _remote(address: str) -> Storage:
 
 
 def open_shards(found: Storage, labels: bool, notes: Path) -> Shards:
-    """Look at all shards: their parts, and the classes of all pictures.
+    """Open all shards: their parts, and the classes of all pictures.
 
     Args:
         labels: whether classes are wanted.
-        notes: a directory for what is known of tars, which is kept.
+        notes: the directory for cached indexes of tars.
 
     Raises:
-        DataError: a shard is damaged, or they are not of one data set.
+        DataError: a shard is damaged, or the shards do not form one data set.
     """
     kinds = {file.name.lower().rpartition(".")[2] for file in found.files}
     if len(kinds) > 1:
@@ -177,7 +177,7 @@ def open_shards(found: Storage, labels: bool, notes: Path) -> Shards:
 
 
 class _Files:
-    """The files of a storage, of which the last few stay open; each is looked at when it is opened."""
+    """The files of a storage, of which the last few stay open; each is checked for changes when opened."""
 
     def __init__(self, found: Storage) -> None:
         self.storage = found
@@ -185,7 +185,7 @@ class _Files:
         weakref.finalize(self, _close, self._open)
 
     def get(self, file: File, make: Callable[[BinaryIO], Any]) -> Any:
-        """What is made of an open file. Raises DataError where it has changed, or is gone."""
+        """Apply a function to an open file. Raises DataError if it has changed or is missing."""
         if file.address in self._open:
             self._open[file.address] = self._open.pop(file.address)  # the last to be closed
             return self._open[file.address][1]
@@ -214,7 +214,7 @@ def _close(files: dict[str, tuple[BinaryIO, Any]]) -> None:
 
 
 class _ParquetShard:
-    """Row groups of a Parquet file."""
+    """A Parquet file, whose parts are row groups."""
 
     def __init__(
         self, files: _Files, file: File, table: Table, numbers: dict[str, int], counts: tuple[int, ...]
@@ -289,7 +289,7 @@ def _parquet(files: _Files, labels: bool) -> Shards:
 
 
 class _TarShard:
-    """Members of a tar. Where each lies is in a file, of which a part is read with the part."""
+    """A tar, whose parts are runs of members. Their offsets are in an index file, read part by part."""
 
     def __init__(self, files: _Files, file: File, rows: Path, column: str, numbers: NDArray[np.int64]) -> None:
         self.name = file.name

@@ -1,4 +1,4 @@
-"""Where pictures come from, told apart by what they are: a folder, an archive, a table, arrays, the hub, glyphs."""
+"""Opening a source by its detected type: a folder, an archive, a table, arrays, the hub, glyphs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _HUB_NAME_ALONE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # of the first da
 
 
 class Location(NamedTuple):
-    """A source by an address that means the same from everywhere."""
+    """A source with an absolute address."""
 
     kind: Literal["path", "hub", "glyphs"]
     address: str  # the absolute path, "hub:user/name", or the text that names glyphs
@@ -57,9 +57,9 @@ class Location(NamedTuple):
 
 
 def locate(source: str) -> Location:
-    """Find what a source's text means, and fingerprint it without reading the pictures.
+    """Resolve the text of a source, and fingerprint the source without reading the pictures.
 
-    A path that does not exist is no error here, since a pack of it may. Data sets on the hub are taken not to change.
+    A missing path is no error here, since its pack may exist. Data sets on the hub are assumed not to change.
     """
     if source == "glyphs" or source.startswith("glyphs:"):
         return Location("glyphs", source, repr(GlyphsConfig.parse(source)))
@@ -81,10 +81,10 @@ def locate(source: str) -> Location:
 
 
 def open_source(location: Location, config: DataConfig) -> Source:
-    """List the pictures of a source that is there.
+    """List the pictures of an existing source.
 
     Raises:
-        DataError: it is not there, cannot be read, or is nothing that holds pictures.
+        DataError: it is missing, cannot be read, or cannot hold pictures.
     """
     source = _open(location, config)
     return every_page(source) if config.pages == "all" else source
@@ -111,7 +111,7 @@ def _path(path: Path, location: Location, config: DataConfig) -> Source:
 
 
 def _unchanging(source: Source, path: Path, location: Location) -> Source:
-    """The same pictures, whose records are an error where their archive is no longer the one that was listed."""
+    """The same pictures, whose loading fails if their archive has changed since it was listed."""
 
     def check() -> None:
         if not path.exists() or _fingerprint(path) != location.fingerprint:
@@ -138,7 +138,7 @@ def _refuse_table(config: DataConfig, source: str) -> None:
 
 
 def glyphs(config: GlyphsConfig, width: int, height: int) -> Source:
-    """The built-in letters, drawn at the size wanted."""
+    """The built-in letters, drawn at the requested size."""
     colour, alpha = CHANNELS[config.mode] >= 3, config.mode == "rgba"
     facts = Facts("glyphs", config.mode, width, height, colour, alpha, deep=False)
 
@@ -153,7 +153,7 @@ def glyphs(config: GlyphsConfig, width: int, height: int) -> Source:
 
 
 def _check_ends(path: Path) -> None:
-    """Raise DataError where reading would not end, or wait for somebody to write."""
+    """Raise DataError if reading would not end, or would block."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise DataError(
@@ -168,7 +168,7 @@ def _check_ends(path: Path) -> None:
 
 
 def _folder(path: Path, location: Location, config: DataConfig) -> Source:
-    """Pictures as files; or where there are none, Parquet files or tars, which are one data set."""
+    """Picture files; without any, Parquet files or tars, which form one data set."""
     found = walk(path)
     tables = [file for file in found.files if file.name.lower().endswith(".parquet")]
     tars = [file for file in found.files if file.name.lower().endswith(_TAR_SUFFIXES)]
@@ -241,7 +241,7 @@ def _zip_opener(path: Path, config: DataConfig) -> Callable[[Path], Source]:
 
 
 def _fingerprint(path: Path) -> str:
-    """A hash of names, sizes and times of change; it does not read the files."""
+    """A hash of names, sizes and modification times, without reading the files."""
     if path.is_dir():
         lines = [f"{file.name}\0{file.size}\0{file.mtime_ns}" for file in walk(path).files]
     else:

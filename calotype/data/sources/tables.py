@@ -1,4 +1,4 @@
-"""Pictures in tables: Parquet as Hugging Face writes it, and data sets of the Hugging Face hub."""
+"""Pictures in tables: Parquet in the form of Hugging Face, and data sets of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ INSTALL = "pip install datasets (it brings pyarrow along)"
 
 
 class Table(NamedTuple):
-    """Where pictures and labels are in a table."""
+    """The columns of pictures and labels in a table."""
 
     image: str
     label: str | None
     class_names: tuple[str, ...]  # empty: the labels are numbers or texts without names, or there are none
 
     def notes(self, columns: list[str]) -> tuple[str, ...]:
-        """What is to be said of columns that may be labels, where none is read as such."""
+        """Notes on columns that may be labels, if no label column is read."""
         others = [name for name in columns if name not in (self.image, self.label)]
         if self.label or not others:
             return ()
@@ -53,8 +53,8 @@ class Table(NamedTuple):
 def parquet(files: list[Path], labels: bool = True) -> Source:
     """The pictures of Parquet files with a column of struct(bytes, path), and their labels.
 
-    Splits are read off the names of files and of the folders they lie in, such as train-00000-of-00002.parquet. Without
-    `labels` no column of labels is read.
+    Splits are derived from the names of files and of their folders, such as train-00000-of-00002.parquet. Without
+    `labels` no label column is read.
     """
     try:
         import pyarrow as pa
@@ -136,7 +136,7 @@ def hub(name: str, labels: bool = True) -> Source:
 
 
 def table_of(schema: pa.Schema, file: Path, labels: bool) -> Table:
-    """The columns of a Parquet file, from Hugging Face's metadata where there are any, else from types and names."""
+    """The columns of a Parquet file, from Hugging Face's metadata if present, else from types and names."""
     import pyarrow as pa
 
     def is_image(field: pa.Field) -> bool:
@@ -164,7 +164,7 @@ def _is_class_label(feature: Any) -> bool:
 
 
 def _label_column(classes: list[str], columns: list[str]) -> str | None:
-    """The column of labels: one so named, else the first that has class names."""
+    """The label column: one of the usual names, else the first with class names."""
     return next((name for name in _LABEL_COLUMNS if name in columns), classes[0] if classes else None)
 
 
@@ -172,7 +172,7 @@ def names_of_values(values: list[Any]) -> tuple[str, ...]:
     """Class names for labels that have none: of integers their digits, of texts the texts in order.
 
     Raises:
-        DataError: the values are no classes.
+        DataError: the values are not classes.
     """
     present = [value for value in values if value is not None]
     if all(isinstance(value, int) for value in present) and present:
@@ -198,7 +198,7 @@ def _batches(rows: Any, table: Table) -> Iterator[dict[str, list[Any]]]:
 
 
 def _rows_at_once(rows: Any, image: str) -> int:
-    """As many as bound memory: fewer where the file says that pictures are large."""
+    """The number of rows to read at once, within a memory limit: fewer if the file has large pictures."""
     most, metadata = 1, rows.metadata
     for group in range(metadata.num_row_groups):
         part = metadata.row_group(group)
@@ -245,7 +245,7 @@ def _cell(cell: dict[str, Any] | None, label: int | None, by_path: bool) -> Load
 
 
 def _is_kept(path: Path) -> bool:
-    """Whether a file is one that `datasets` keeps: a table may name any."""
+    """Whether a file belongs to the cache of `datasets`: a table may name any file."""
     from datasets import config
 
     kept = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH)
@@ -260,7 +260,7 @@ def _splits(files: list[Path]) -> dict[Path, Split | None]:
 
 
 def _undecoded(part: Any) -> Any:
-    """A part of a loaded data set that gives pictures as bytes or paths."""
+    """A part of a loaded data set, with pictures as bytes or paths instead of decoded ones."""
     import datasets
 
     for name, feature in part.features.items():

@@ -1,6 +1,7 @@
-"""Tars as shards of which pictures are read by their place: what is in each, found by one pass over it and kept.
+"""Tars as shards with random access: an index of each tar, made by one pass over it and cached.
 
-Of each picture its place and numbers of what is said of it are kept in an array, and what those numbers mean beside it.
+The index is an array with the position of each picture and numbers for its metadata, and a table of the values of those
+numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _MOST_NOTES = 5  # of all shards
 
 
 class Index(NamedTuple):
-    """What is in a tar."""
+    """The index of a tar."""
 
     rows: Path  # an array of _MEMBER, pictures in the order of their places
     cls: tuple[str, ...]  # the values that the column has, by number
@@ -48,7 +49,7 @@ class Index(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """What the pictures of some tars are labelled by."""
+    """The labels of the pictures of several tars."""
 
     class_names: tuple[str, ...]
     column: str  # of the rows; "": nothing
@@ -58,16 +59,16 @@ class Classes(NamedTuple):
 
 
 def index(opened: BinaryIO, address: str, key: str, kept: Path) -> Index:
-    """Look what is in a tar, or take what is known of it.
+    """Index a tar, or load its cached index.
 
     Args:
-        opened: the tar, which can be read by place.
+        opened: the tar, with random access.
         address: for messages.
-        key: another one for another file.
-        kept: the directory for what is known.
+        key: identifies the file and its version.
+        kept: the directory of cached indexes.
 
     Raises:
-        DataError: it cannot be read so, or has no pictures.
+        DataError: it has no random access, as a compressed tar, or no pictures.
     """
     digest = hashlib.blake2b(f"{VERSION}\0{key}".encode(errors="surrogateescape"), digest_size=12).hexdigest()
     rows, about = kept / f"{digest}.npy", kept / f"{digest}.json"  # the second is written last
@@ -89,7 +90,7 @@ def index(opened: BinaryIO, address: str, key: str, kept: Path) -> Index:
 
 
 def _known(rows: Path, about: Path) -> dict[str, Any] | None:
-    """What was written of a tar; None: nothing, or its array is not the one that was."""
+    """The cached index of a tar; None if it is missing or damaged."""
     try:
         facts = read_json(about)
         return facts if facts["sha256"] == _sha256(rows) else None
@@ -119,7 +120,7 @@ def _contents(opened: BinaryIO, address: str) -> Contents:
 
 
 def _facts(contents: Contents, address: str) -> tuple[NDArray[Any], dict[str, Any]]:
-    """The rows of pictures, and what their numbers mean."""
+    """The rows of pictures, and the values of their numbers."""
     if not contents.pictures:
         others = f", but {len(contents.others):,} other files such as {contents.others[0]}" if contents.others else ""
         raise DataError(f"{address} has no members that are pictures{others}: give shards that have some")
@@ -146,10 +147,10 @@ def _facts(contents: Contents, address: str) -> tuple[NDArray[Any], dict[str, An
 
 
 def label_tars(indices: Sequence[Index], names: Sequence[str], labels: bool) -> Classes:
-    """Decide what the classes of pictures in tars are, as arrange_contents does for those that are packed.
+    """Determine the classes of pictures in tars, as arrange_contents does for packed sources.
 
     Raises:
-        DataError: they are too many, or a tar has pictures of both sides of a split.
+        DataError: there are too many classes, or a tar has pictures of both sides of a split.
     """
     rows = [np.load(index.rows, mmap_mode="r") for index in indices]
     layout = arrange({f"{folder}/x".lstrip("/"): None for index in indices for folder in index.folders})
@@ -183,7 +184,7 @@ def label_tars(indices: Sequence[Index], names: Sequence[str], labels: bool) -> 
 
 
 def _split(index: Index, places: Mapping[str, Place], name: str) -> Split | None:
-    """The split that the folders in a tar say. Raises DataError where they say several."""
+    """The split by the folders in a tar. Raises DataError if there are several."""
     keys = [f"{folder}/x".lstrip("/") for folder in index.folders]
     found = {places[key].split for key in keys if key in places}
     if len(found) != 1 or not all(key in places for key in keys):

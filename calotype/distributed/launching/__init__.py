@@ -1,4 +1,4 @@
-"""Jobs for the schedulers of clusters: what `calotype launch` writes and submits."""
+"""Jobs for cluster schedulers, as `calotype launch` writes and submits them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from calotype.distributed.launching.job import Job, job_name, training_words
 
 
 class Scheduler(NamedTuple):
-    """What writes a job, what takes it from the standard input, and the options that are for it alone."""
+    """A scheduler: the function that writes a job, the command that submits it, and options of its own."""
 
     text: Callable[[Job], str]
     submit: tuple[str, ...]
@@ -45,20 +45,20 @@ def launch(
     submit: bool = False,
     **options: Any,
 ) -> None:
-    """Write a job for a scheduler, or submit it; nothing of it where anything is wrong.
+    """Write a job for a scheduler, or submit it, after checking everything.
 
     Args:
         on: a key of SCHEDULERS.
         command: the words of `calotype train`, from `train` on.
-        given: what the command line makes of them.
-        check: raises ConfigError for what training by so many processes would not take.
+        given: the parsed arguments of that command.
+        check: raises ConfigError if training with this number of processes would fail.
         write: a file for the job; without it, and without submit, the job is printed.
         submit: give the job to the scheduler.
         options: fields of Job.
 
     Raises:
-        ConfigError: for what the scheduler, or training, would not take.
-        JobError: where the job cannot be written or submitted.
+        ConfigError: the scheduler, or training, would reject the job.
+        JobError: the job cannot be written or submitted.
     """
     if not on:
         raise ConfigError(f"no scheduler is named: give --on {', '.join(SCHEDULERS)}")
@@ -98,7 +98,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _submitted(command: Sequence[str], text: str) -> str:
-    """What the scheduler answers."""
+    """Submit a job; returns the scheduler's answer."""
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr or done.stdout).strip()

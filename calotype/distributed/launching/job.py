@@ -1,4 +1,4 @@
-"""What a scheduler is to start: the command, the resources, and what its processes find around them."""
+"""A job for a scheduler: the command, the resources, and the environment of its processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIME = r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}"  # minutes, M:SS, H:MM:SS, D-HH, D
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A training command, and where it is to run. Raises ConfigError for what no scheduler takes."""
+    """A training command and its resources. Raises ConfigError for values that no scheduler accepts."""
 
     words: tuple[str, ...]  # of `calotype`, the first is `train`
     place: Path  # the run directory
@@ -77,13 +77,13 @@ class Job:
 
     @property
     def mounts(self) -> list[tuple[str, str]]:
-        """Claims, and where they are mounted."""
+        """Volume claims and their mount paths."""
         pairs = (mount.split(":", 1) for mount in self.volume)
         return [(claim, path) for claim, path in pairs]
 
     @property
     def variables(self) -> dict[str, str]:
-        """What processes find in their environment, besides what is there already."""
+        """Environment variables to add for the processes."""
         # Each attempt gets a store of its own, since machines count attempts differently; see processes.
         own = {OWN_STORE: "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE * 3 // 4)}
         if self.cpus:
@@ -100,14 +100,14 @@ def _is_utf8(text: str) -> bool:
 
 
 def training_words(command: Sequence[str], given: Mapping[str, Any]) -> tuple[tuple[str, ...], Path]:
-    """The words that may be given to `calotype` any number of times, and the run directory.
+    """The words of a `calotype` command that can be repeated, and the run directory.
 
     Args:
-        command: the words as the user has given them.
-        given: what the command line makes of them.
+        command: the words from the user.
+        given: the parsed arguments.
 
     Raises:
-        ConfigError: where it is not said which run to make, or not so that all nodes find it.
+        ConfigError: the run directory is not stated, or not by a path that is valid on all nodes.
     """
     option = "--out" if given["resume"] is None else "--resume"
     place = given["out"] if given["resume"] is None else given["resume"]
@@ -121,18 +121,18 @@ def training_words(command: Sequence[str], given: Mapping[str, Any]) -> tuple[tu
 
 
 def job_name(place: Path) -> str:
-    """The name of a job that makes a run, for want of another: that of the run directory, as far as it can be one."""
+    """The default name of a job: that of the run directory, reduced to permitted characters."""
     found = re.sub(r"[^a-z0-9]+", "-", place.name.lower())[:LONGEST_NAME].strip("-")
     return found if re.match("[a-z]", found) else f"run-{found}"[:LONGEST_NAME].strip("-")
 
 
 def starting(job: Job, index: str, address: str, endpoint: str, patience: int) -> str:
-    """A line of a POSIX shell that becomes torchrun on one node; the words of `calotype` are its arguments.
+    """A POSIX shell line that executes torchrun on one node; its arguments are the words of `calotype`.
 
     Args:
         index: the variable with the number of this node; 0 keeps the rendezvous.
-        address: by which other nodes find this one, as the shell reads it within double quotes.
-        endpoint: where the nodes meet, likewise.
+        address: of this node for the others, as shell text for double quotes.
+        endpoint: of the rendezvous, likewise.
         patience: seconds that nodes wait for each other.
     """
     return (

@@ -1,6 +1,6 @@
-"""A Job with a pod for each node, and the headless Service by which they find each other, for Kubernetes.
+"""Manifests for Kubernetes: a Job with a pod for each node, and the headless Service by which the pods find each other.
 
-Texts are written as JSON has them, which YAML has as well, so that no word can be taken for something else.
+Texts are quoted as in JSON, which is valid YAML, so that no word can be read as another type.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 def manifest(job: Job) -> str:
-    """The text of the objects, in YAML. Raises ConfigError where the run would be lost with its pod."""
+    """The text of the objects, in YAML. Raises ConfigError if the run would be lost with its pod."""
     if not job.image:
         raise ConfigError("no --image is given: name a container image that calotype is installed in")
     return "".join(f"---\n{yaml(part)}" for part in (_service(job), _job(job)))
@@ -89,7 +89,7 @@ def _pod(job: Job) -> dict[str, Any]:
 
 
 def _shared(job: Job) -> str:
-    """Where the volume with the run is mounted."""
+    """The mount path of the volume with the run."""
     for _, path in job.mounts:
         if PurePosixPath(job.place).is_relative_to(path) and ".." not in job.place.parts:
             return path
@@ -100,7 +100,7 @@ def _shared(job: Job) -> str:
 
 
 def _literal(text: str) -> str:
-    """A text in which Kubernetes finds no $(VARIABLE) of its own."""
+    """The text, escaped so that Kubernetes expands no $(VARIABLE) in it."""
     return text.replace("$", "$$")
 
 

@@ -1,4 +1,4 @@
-"""A script that gives a job to a Ray cluster, which runs `calotype.terminal.ray_worker`."""
+"""A script that submits a job to a Ray cluster, which runs `calotype.terminal.ray_worker`."""
 
 from __future__ import annotations
 

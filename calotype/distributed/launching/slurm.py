@@ -1,7 +1,7 @@
 """A batch script for Slurm.
 
-Slurm gives the job back to the queue where a node fails or a more urgent job takes its place, and the script does so
-when its time is nearly up. The job then goes on with its run.
+Slurm requeues the job if a node fails or a job of higher priority preempts it, and the script requeues it shortly
+before its time limit. The requeued job continues its run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ exit "$status"
 
 
 def script(job: Job) -> str:
-    """The text of the script. Its words may hold anything: it is quoted for the shell."""
+    """The text of the script. Words are quoted for the shell."""
     wanted = {
         "job-name": job.name,
         "nodes": job.nodes,

@@ -1,4 +1,4 @@
-"""The methods that came before deep learning, fitted to training images in seconds: what a deep model has to beat."""
+"""Baselines: methods from before deep learning, fitted to training images in seconds."""
 
 from __future__ import annotations
 

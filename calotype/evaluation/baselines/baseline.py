@@ -1,4 +1,4 @@
-"""What a classical method is: fitted to training images, it draws images; some have a likelihood besides."""
+"""The interface of a baseline: fitted to training images, it draws images; some baselines have a likelihood."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from calotype.core.rng import Noise
 
 
 class Baseline(ABC):
-    """A cheap sampler."""
+    """A classical generator, fitted in seconds."""
 
     told: str  # what it does, in a few words
 
@@ -27,7 +27,7 @@ class Baseline(ABC):
 
 
 class Examples:
-    """Training images to make others of."""
+    """The training images that a baseline draws from."""
 
     def __init__(self, known: Batch) -> None:
         self.images = known.images
@@ -36,7 +36,7 @@ class Examples:
             self.places = [torch.nonzero(known.labels == k)[:, 0] for k in range(int(known.labels.max()) + 1)]
 
     def chosen(self, uniforms: Tensor, labels: Tensor | None) -> Tensor:
-        """Numbers of images of the labels, or of any: int64, of the shape of the uniforms (n, ...) in [0, 1)."""
+        """Random indices of images, of the given labels if any: int64, shaped like the uniforms (n, ...) in [0, 1)."""
         if labels is None or not self.places:
             return (uniforms.double() * len(self.images)).long()
         found = []
@@ -47,5 +47,5 @@ class Examples:
         return torch.stack(found)
 
     def of(self, uniforms: Tensor, labels: Tensor | None) -> Tensor:
-        """The images, in [-1, 1]: float32 (n, C, H, W), for uniforms (n,)."""
+        """Random images in [-1, 1], chosen by uniforms (n,): float32 (n, C, H, W)."""
         return to_unit(self.images[self.chosen(uniforms, labels)])

@@ -1,17 +1,17 @@
-"""Normal distributions of whole images: with any covariance, and with that of some principal components.
+"""Normal distributions of whole images: with full covariance, and probabilistic principal component analysis.
 
-Of bytes x with uniform values u on [0, 1) added, y = x + u, a density p(y) bounds a probability of the bytes,
+With uniform values u on [0, 1) added to bytes x, y = x + u, a density p(y) bounds the probability of the bytes,
 
     log P(x) = log E_u p(x + u) >= E_u log p(x + u),    P(x) the mass of p between x and x + 1,
 
-and what is reported is that bound, with a draw of u. With eigenvalues l_1 >= l_2 >= ... and eigenvectors v_i of the
+and the reported value is that bound, with one draw of u. With eigenvalues l_1 >= l_2 >= ... and eigenvectors v_i of the
 covariance of y, in D dimensions,
 
-    Gaussian   variance l_i + s along v_i, s chosen for images that it was not fitted to
+    Gaussian   variance l_i + s along v_i, s chosen on images outside the fit
     PPCA       variance l_i along the first k, and the mean of the others along all others
 
-Source: Tipping and Bishop 1999, "Probabilistic Principal Component Analysis" (k chosen by images not fitted to); Theis
-et al. 2016, arXiv:1511.01844, for the bound.
+Source: Tipping and Bishop 1999, "Probabilistic Principal Component Analysis" (k chosen on images outside the fit);
+Theis et al. 2016, arXiv:1511.01844, for the bound.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SEED = 0
 class Spectrum(NamedTuple):
     """The mean of images (D,), eigenvalues of their covariance in falling order (r,), and eigenvectors (r, D).
 
-    Of D dimensions those beyond the r have a variance of that of u.
+    The other D - r directions have the variance of u.
     """
 
     mean: Tensor
@@ -46,7 +46,7 @@ class Spectrum(NamedTuple):
 
     @classmethod
     def of(cls, images: Tensor) -> Spectrum:
-        """Of uint8 images (N, C, H, W), as they are with u: float64."""
+        """The spectrum of uint8 images (N, C, H, W) with u added: float64."""
         x = images.flatten(1).double()
         mean = x.mean(0)
         x -= mean
@@ -76,7 +76,7 @@ class Normal(NamedTuple):
     beyond: float
 
     def log_density(self, images: Tensor, u: Tensor) -> Tensor:
-        """Nats of images with u, float64 (n,)."""
+        """Log density of images with u added, nats: float64 (n,)."""
         squares, rest = self.spectrum.along(images, u)
         others = len(self.spectrum.mean) - len(self.variances)
         return -0.5 * (
@@ -87,7 +87,7 @@ class Normal(NamedTuple):
         )
 
     def sample(self, noise: Noise) -> Tensor:
-        """Bytes: uint8 (n, D)."""
+        """Draw images as bytes: uint8 (n, D)."""
         mean, vectors = self.spectrum.mean, self.spectrum.vectors
         z = noise.normal(len(self.variances)).double() * self.variances.sqrt()
         white = noise.normal(len(mean)).double() * self.beyond**0.5
@@ -99,7 +99,7 @@ class Normal(NamedTuple):
 
 
 class _Density(Baseline):
-    """What both have in common."""
+    """The common part of both densities."""
 
     def __init__(self, known: Batch) -> None:
         order = torch.from_numpy(permutation(fold(SEED, "baselines"), len(known.images)))[:MOST]
@@ -115,41 +115,41 @@ class _Density(Baseline):
         self.normal = self.fitted(Spectrum.of(rest), images[some], u)
 
     def fitted(self, spectrum: Spectrum, images: Tensor, u: Tensor) -> Normal:
-        """The distribution that makes images, which are not among those of the spectrum, the likeliest."""
+        """The candidate with the highest likelihood of images that the spectrum was not computed from."""
         return max(self.choices(spectrum), key=lambda normal: float(normal.log_density(images, u).mean()))
 
     @abstractmethod
     def choices(self, spectrum: Spectrum) -> list[Normal]:
-        """The distributions to choose from."""
+        """The candidate distributions."""
 
     def sample(self, noise: Noise, labels: Tensor | None) -> Tensor:
-        """Values of the density, as the bytes that they lie in."""
+        """Draws from the density, floored to bytes."""
         return self.normal.sample(noise).view(noise.n, *self.shape)
 
     def bits_per_dim(self, batch: Batch, noise: Noise, options: Any = None) -> Bits:
-        """The bound, with one draw of u."""
+        """The bound on bits per dimension, with one draw of u."""
         nats = self.normal.log_density(batch.images, noise.uniform(*self.shape))
         return Bits(-nats / (math.prod(self.shape) * math.log(2)), "bound")
 
 
 class Gaussian(_Density):
-    """Any covariance."""
+    """A normal distribution with full covariance."""
 
     told = "a normal distribution of whole images"
 
     def choices(self, spectrum: Spectrum) -> list[Normal]:
-        """With more or less added to all variances."""
+        """Candidates that differ in the amount added to all variances."""
         added = [0.0, *(10.0**k for k in torch.linspace(-2, 3, 21).tolist())]
         return [Normal(spectrum, spectrum.values + s, ROUNDING + s) for s in added]
 
 
 class PrincipalComponents(_Density):
-    """Some principal components, and noise."""
+    """Probabilistic PCA: some principal components, and isotropic noise."""
 
     told = "probabilistic principal components"
 
     def choices(self, spectrum: Spectrum) -> list[Normal]:
-        """With more or fewer components."""
+        """Candidates that differ in the number of components."""
         dims, found = len(spectrum.mean), []
         total = float(spectrum.values.sum()) + (dims - len(spectrum.values)) * ROUNDING
         for k in sorted({min(round(1.5**i), len(spectrum.values) - 1) for i in range(25)}):

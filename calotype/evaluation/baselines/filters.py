@@ -1,12 +1,12 @@
-"""Texture by a bank of filters: white noise, whose histograms in each band of a pyramid become those of an image.
+"""Texture synthesis by a filter bank: white noise, matched to an image in the histogram of each band of a pyramid.
 
-The bands are of one octave of frequency and one of four directions each, by masks on the Fourier transform whose
-squares sum to 1, so that the bands of an image, filtered again and added, are the image. Noise and example are taken
-apart, each band of the noise gets the values of the example's in the order of its own, and is put together; and again.
-Colours are treated along the principal axes of the example's.
+Each band covers one octave of frequency and one of four directions, by masks on the Fourier transform whose squares
+sum to 1, so that filtering the bands of an image again and adding them restores the image. Noise and example are
+decomposed, each band of the noise takes the values of the example's band in its own order, and the noise is
+reconstructed; these steps are repeated. Colours are processed along the principal axes of the example's colours.
 
 Source: Heeger and Bergen 1995, "Pyramid-Based Texture Analysis/Synthesis", SIGGRAPH; Simoncelli and Freeman 1995, the
-steerable pyramid, here without its reduction in size.
+steerable pyramid, here without subsampling.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SMALLEST = 4  # rows or columns that the lowest band has at least, were it reduc
 
 
 class Filters(Baseline):
-    """Histograms of bands."""
+    """Texture synthesis by matching histograms of bands."""
 
     told = "texture of a training image by histograms of a filter bank"
 
@@ -49,7 +49,7 @@ class Filters(Baseline):
         return to_bytes(torch.einsum("nkc,nkhw->nchw", axes, found) + mean)
 
     def _apart(self, x: Tensor) -> Tensor:
-        """(n, C, H, W) to its bands (n, C, bands, H, W)."""
+        """Decompose (n, C, H, W) into its bands (n, C, bands, H, W)."""
         return torch.fft.irfft2(torch.fft.rfft2(x)[:, :, None] * self.masks, s=x.shape[2:])
 
     def _together(self, apart: Tensor) -> Tensor:
@@ -76,12 +76,12 @@ def bands(height: int, width: int) -> Tensor:
 
 
 def _step(octaves: Tensor) -> Tensor:
-    """From 0 at -1/2 to 1 at 1/2, such that the squares of it and of what is left sum to 1."""
+    """A smooth step from 0 at -1/2 to 1 at 1/2, whose square and that of its complement sum to 1."""
     return torch.sin(0.5 * math.pi * (octaves + 0.5).clamp(0, 1))
 
 
 def matched(x: Tensor, wanted: Tensor) -> Tensor:
-    """The values of each map of `wanted`, (..., H, W), in the order of those of x."""
+    """Histogram matching: the values of each map of `wanted`, (..., H, W), in the rank order of those of x."""
     order = x.flatten(-2).argsort(stable=True, dim=-1)
     values = wanted.flatten(-2).sort(-1).values
     return torch.zeros_like(values).scatter(-1, order, values).view_as(x)

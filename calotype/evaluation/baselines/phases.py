@@ -1,8 +1,9 @@
-"""Random phases: an image with the amplitude of each frequency of a training image, and with phases by chance.
+"""Random phase textures: the Fourier amplitudes of a training image with random phases.
 
     X = F(x),    y = F^-1(|X| e^{i (arg X + theta)}),    theta the phases of white noise, the same for all channels
 
-The mean, the correlations of neighbours and of channels are those of the training image; edges and shapes are gone.
+The mean and the correlations between neighbours and between channels are those of the training image; edges and shapes
+are lost.
 
 Source: Galerne, Gousseau, Morel 2011, "Random Phase Textures: Theory and Synthesis", IEEE TIP 20(1).
 """
@@ -19,7 +20,7 @@ from calotype.evaluation.baselines.baseline import Baseline, Examples
 
 
 class Phases(Baseline):
-    """Phases by chance."""
+    """Random phase textures."""
 
     told = "random phases of the frequencies of a training image"
 

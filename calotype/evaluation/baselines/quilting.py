@@ -1,7 +1,7 @@
-"""Quilting: patches of training images, laid row by row so that they overlap, and cut apart where they differ least.
+"""Image quilting: overlapping patches of training images, placed row by row and cut where they differ least.
 
-For each place some patches are drawn by chance; of those whose overlap with what lies there already differs little
-from the least, one is taken; and within the overlap the cut between old and new is the path of least difference.
+For each position some candidate patches are drawn at random; one is taken of those whose difference from the existing
+overlap is close to the minimum; within the overlap, the boundary is the path of least difference.
 
 Source: Efros and Freeman 2001, "Image Quilting for Texture Synthesis and Transfer", SIGGRAPH.
 """
@@ -23,7 +23,7 @@ OVERLAP = 3  # the overlap is this part of a patch
 
 
 class Quilting(Baseline):
-    """Patches sewn together."""
+    """Image quilting."""
 
     told = "patches of training images sewn together"
 
@@ -34,7 +34,7 @@ class Quilting(Baseline):
         self.overlap = self.patch // OVERLAP
 
     def sample(self, noise: Noise, labels: Tensor | None) -> Tensor:
-        """Patches, row by row."""
+        """Draw images by placing patches row by row."""
         step = max(1, self.patch - self.overlap)
         rows, columns = (_starts(side, self.patch, step) for side in (self.height, self.width))
         n, channels = noise.n, self.examples.images.shape[1]
@@ -46,7 +46,7 @@ class Quilting(Baseline):
         return to_bytes(quilt[:, :, : self.height, : self.width])
 
     def _sewn(self, there: Tensor, noise: Noise, labels: Tensor | None, above: bool, before: bool) -> Tensor:
-        """What lies at a place (n, C, p, p), and what is to lie there."""
+        """Join a patch with what lies at its place, (n, C, p, p) each, along the path of least difference."""
         candidates = self._candidates(noise, labels)
         known = torch.zeros(self.patch, self.patch)
         known[: self.overlap] += above
@@ -64,7 +64,7 @@ class Quilting(Baseline):
         return torch.where(keep[:, None], there, chosen)
 
     def _candidates(self, noise: Noise, labels: Tensor | None) -> Tensor:
-        """Patches of training images: (n, K, C, p, p)."""
+        """K candidate patches of training images for each of n images: (n, K, C, p, p)."""
         chosen = self.examples.chosen(noise.uniform(CANDIDATES), labels)
         inside = torch.arange(self.patch)
         places = []
@@ -77,7 +77,7 @@ class Quilting(Baseline):
 
 
 def _starts(side: int, patch: int, step: int) -> list[int]:
-    """Where patches begin, so that they cover a side."""
+    """The first pixels of patches that together cover a side."""
     return [*range(0, max(1, side - patch + step), step)]
 
 

@@ -1,4 +1,4 @@
-"""What an autoregressive model is, and how to sample from it."""
+"""The config of an autoregressive model, and its sampling options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIKELIHOODS = ("auto", *(name for name, kind in DISTRIBUTIONS.items() if kind.pr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoregressiveConfig:
-    """What an autoregressive model is."""
+    """The config of an autoregressive model."""
 
     network: str = "causal-unet"  # or pixelcnn++, gated-pixelcnn, pixelcnn, row-lstm, diagonal-bilstm
     widths: tuple[int, ...] = (32, 64, 64)  # features per level, finest first; only the first two networks have levels
@@ -73,7 +73,7 @@ class AutoregressiveConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoregressiveOptions:
-    """How to sample from an autoregressive model."""
+    """Sampling options of an autoregressive model."""
 
     temperature: float = 1.0  # below 1: likelier pixels, smoother and less varied images; 0: the likeliest
     guidance: float = AUTO  # 1: none; more: more typical of the class, less varied; 0: no class; -1: see GUIDANCE
@@ -100,7 +100,7 @@ Make = Callable[[ImageSpec, "AutoregressiveConfig", int, bool], PixelNetwork]
 
 
 class Network(NamedTuple):
-    """How a network is made, and what it can be asked for."""
+    """The constructor of a network, and its capabilities."""
 
     make: Make
     levels: bool  # of resolution, more than one

@@ -43,6 +43,7 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
 
     @classmethod
     def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        """The presets for such images, by name, from the smallest to the largest."""
         return presets(spec)
 
     @classmethod
@@ -56,6 +57,7 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
         return replace(config, likelihood=likelihood_for(images, network.colours if coloured else "categorical"))
 
     def turns(self) -> Sequence[Turn]:
+        """A single turn per training step, of the player `model`."""
         return (Turn("model", self.loss),)
 
     def loss(self, batch: Batch, noise: Noise) -> Loss:
@@ -85,6 +87,7 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
     def sample(
         self, noise: Noise, labels: Tensor | None = None, options: AutoregressiveOptions | None = None
     ) -> Tensor:
+        """Draw noise.n images, uint8 (n, C, H, W), pixel by pixel in raster order."""
         blank = torch.zeros(noise.n, *self.spec.shape, dtype=torch.uint8, device=noise.device)
         return self.complete(blank, 0, noise, labels, options)
 
@@ -97,6 +100,7 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
         labels: Tensor | None = None,
         options: AutoregressiveOptions | None = None,
     ) -> Tensor:
+        """Draw the pixels after the first `known` of uint8 images (n, C, H, W), in raster order: uint8 (n, C, H, W)."""
         options = options or AutoregressiveOptions()
         weight = options.guidance
         if weight == AUTO:
@@ -115,6 +119,7 @@ class Autoregressive(GenerativeModel, HasLikelihood, Completable):
         return self.spec.height * self.spec.width * (self.spec.channels if self.network.ordered else 1)
 
     def check_options(self, options: AutoregressiveOptions) -> None:
+        """Raise ConfigError for guidance, top_k or top_p that this model does not support."""
         check_can_be_guided(options.guidance, self.spec.num_classes, self.config.label_dropout)
         if options.guidance not in (1, AUTO) and not self.distribution.logits:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a diffusion model is, and how to sample from it."""
+"""The config of a diffusion model, and its sampling options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPACINGS = ("auto", "karras", "time", "logsnr")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiffusionConfig:
-    """What a diffusion model is."""
+    """The config of a diffusion model."""
 
     widths: tuple[int, ...] = (32, 64)  # channels per level, finest first; multiples of 16 keep the CPU's vectors full
     blocks: int = 2  # residual blocks per level
@@ -70,7 +70,7 @@ class DiffusionConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiffusionOptions:
-    """How to sample from a diffusion model."""
+    """Sampling options of a diffusion model."""
 
     steps: int = 16  # network calls: 2 * steps - 1 with heun, steps with the other solvers
     solver: str = "dpm2m"  # ddpm, ddim, euler, heun, dpm2m, unipc

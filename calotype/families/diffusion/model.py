@@ -74,6 +74,7 @@ class Diffusion(GenerativeModel, HasLikelihood):
 
     @classmethod
     def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        """The presets for such images, by name, from the smallest to the largest."""
         return presets(spec)
 
     @classmethod
@@ -100,6 +101,7 @@ class Diffusion(GenerativeModel, HasLikelihood):
         return self.prediction(level, self.config.sigma_data).clean(x, predicted.to(x.dtype))
 
     def turns(self) -> Sequence[Turn]:
+        """A single turn per training step, of the player `model`."""
         return (Turn("model", self.loss),)
 
     def loss(self, batch: Batch, noise: Noise) -> Loss:
@@ -117,6 +119,7 @@ class Diffusion(GenerativeModel, HasLikelihood):
 
     @torch.no_grad()
     def sample(self, noise: Noise, labels: Tensor | None = None, options: DiffusionOptions | None = None) -> Tensor:
+        """Draw noise.n images, uint8 (n, C, H, W), by solving the ODE or SDE from the largest noise level to 0."""
         options = options or DiffusionOptions()
         sigmas = self.levels(options)
         x = noise.normal(*self.spec.shape).to(self.dtype) * float(sigmas[0])
@@ -154,6 +157,7 @@ class Diffusion(GenerativeModel, HasLikelihood):
         return self.spec.num_classes > 0 and self.config.label_dropout > 0
 
     def check_options(self, options: DiffusionOptions) -> None:
+        """Raise ConfigError for noise levels or guidance that this model does not support."""
         self.levels(options)
         check_can_be_guided(options.guidance, self.spec.num_classes, self.config.label_dropout)
 

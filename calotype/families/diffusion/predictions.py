@@ -1,4 +1,4 @@
-"""What the network of a diffusion model predicts, and the one conversion between all of it.
+"""The prediction targets of a diffusion network, and the conversion between them.
 
 Data y is seen through noise, x = y + sigma * n. Whatever a network F is asked for, its target is a combination of y
 and n, so that the clean image is
@@ -33,7 +33,7 @@ from torch import Tensor
 
 
 class Mix(NamedTuple):
-    """How the clean image is made of the noisy one and of what the network says: D = skip * x + out * F."""
+    """The coefficients of the denoiser D in terms of noisy image x and network output F: D = skip * x + out * F."""
 
     skip: Tensor
     out: Tensor
@@ -43,7 +43,7 @@ class Mix(NamedTuple):
         return self.skip * x + self.out * predicted
 
     def target(self, x: Tensor, y: Tensor) -> Tensor:
-        """What F has to be for D to be y."""
+        """The network output F for which the denoiser gives y."""
         return (y - self.skip * x) / self.out
 
 
@@ -82,7 +82,7 @@ PREDICTIONS: Mapping[str, Prediction] = {"edm": edm, "eps": eps, "x0": x0, "v": 
 
 
 def convert(predicted: Tensor, x: Tensor, given: Mix, wanted: Mix) -> Tensor:
-    """What a network of prediction `wanted` would have said, from what one of prediction `given` said.
+    """Convert the output of a network from prediction `given` to prediction `wanted`.
 
     Args:
         predicted: F of the prediction `given`, at x.

@@ -1,4 +1,4 @@
-"""The sizes of network that a budget is matched with."""
+"""The presets of the family, by network size: the planner matches one to a budget."""
 
 from __future__ import annotations
 

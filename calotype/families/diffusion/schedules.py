@@ -1,4 +1,4 @@
-"""At which noise levels a diffusion model is trained, and how the network is told of them.
+"""Noise schedules: the distribution of noise levels in training, and how the network is conditioned on them.
 
 Noise levels are sigma in x = y + sigma * n. A schedule says how often each is met in training (as the quantile function
 of that distribution), at which scale x is handed to the network (c_in), by which number the network knows the level
@@ -67,15 +67,19 @@ class LogNormal(Schedule):
         self.largest = FARTHEST
 
     def draw(self, u: Tensor) -> Tensor:
+        """The quantile u in [0, 1) of the log-normal distribution of sigma; same shape as u."""
         return _lognormal(u, self.mean, self.std)
 
     def scale(self, sigma: Tensor) -> Tensor:
+        """c_in = 1 / sqrt(sigma² + sigma_data²); same shape as sigma."""
         return (sigma.square() + self.sigma_data**2).rsqrt()
 
     def condition(self, sigma: Tensor) -> Tensor:
+        """c_noise = ln(sigma) / 4; same shape as sigma."""
         return sigma.log() / 4
 
     def levels(self, times: Tensor) -> Tensor:
+        """Geometric interpolation from `smallest` at time 0 to `largest` at time 1; same shape as times."""
         return self.smallest * (self.largest / self.smallest) ** times
 
 
@@ -94,19 +98,23 @@ class Discrete(Schedule):
         self._logs: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def draw(self, u: Tensor) -> Tensor:
+        """The table's entry at the share u in [0, 1) of its length; same shape as u."""
         index = (u * len(self.table)).long().clamp(max=len(self.table) - 1)
         return self._log_table(u)[index].exp()
 
     def scale(self, sigma: Tensor) -> Tensor:
+        """c_in = 1 / sqrt(1 + sigma²), which makes the process variance-preserving; same shape as sigma."""
         return (1 + sigma.square()).rsqrt()
 
     def condition(self, sigma: Tensor) -> Tensor:
+        """c_noise: the step, from 0 to 999, interpolated linearly in ln sigma; same shape as sigma."""
         known, wanted = self._log_table(sigma), sigma.log()
         upper = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
         low, high = known[upper - 1], known[upper]
         return upper - 1 + ((wanted - low) / (high - low)).clamp(0, 1)
 
     def levels(self, times: Tensor) -> Tensor:
+        """Noise levels at times in [0, 1] of the table, interpolated linearly in ln sigma; same shape as times."""
         known = self._log_table(times)
         place = times * (len(known) - 1)
         lower = place.floor().long().clamp(0, len(known) - 2)
@@ -130,18 +138,22 @@ class Flow(Schedule):
         self.smallest, self.largest = 1e-3, 999.0  # t = 0.001 and 0.999: sigma has no end at t = 1
 
     def draw(self, u: Tensor) -> Tensor:
+        """sigma = t / (1 - t) at quantile u in [0, 1): t is logit-normal if `std` is positive, otherwise uniform."""
         if self.std > 0:
             return _lognormal(u, self.mean, self.std)
         t = u.clamp(self.smallest / (1 + self.smallest), self.largest / (1 + self.largest))
         return t / (1 - t)
 
     def scale(self, sigma: Tensor) -> Tensor:
+        """c_in = 1 / (1 + sigma) = 1 - t; same shape as sigma."""
         return 1 / (1 + sigma)
 
     def condition(self, sigma: Tensor) -> Tensor:
+        """c_noise = 1000 t, with t = sigma / (1 + sigma); same shape as sigma."""
         return STEPS * sigma / (1 + sigma)
 
     def levels(self, times: Tensor) -> Tensor:
+        """Noise levels at times in [0, 1], interpolated linearly in t; same shape as times."""
         low, high = self.smallest / (1 + self.smallest), self.largest / (1 + self.largest)
         t = low + times * (high - low)
         return t / (1 - t)

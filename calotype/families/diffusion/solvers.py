@@ -214,7 +214,7 @@ SOLVERS: Mapping[str, Solver] = {
 
 
 def network_calls(solver: str, steps: int) -> int:
-    """How often a solver calls the network for `steps` steps, the last of them to 0."""
+    """The number of network calls of a solver for `steps` steps, the last of them to 0."""
     return 2 * steps - 1 if solver == "heun" else steps
 
 

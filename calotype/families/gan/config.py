@@ -1,4 +1,4 @@
-"""What a generative adversarial network is, and how to sample from it."""
+"""The config of a generative adversarial network, and its sampling options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from calotype.nn.augment import CHANGES
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GANConfig:
-    """What a generative adversarial network is."""
+    """The config of a generative adversarial network."""
 
     network: str = "normfree"  # or resnet, dcgan
     widths: tuple[int, ...] = (32, 64, 128)  # features per level of both networks, finest first; multiples of 16
@@ -80,7 +80,7 @@ class GANConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GANOptions:
-    """How to sample from a generative adversarial network."""
+    """Sampling options of a generative adversarial network."""
 
     truncation: float = 0.0  # latents are drawn from -truncation to truncation; 0: from anywhere
 

@@ -1,4 +1,4 @@
-"""What the two players of a GAN minimise, and the penalties on the discriminator's gradient.
+"""The losses of the two players of a GAN, and the penalties on the discriminator's gradient.
 
 With r = D(x) of real images, f = D(G(z)) of generated ones, both logits before any sigmoid, and s(u) = log(1 + e^u):
 

@@ -63,6 +63,7 @@ class GAN(GenerativeModel, Encodable):
 
     @classmethod
     def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        """The presets for such images, by name, from the smallest to the largest."""
         return presets(spec)
 
     @classmethod
@@ -78,15 +79,18 @@ class GAN(GenerativeModel, Encodable):
         )
 
     def players(self) -> Mapping[str, nn.Module]:
+        """The discriminator and the generator."""
         return {"discriminator": self.discriminator, "generator": self.generator}
 
     def turns(self) -> Sequence[Turn]:
+        """`critic_steps` turns of the discriminator, then one of the generator."""
         return (
             Turn("discriminator", self.discriminator_loss, self.config.critic_steps),
             Turn("generator", self.generator_loss),
         )
 
     def remark(self, parts: Mapping[str, float]) -> Remark | None:
+        """A warning about mode collapse, a weak or an overfitted discriminator, with the settings to change."""
         diversity = parts.get("samples/diversity", 1.0)
         if diversity < COLLAPSED:
             if parts.get("seen/discriminator/accuracy", 0.0) > SURE:
@@ -128,7 +132,7 @@ class GAN(GenerativeModel, Encodable):
     # -- the two losses
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> Loss:
-        """Of telling real images from generated ones, and the penalties on its gradient."""
+        """The loss of the discriminator on real and generated images, with the penalties on its gradient."""
         config, training = self.config, self.training
         real = to_unit(batch.images, self.dtype)
         with torch.no_grad():
@@ -166,7 +170,7 @@ class GAN(GenerativeModel, Encodable):
         return Loss(value, parts)
 
     def generator_loss(self, batch: Batch, noise: Noise) -> Loss:
-        """Of generated images that are to be taken for real."""
+        """The loss of the generator."""
         loss = LOSSES[self.config.loss]
         fake = self._generated(noise.fork("latents"), batch.labels)
         of_fake = self._judged(fake, batch.labels, noise.fork("fake"))
@@ -219,12 +223,14 @@ class GAN(GenerativeModel, Encodable):
 
     @torch.no_grad()
     def sample(self, noise: Noise, labels: Tensor | None = None, options: GANOptions | None = None) -> Tensor:
+        """Draw noise.n images, uint8 (n, C, H, W), from normal or truncated normal latents."""
         z = noise.fork("latents").normal(self.config.latents)
         bound = (options or GANOptions()).truncation
         return self.decode(_truncated(z, bound) if bound else z, labels)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The images, uint8 (B, C, H, W), that the generator makes from latents, float (B, latents)."""
         if latents.shape[1] != self.config.latents:
             raise ConfigError(
                 f"latents are {latents.shape[1]} for each picture, but the model has {self.config.latents}: give those "
@@ -260,7 +266,7 @@ class GAN(GenerativeModel, Encodable):
 
 
 def _gap(parts: Mapping[str, float], which: str) -> float:
-    """How far apart the mean logits of real and of generated images are; 0 where they are not known."""
+    """The difference between the mean logits of real and generated images; 0 if unknown."""
     real, fake = (parts.get(f"{which}/discriminator/{name}", 0.0) for name in ("real", "fake"))
     return real - fake
 

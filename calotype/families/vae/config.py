@@ -1,4 +1,4 @@
-"""What a variational autoencoder is, and how to sample from it."""
+"""The config of a variational autoencoder, and its sampling options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIXELS = ("auto", "drawn", "mean")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VAEConfig:
-    """What a variational autoencoder is."""
+    """The config of a variational autoencoder."""
 
     widths: tuple[int, ...] = (32, 64, 64, 64)  # features per level, finest first; multiples of 16
     blocks: tuple[int, ...] = (1, 1, 1, 1)  # of the encoder, per level
@@ -98,7 +98,7 @@ class VAEConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VAEOptions:
-    """How to sample from a variational autoencoder."""
+    """Sampling options of a variational autoencoder."""
 
     temperature: float = 0.85  # of the latents: 1 as learned; below, likelier ones, and less varied images
     pixels: str = "auto"  # given the latents: drawn from their distribution, or mean; auto: mean, but of binary ones

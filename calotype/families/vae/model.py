@@ -1,4 +1,4 @@
-"""Variational autoencoders: a bound on the probability of an image, by latents that an encoder guesses.
+"""Variational autoencoders: a bound on the likelihood of an image, by latents that an encoder infers.
 
     log p(x) >= E_q(z|x) [log p(x | z)] - KL(q(z | x) || p(z)),               the evidence lower bound, ELBO;
     log p(x) >= E log 1/K sum_k p(x | z_k) p(z_k) / q(z_k | x),  z_k ~ q,     the importance-weighted bound.
@@ -79,6 +79,7 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
 
     @classmethod
     def presets(cls, spec: ImageSpec) -> Mapping[str, Preset]:
+        """The presets for such images, by name, from the smallest to the largest."""
         return presets(spec)
 
     @classmethod
@@ -90,9 +91,11 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
         return replace(config, likelihood=likelihood_for(images, "logistics", palette))
 
     def turns(self) -> Sequence[Turn]:
+        """A single turn per training step, of the player `model`."""
         return (Turn("model", self.loss),)
 
     def remark(self, parts: Mapping[str, float]) -> Remark | None:
+        """A warning about posterior collapse or a codebook with few codes in use, with the settings to change."""
         active, perplexity = parts.get("model/active", 1.0), parts.get("model/perplexity", math.inf)
         if active < COLLAPSED and self.images_seen >= AWAKE:
             return Remark(
@@ -198,6 +201,7 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
 
     @torch.no_grad()
     def sample(self, noise: Noise, labels: Tensor | None = None, options: VAEOptions | None = None) -> Tensor:
+        """Draw noise.n images, uint8 (n, C, H, W), from the prior; options.pixels chooses mean or drawn pixels."""
         chosen = options or VAEOptions()
         numbers = self.network.generate(noise.n, labels, noise, chosen.temperature).to(self.dtype)
         binary = isinstance(self.distribution, Bernoulli)
@@ -209,11 +213,13 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
 
     @torch.no_grad()
     def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Posterior means of all latent maps, flattened and concatenated: uint8 (B, C, H, W) to float (B, latents)."""
         known = self.network.encode(to_unit(images, self.dtype))
         return torch.cat([z.flatten(1) for z in self.network.means(known, labels)], 1)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The mean images, uint8 (B, C, H, W), of latents, float (B, latents)."""
         shapes = self.network.latent_shapes()
         sizes = [math.prod(shape) for shape in shapes]
         if latents.shape[1] != sum(sizes):
@@ -228,6 +234,7 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
     # -- as the first of two stages
 
     def latent_map(self) -> LatentMap:
+        """The shape of the latent map, and its number of codes; ConfigError where it is not a single map."""
         shapes = self.network.latent_shapes()
         if len(shapes) > 1 or shapes[0][1:] == (1, 1):
             raise ConfigError(
@@ -241,13 +248,16 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
         return LatentMap(*shapes[0], 0)
 
     def prepared(self, images: Tensor, noise: Noise) -> Tensor:
+        """The images of the values that the likelihood models, uint8 (B, C, H, W): binarised for Bernoulli."""
         return self.distribution.prepared(images, noise)
 
     def is_proper(self) -> bool:
+        """Whether the likelihood is a probability: false for the Gaussian, which gives an estimate."""
         return self.distribution.proper
 
     @torch.no_grad()
     def to_map(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Latent maps, float (B, C, h, w), of uint8 images (B, C, H, W): posterior means, or code numbers (C = 1)."""
         known = self.network.encode(to_unit(images, self.dtype))
         if isinstance(self.network, Coder):
             return self.network.codes(known)[:, None].to(self.dtype)
@@ -255,10 +265,12 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
 
     @torch.no_grad()
     def from_map(self, maps: Tensor, labels: Tensor | None) -> Tensor:
+        """The mean images, uint8 (B, C, H, W), of latent maps, float (B, C, h, w)."""
         return self._mean(self._of_map(maps, labels))
 
     @torch.no_grad()
     def map_log_prob(self, images: Tensor, maps: Tensor, labels: Tensor | None) -> Tensor:
+        """log p(image | map), nats, float64 (B,): images uint8 (B, C, H, W), maps float (B, C, h, w)."""
         return self._log_prob(self._of_map(maps, labels), images)
 
     def _of_map(self, maps: Tensor, labels: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The sizes of network that a budget is matched with, and further networks to ask for by name."""
+"""The presets of the family: the sizes that the planner matches to a budget, and others chosen by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled loop over pixels: built with the machine's C compiler when it is first wanted, and kept."""
+"""The compiled loop over pixels: built with the machine's C compiler at first use, and cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a causal network does for one pixel, written down as a program.
+"""Recording the operations of a causal network for one pixel as a program.
 
 The network's own code is run once, at a `Place` with a `Recorder`, on `Vector`s in the place of tensors: these take
 part in the functions of torch that networks use, and write down what is done to them. Layers that keep something from

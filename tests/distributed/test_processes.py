@@ -29,6 +29,7 @@ from calotype.runs import checkpoints
 from calotype.runs.run import Run
 from calotype.terminal import cli
 from tests.conftest import Stripes
+from tests.faults import FAULTS
 
 SPEC = ImageSpec(3, 8, 12, num_classes=2)
 BATCH, STEPS = 7, 3  # a batch that two and three processes cannot divide evenly
@@ -332,7 +333,7 @@ LONGER = [word.replace("96img", "1600img") for word in COMMAND]
     "kill -9 of a process of a job that torchrun starts again",
     "the job goes on by itself within a minute, to the weights of an undisturbed one",
 )
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, 1] if FAULTS else [1])
 def test_a_process_that_is_killed_is_started_again(rank: int, tmp_path: Path) -> None:
     undisturbed = launched(["-m", "calotype", *LONGER, "--out", str(tmp_path / "whole")], 2)
     killed = launched(["-m", "calotype", *LONGER, "--out", str(tmp_path / "killed")], 2, ["--max-restarts=1"])

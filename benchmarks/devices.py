@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from calotype.core import devices
-from calotype.core.errors import is_out_of_memory
 from calotype.core.model import Batch, ImageSpec
 from calotype.core.rng import seeded
 from calotype.data.packs.batches import Batches
+from calotype.errors import is_out_of_memory
 from calotype.families.diffusion import Diffusion
 from calotype.optimization.config import TrainConfig
 from calotype.optimization.trainer import Trainer

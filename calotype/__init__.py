@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from calotype.commands.reconstruct import reconstruct
     from calotype.commands.sample import sample
     from calotype.commands.train import train
-    from calotype.core.errors import CalotypeError, ConfigError, DataError, RunError, TrainingDiverged
+    from calotype.errors import CalotypeError, ConfigError, DataError, RunError, TrainingDiverged
     from calotype.runs.run import load
 
 __version__ = "0.1.0"
 _ERRORS = ("CalotypeError", "ConfigError", "DataError", "RunError", "TrainingDiverged")
-_HOME = dict.fromkeys(_ERRORS, "calotype.core.errors") | {"load": "calotype.runs.run"}
+_HOME = dict.fromkeys(_ERRORS, "calotype.errors") | {"load": "calotype.runs.run"}
 __all__ = [
     "CalotypeError",
     "ConfigError",

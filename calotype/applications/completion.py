@@ -13,11 +13,11 @@ from torch import Tensor
 from calotype.applications.pictures import Given, given
 from calotype.core.config import build, plain, read_assignments
 from calotype.core.display import Display
-from calotype.core.errors import ConfigError, RunError
 from calotype.core.files import make_folder, open_folder
 from calotype.core.images import grid, png, write_png
 from calotype.core.model import Completable
 from calotype.core.outputs import check_outputs
+from calotype.errors import ConfigError, RunError
 from calotype.runs.run import TrainedModel, load, place_in
 from calotype.sampling import sampler
 from calotype.sampling.manifests import Maker, digest, writing

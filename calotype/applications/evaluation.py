@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from calotype.core.display import Display, counted, for_process, packing_on
-from calotype.core.errors import ConfigError, RunError
 from calotype.core.files import make_folder, write_atomic
 from calotype.core.images import read_png
 from calotype.core.model import Encodable
@@ -27,6 +26,7 @@ from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.distributed import processes
 from calotype.distributed.locks import WAIT, locked_file
 from calotype.distributed.work_sharing import Action, Help, led
+from calotype.errors import ConfigError, RunError
 from calotype.evaluation import controls, features, measured_runs, plots
 from calotype.evaluation.page import Pictures, page
 from calotype.evaluation.protocol import FEWEST, Outcome, Subject, evaluated

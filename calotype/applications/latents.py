@@ -14,12 +14,12 @@ from torch import Tensor
 
 from calotype.applications.pictures import Given
 from calotype.core.display import Display
-from calotype.core.errors import ConfigError, RunError
 from calotype.core.files import make_folder, open_folder
 from calotype.core.images import grid, png, write_png
 from calotype.core.model import Encodable
 from calotype.core.untrusted import NotPlain, check_regular
 from calotype.data.sources.npy import DAMAGE, read_member, write_npz
+from calotype.errors import ConfigError, RunError
 from calotype.runs import run
 from calotype.runs.run import TrainedModel
 from calotype.sampling import manifests

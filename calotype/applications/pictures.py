@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from calotype.core.display import Display, packing_on
-from calotype.core.errors import ConfigError
 from calotype.data import prepare
 from calotype.data.classes import check_seen
+from calotype.errors import ConfigError
 from calotype.runs.run import TrainedModel
 
 

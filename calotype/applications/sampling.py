@@ -7,12 +7,12 @@ from pathlib import Path
 
 from calotype.core.config import build, plain, read_assignments
 from calotype.core.display import Display, clock, for_process
-from calotype.core.errors import ConfigError
 from calotype.core.files import check_own, remove_tree
 from calotype.core.outputs import check_outputs
 from calotype.core.signals import way_on
 from calotype.data.classes import told
 from calotype.distributed import processes
+from calotype.errors import ConfigError
 from calotype.runs.run import load, place_in
 from calotype.sampling import sampler, writers
 from calotype.sampling.manifests import writing

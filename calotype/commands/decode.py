@@ -44,9 +44,9 @@ def decode(
 
     from calotype.applications import latents as latents_of
     from calotype.core.display import for_process
-    from calotype.core.errors import ConfigError
     from calotype.core.outputs import check_outputs
     from calotype.data.classes import check_seen
+    from calotype.errors import ConfigError
     from calotype.runs.run import place_in
 
     with for_process(display, True) as shown:

@@ -50,8 +50,8 @@ def interpolate(
     from calotype.applications import latents as latents_of
     from calotype.applications.pictures import given
     from calotype.core.display import for_process
-    from calotype.core.errors import ConfigError
     from calotype.core.outputs import check_outputs
+    from calotype.errors import ConfigError
     from calotype.runs.run import place_in
 
     with for_process(display, True) as shown:

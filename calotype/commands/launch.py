@@ -9,7 +9,7 @@ from tyro.conf import UseAppendAction, arg
 from calotype.commands.arguments import Assignments, Flag, MaybePath, Text
 from calotype.commands.command import command
 from calotype.commands.train import BESIDE_RESUME, train, training_settings
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 
 Count = Annotated[int, arg(help_behavior_hint="")]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 
 # Options of check, train and compare about pictures, and the entries of [data] that they set.
 DATA_OPTIONS: Mapping[str, str] = {

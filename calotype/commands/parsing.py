@@ -13,9 +13,9 @@ import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from calotype.commands.arguments import Flag
-from calotype.core.errors import ConfigError
 from calotype.core.paths import check_word, named
 from calotype.core.untrusted import LARGEST
+from calotype.errors import ConfigError
 
 JSON = "json"
 JSON_HELP = "        json: print for programs."

@@ -1,4 +1,4 @@
 """The base of all packages: errors, configs, randomness, images as bytes, the interfaces of models, and files.
 
-May import nothing else of calotype.
+May import `errors` alone.
 """

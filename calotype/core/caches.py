@@ -24,10 +24,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from calotype.core import environment
-from calotype.core.errors import ConfigError
 from calotype.core.files import make_private, open_folder, remove_tree
 from calotype.core.paths import named
 from calotype.core.untrusted import open_regular
+from calotype.errors import ConfigError
 
 _HEAD = b"calotype entry 1\n"
 _DIGEST = 32  # bytes of SHA-256

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from calotype.core.errors import ConfigError
 from calotype.core.untrusted import LARGEST, NotPlain, brief, parse_toml, read_text
+from calotype.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import math
 import os
 from pathlib import Path
 
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 
 
 def text(name: str, default: str = "") -> str:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from calotype.core.errors import PlaceError
+from calotype.errors import PlaceError
 
 LOCK = ".lock"
 """The name of the file that a command holds while it writes in a folder."""

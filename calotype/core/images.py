@@ -14,9 +14,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from calotype.core.errors import DataError
 from calotype.core.files import write_atomic
 from calotype.core.untrusted import NotPlain, check_regular
+from calotype.errors import DataError
 
 MOST_PIXELS = 1 << 28
 """Of a file that is read back: a grid of 64 pictures of 2,000 pixels a side has fewer."""

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_c
 import torch
 from torch import Tensor, nn
 
-from calotype.core.errors import ConfigError
 from calotype.core.rng import Noise
+from calotype.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from calotype.core.errors import PlaceError
 from calotype.core.files import LEFTOVER, LOCK, kind, open_folder
 from calotype.core.untrusted import LONGEST_SHOWN, NotPlain, open_regular
+from calotype.errors import PlaceError
 
 MANIFEST = "samples.json"  # in a folder of pictures: which model made them, see `manifests`
 NUMBERED = re.compile(r"[0-9]{6,}(-[0-9]{2,})?\.png")  # pictures in a folder

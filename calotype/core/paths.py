@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 
 DEEPEST = 250  # parts of a path; making each folder of thousands would take as many calls within one another
 LONGEST = 200  # bytes of a name to which something is added; file systems allow 255

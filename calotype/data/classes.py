@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 
 LISTED = 20  # classes that a message names
 

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from calotype.core.errors import ConfigError
 from calotype.core.paths import check_word
 from calotype.data.sources.label_files import LabelsFrom
+from calotype.errors import ConfigError
 
 Fit = Literal["crop", "pad", "stretch"]
 Pages = Literal["first", "all"]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calotype.core.errors import DataError
 from calotype.data.config import FEWEST_TO_LEARN
 from calotype.data.packs.packed import PackedDataset
+from calotype.errors import DataError
 
 FEW_HELD_OUT = 3  # pictures: what is measured on fewer says next to nothing
 LISTED = 10  # names in a sentence

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
-from calotype.core.errors import DataError
+from calotype.errors import DataError
 
 Split = Literal["train", "held_out"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from calotype.core.errors import RunError
 from calotype.core.files import LOCK, check_place, hidden_stem, make_folder
 from calotype.distributed import processes
+from calotype.errors import RunError
 
 WAIT = "wait for it or stop it"
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from calotype.core import environment
-from calotype.core.errors import CalotypeError, ConfigError, LostProcesses, StoppedElsewhere, passes
+from calotype.errors import CalotypeError, ConfigError, LostProcesses, StoppedElsewhere, passes
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

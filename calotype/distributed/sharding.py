@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from calotype.core.errors import ConfigError
 from calotype.core.rng import Noise
 from calotype.distributed import processes
+from calotype.errors import ConfigError
 
 CONTAINERS = (nn.ModuleList, nn.Sequential)
 

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from calotype.core.errors import CalotypeError
 from calotype.distributed.processes import acting, agreed, failure, is_first, rank, received, size, talking, told
+from calotype.errors import CalotypeError
 
 T = TypeVar("T")
 TYPES = (torch.uint8, torch.int64, torch.float32, torch.float64)  # of tensors that are sent, by number

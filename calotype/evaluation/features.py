@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calotype.core.caches import read_entry, write_entry
-from calotype.core.errors import ConfigError
 from calotype.core.untrusted import NotPlain, brief, parse_json
 from calotype.data.sources.npy import DAMAGE, MOST_BYTES, read_values
+from calotype.errors import ConfigError
 
 # Words in sizes of networks, where they depend on the number of images.
 FORMULA = set(

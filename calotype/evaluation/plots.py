@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from calotype.core.errors import RunError
+from calotype.errors import RunError
 from calotype.evaluation.evaluate import DISTANCES, metric_of
 from calotype.evaluation.report import Value, label, number
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from calotype.core.display import Display
-from calotype.core.errors import ConfigError
 from calotype.core.rng import fold, permutation
 from calotype.data import PackedDataset
+from calotype.errors import ConfigError
 from calotype.evaluation import controls, copying, features
 from calotype.evaluation.classifier import Classifier, as_features, classifier
 from calotype.evaluation.course import Course, course

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from calotype.core.config import build
-from calotype.core.errors import ConfigError, RunError
 from calotype.core.files import write_atomic
 from calotype.core.untrusted import brief, read_json
+from calotype.errors import ConfigError, RunError
 
 FORMAT = 2
 

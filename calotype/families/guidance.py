@@ -17,8 +17,8 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from calotype.core.errors import ConfigError
 from calotype.core.rng import Noise
+from calotype.errors import ConfigError
 
 AUTO = -1.0  # the family's own weight, where a model can be guided
 

@@ -20,7 +20,6 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from calotype.core.errors import ConfigError, RunError
 from calotype.core.model import (
     Batch,
     Bits,
@@ -33,6 +32,7 @@ from calotype.core.model import (
     Turn,
 )
 from calotype.core.rng import Noise
+from calotype.errors import ConfigError, RunError
 
 MOST_CODES = 256  # that are bytes
 WIDE = 4.0  # standard deviations on either side of the mean that bytes reach

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 from calotype.nn.loading import load
 
 SIDE = 224  # of the images

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 from torch.overrides import TorchFunctionMode
 
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 
 MOST_PARTS = 20_000  # modules, parameters and buffers; the largest preset has not a tenth of it
 BYTES_EACH = 4  # of a parameter: float32

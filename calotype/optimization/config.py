@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from calotype.core.config import check_choice
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 from calotype.optimization.optimizers import OPTIMIZERS
 
 ON_COLLAPSE = ("say", "rollback")

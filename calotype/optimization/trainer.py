@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from calotype.core import devices
 from calotype.core.caches import code_folder
-from calotype.core.errors import ConfigError, RunError, is_out_of_memory
 from calotype.core.model import Batch, Loss, Trainable, Turn
 from calotype.core.rng import Noise, fold
 from calotype.core.untrusted import brief
 from calotype.data.packs.batches import Batches
 from calotype.distributed import processes, sharding
+from calotype.errors import ConfigError, RunError, is_out_of_memory
 from calotype.optimization.config import TrainConfig, learning_rate, power_exponent, steps_of
 from calotype.optimization.optimizers import MOMENTS, OPTIMIZERS
 

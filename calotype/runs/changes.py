@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from calotype.core.errors import ConfigError
 from calotype.core.untrusted import brief
+from calotype.errors import ConfigError
 
 LATER = "what comes after is trained with it"
 ROUNDING = "sums are rounded differently: the run does not end bit for bit as without"

@@ -27,11 +27,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from calotype.core.errors import RunError
 from calotype.core.files import Folder, open_folder, remove_tree
 from calotype.core.untrusted import brief, check_regular, read_json
 from calotype.distributed import processes
 from calotype.distributed.sharding import divided_as, divided_zeros, is_divided
+from calotype.errors import RunError
 
 FORMAT = 1
 PARTS = ("model", "ema", "optimizers")

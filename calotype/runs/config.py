@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from calotype.core.config import build, nearest, plain
-from calotype.core.errors import ConfigError
 from calotype.core.model import GenerativeModel, ImageSpec
 from calotype.core.rng import fold, seeded
 from calotype.core.untrusted import brief
 from calotype.data import DataConfig, PackedDataset
 from calotype.data.config import CHANNELS, MAX_PIXELS
 from calotype.data.records import check_class_count
+from calotype.errors import ConfigError
 from calotype.families import FAMILIES
 from calotype.families.latents import Latents
 from calotype.nn.outline import outlined

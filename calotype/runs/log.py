@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import RunError
 from calotype.core.untrusted import check_regular, parse_json
+from calotype.errors import RunError
 
 TEXTS = ("event", "player", "reason", "text")
 COURSES = ("loss/", "held_out/", "seen/", "grad_norm/", "samples/")  # what is told of so many images seen

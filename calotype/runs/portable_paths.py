@@ -15,9 +15,9 @@ from typing import Any
 
 from calotype import __version__
 from calotype.core.config import config_file, read_toml, write_toml
-from calotype.core.errors import ConfigError
 from calotype.core.files import open_folder, write_atomic
 from calotype.core.untrusted import brief
+from calotype.errors import ConfigError
 
 LOCAL = "local.toml"
 FORMAT = 1  # of the configs of runs and comparisons; those of before it was written have this one

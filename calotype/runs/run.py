@@ -26,7 +26,6 @@ from torch import Tensor
 
 from calotype.core import devices
 from calotype.core.config import build
-from calotype.core.errors import ConfigError, DataError, RunError
 from calotype.core.files import LEFTOVER, check_contained, copy_file, make_folder, open_append
 from calotype.core.model import GenerativeModel
 from calotype.core.paths import named
@@ -36,6 +35,7 @@ from calotype.data.packs.packing import find_same, is_gone
 from calotype.data.packs.survey import Progress
 from calotype.distributed import processes
 from calotype.distributed.locks import locked
+from calotype.errors import ConfigError, DataError, RunError
 from calotype.families.latents import check_map, latent_model
 from calotype.optimization.trainer import Trainer
 from calotype.runs import changes, checkpoints

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from calotype.core.errors import RunError
 from calotype.core.files import LOCK, open_folder, write_atomic
 from calotype.core.outputs import MANIFEST
 from calotype.core.untrusted import brief, read_json
 from calotype.distributed import processes
 from calotype.distributed.locks import locked
+from calotype.errors import RunError
 
 TOLD = ("command", "run", "checkpoint", "classes")  # entries for people; the others decide the pictures
 

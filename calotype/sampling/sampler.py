@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from calotype.core.errors import ConfigError
 from calotype.core.model import Completable, GenerativeModel, ImageSpec
 from calotype.core.rng import Noise, fold
+from calotype.errors import ConfigError
 
 # Images per call. A CPU is as fast with 16 as with more, and less is wasted on filling up; other devices want more.
 BATCH: Mapping[str, int] = {"cpu": 16}

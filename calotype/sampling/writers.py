@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from calotype.core.errors import DataError, PlaceError, RunError
 from calotype.core.files import hidden_stem, open_folder
 from calotype.core.images import grid, png, read_png, write_png
 from calotype.core.model import GenerativeModel
 from calotype.core.paths import named
 from calotype.data.sources import npy
 from calotype.distributed.work_sharing import Help, led
+from calotype.errors import DataError, PlaceError, RunError
 from calotype.sampling import sampler
 from calotype.sampling.manifests import Maker, claim
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from calotype.core import environment
-from calotype.core.errors import CalotypeError, JobError
 from calotype.distributed.launching.ray import VARIABLE
 from calotype.distributed.processes import PATIENCE, joined
+from calotype.errors import CalotypeError, JobError
 from calotype.terminal.cli import main
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from calotype.core.display import Display
-from calotype.core.errors import ConfigError
 from calotype.core.rng import fold, permutation
 from calotype.data import PackedDataset
 from calotype.data.packs.batches import Batches
 from calotype.data.packs.stream import Stream
 from calotype.distributed import processes
+from calotype.errors import ConfigError
 from calotype.families.latents import Latents
 from calotype.optimization.config import TrainConfig
 from calotype.runs.run import TrainedModel

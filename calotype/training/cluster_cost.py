@@ -16,12 +16,12 @@ import torch
 
 from calotype.core import devices
 from calotype.core.config import build, nearest, plain, read_toml
-from calotype.core.errors import ConfigError
 from calotype.core.model import Batch, GenerativeModel, ImageSpec
 from calotype.core.rng import Noise, seeded
 from calotype.data import parse_size
 from calotype.data.packs.batches import Batches
 from calotype.distributed.cost_model import DEVICES, Cluster, Cost, Device, Turn, Work, cost, recording
+from calotype.errors import ConfigError
 from calotype.nn.layers import BatchNorm2d
 from calotype.optimization.config import TrainConfig
 from calotype.optimization.trainer import BF16_PARAMETERS, Trainer, gains_from_bf16

@@ -13,9 +13,9 @@ from shlex import quote
 
 import torch
 
-from calotype.core.errors import ConfigError
 from calotype.data.packs.batches import Batches
 from calotype.distributed import processes
+from calotype.errors import ConfigError
 from calotype.optimization.config import TrainConfig, learning_rate, steps_of
 from calotype.runs.changes import Change
 from calotype.runs.config import RunConfig, family

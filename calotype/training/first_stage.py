@@ -13,13 +13,13 @@ import torch
 
 from calotype.core.caches import cache_folder
 from calotype.core.config import plain
-from calotype.core.errors import ConfigError
 from calotype.core.files import write_new
 from calotype.core.model import GenerativeModel, HasLatentMap
 from calotype.core.rng import Noise, fold, permutation
 from calotype.core.untrusted import NotPlain, check_regular, open_regular
 from calotype.data import PackedDataset
 from calotype.data.packs.cache import new_pack
+from calotype.errors import ConfigError
 from calotype.families.latents import Latents, latents_of
 from calotype.runs.run import TrainedModel, load
 

@@ -13,12 +13,12 @@ from shlex import quote
 from typing import NamedTuple
 
 from calotype.core.display import Display, Status
-from calotype.core.errors import CalotypeError, StoppedElsewhere, TrainingDiverged
 from calotype.core.files import make_folder
 from calotype.core.images import grid, write_png
 from calotype.core.model import GenerativeModel, Remark
 from calotype.data.packs.batches import Batches
 from calotype.distributed import processes
+from calotype.errors import CalotypeError, StoppedElsewhere, TrainingDiverged
 from calotype.optimization.trainer import NonFinite, Progress, Trainer
 from calotype.runs.run import Run
 from calotype.training.monitor import Judge

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 
 from calotype.core.config import build, nearest, plain
-from calotype.core.errors import ConfigError, is_out_of_memory
 from calotype.core.model import GenerativeModel, ImageSpec, Preset
 from calotype.core.rng import seeded
 from calotype.data.packs.batches import Batches
 from calotype.distributed import processes
+from calotype.errors import ConfigError, is_out_of_memory
 from calotype.optimization.config import TrainConfig
 from calotype.optimization.trainer import Trainer
 from calotype.sampling import sampler

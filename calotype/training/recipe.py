@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from calotype.core.config import build, nearest
-from calotype.core.errors import ConfigError
 from calotype.core.untrusted import brief
 from calotype.data import DataConfig, parse_size
+from calotype.errors import ConfigError
 from calotype.optimization.config import TrainConfig
 from calotype.runs.config import family
 from calotype.runs.portable_paths import read_config

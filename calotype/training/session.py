@@ -11,7 +11,6 @@ import torch
 
 from calotype.core import devices
 from calotype.core.display import Display
-from calotype.core.errors import ConfigError, RunError, is_out_of_memory
 from calotype.core.images import grid, write_png
 from calotype.core.model import GenerativeModel
 from calotype.core.rng import fold
@@ -19,6 +18,7 @@ from calotype.core.signals import stop_requests, way_on
 from calotype.data import PackedDataset
 from calotype.data.packs.batches import Batches
 from calotype.distributed import processes
+from calotype.errors import ConfigError, RunError, is_out_of_memory
 from calotype.evaluation.training_curves import write_curves
 from calotype.optimization.trainer import Trainer
 from calotype.runs.changes import Change

@@ -17,13 +17,13 @@ import torch
 from calotype.core import devices
 from calotype.core.config import build, plain
 from calotype.core.display import Display, for_process, packing_on
-from calotype.core.errors import ConfigError, RunError
 from calotype.core.outputs import check_outputs
 from calotype.core.paths import beside, shortened
 from calotype.core.untrusted import brief
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.notes import all_notes, balance_notes
 from calotype.distributed import processes, sharding
+from calotype.errors import ConfigError, RunError
 from calotype.optimization.config import TrainConfig
 from calotype.runs.config import DatasetFacts, RunConfig, family
 from calotype.runs.run import CONFIG, Run, name_source, refuse_existing

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 
 Mirror = Callable[[Mapping[str, float], int], None]
 """(figures by name, images seen) -> None"""

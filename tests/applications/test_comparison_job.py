@@ -17,8 +17,8 @@ from torch import Tensor
 
 import calotype
 from calotype.applications import comparison
-from calotype.core.errors import ConfigError, RunError, TrainingDiverged
 from calotype.core.rng import coins
+from calotype.errors import ConfigError, RunError, TrainingDiverged
 from calotype.evaluation import classifier, features
 from calotype.evaluation.baselines import BASELINES
 from calotype.evaluation.comparison import Comparison

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from calotype.core.errors import ConfigError
 from calotype.core.images import read_png
 from calotype.core.model import ImageSpec
 from calotype.core.rng import seeded
 from calotype.data import DataConfig, prepare
 from calotype.distributed.locks import locked
+from calotype.errors import ConfigError
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
 from calotype.families.diffusion import Diffusion, DiffusionConfig
 from calotype.runs.run import load

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 import calotype
-from calotype.core.errors import ConfigError, DataError
 from calotype.data import DataConfig, prepare
+from calotype.errors import ConfigError, DataError
 from calotype.evaluation import classifier, controls, features, measured_runs
 from calotype.evaluation.evaluate import DISTANCES, METRICS
 from calotype.evaluation.protocol import Subject

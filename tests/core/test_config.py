@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calotype.core.config import build, override, plain, read_assignments, read_toml, write_toml
-from calotype.core.errors import ConfigError
 from calotype.data import DataConfig
+from calotype.errors import ConfigError
 from calotype.families import FAMILIES
 from calotype.optimization.config import TrainConfig
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from calotype.core.errors import PlaceError
 from calotype.core.files import (
     check_contained,
     copy_file,
@@ -25,6 +24,7 @@ from calotype.core.files import (
     remove_tree,
     write_bytes,
 )
+from calotype.errors import PlaceError
 
 PACKAGE = Path(__file__).parents[2] / "calotype"
 

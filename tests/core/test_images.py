@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from calotype.core.errors import DataError
 from calotype.core.files import write_atomic
 from calotype.core.images import cells, grid, to_bytes, to_unit, write_png
+from calotype.errors import DataError
 from tests.conftest import environment
 
 

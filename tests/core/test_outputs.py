@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from calotype.commands.command import is_path
-from calotype.core.errors import PlaceError
 from calotype.core.images import write_png
 from calotype.core.outputs import DIRECTORY, INPUTS, JOB, NPZ, OUTPUTS, PICTURES, PNG, REPORT, Form, check_outputs
 from calotype.data.sources.npy import write_npz
+from calotype.errors import PlaceError
 from calotype.terminal import cli
 from tests.core.test_files import make_dead_link, make_directory, make_link, make_pipe, make_socket
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.core.errors import DataError
 from calotype.core.model import Batch
 from calotype.data.packs.batches import Batches
+from calotype.errors import DataError
 from tests.conftest import Stripes
 
 

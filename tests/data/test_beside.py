@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.core.errors import CalotypeError, ConfigError, DataError
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.check import CheckReport, check
 from calotype.data.sources.exclusions import COMPANION_ENDINGS, COMPANION_FOLDERS, SUFFIXES, SYSTEM_FOLDERS, companions
 from calotype.data.sources.label_files import LabelsFrom
+from calotype.errors import CalotypeError, ConfigError, DataError
 from tests.pictures import encode, folder_of, noise, numbered
 from tests.trees import Tree, backslashed, renamed, write_folder, write_tar, write_zip
 

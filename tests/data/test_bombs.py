@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 from calotype.core.config import write_toml
-from calotype.core.errors import DataError
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.config import MAX_PIXELS
-from calotype.data.decoding.decode import decode_bytes, quiet_pillow, read_facts
+from calotype.data.decode import decode_bytes, quiet_pillow, read_facts
 from calotype.data.packs.parallel import _MOST_HELD, ordered_map
 from calotype.data.records import BadPicture
 from calotype.data.sources import bombs, tables
+from calotype.errors import DataError
 from tests.conftest import Survived
 from tests.faults import FAULTS
 from tests.pictures import encode, encode_image, noise, png_chunks

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from calotype.core.errors import DataError
 from calotype.data import DataConfig
 from calotype.data.check import check
 from calotype.data.duplicates import near_duplicates
 from calotype.data.sources.sources import locate, open_source
+from calotype.errors import DataError
 from tests.pictures import encode, folder_of, noise, numbered, smooth
 
 

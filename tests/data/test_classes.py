@@ -16,9 +16,9 @@ from PIL import Image
 
 import calotype
 from calotype.core.config import read_toml
-from calotype.core.errors import ConfigError, DataError
 from calotype.data import DataConfig, prepare
 from calotype.data.classes import choose, told
+from calotype.errors import ConfigError, DataError
 from calotype.evaluation import measured_runs
 from calotype.runs.run import load
 from calotype.terminal import cli

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.core.errors import ConfigError
 from calotype.data import DataConfig, parse_size
 from calotype.data.config import parse_range
+from calotype.errors import ConfigError
 
 sides = st.integers(1, 99_999)
 

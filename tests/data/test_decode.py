@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from calotype.data.config import ValueRange
-from calotype.data.decoding.decode import decode_array, decode_bytes, quiet_pillow, read_facts
+from calotype.data.decode import decode_array, decode_bytes, quiet_pillow, read_facts
 from calotype.data.decoding.values import suggest_range
 from calotype.data.records import BadPicture, Values
 from tests.pictures import TRANSPOSED, encode, encode_image, noise, png16, png_chunks, png_header, smooth

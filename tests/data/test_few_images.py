@@ -15,10 +15,10 @@ from torch import Tensor
 
 from calotype.applications.evaluation import unlike
 from calotype.core.display import PlainDisplay
-from calotype.core.errors import ConfigError
 from calotype.core.model import Batch, Bits
 from calotype.core.rng import Noise
 from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.errors import ConfigError
 from calotype.evaluation import classifier, features
 from calotype.evaluation.copying import FEWEST_TO_COMPARE
 from calotype.evaluation.evaluate import METRICS

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calotype.core.errors import DataError
 from calotype.data import DataConfig, prepare
 from calotype.data.check import check
 from calotype.data.config import ValueRange
-from calotype.data.decoding.decode import decode_array, decode_bytes, pages, quiet_pillow, read_facts
+from calotype.data.decode import decode_array, decode_bytes, pages, quiet_pillow, read_facts
 from calotype.data.decoding.formats import FORMATS, format_of_bytes, format_of_name, not_read
 from calotype.data.records import BadPicture
+from calotype.errors import DataError
 from tests.pictures import encode, encode_image, folder_of, noise, numbered, smooth
 
 H, W = 13, 21

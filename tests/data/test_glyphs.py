@@ -10,9 +10,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from calotype.core.errors import ConfigError, DataError
 from calotype.data.sources import glyphs
 from calotype.data.sources.glyphs import CHANNELS, CLASS_NAMES, TYPEFACES, GlyphsConfig, Mode, render
+from calotype.errors import ConfigError, DataError
 
 MODES = get_args(Mode)
 SIZES = [(28, 28), (64, 48), (48, 64), (33, 17), (9, 100), (100, 9), (150, 131)]  # width, height

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from calotype.core.errors import DataError
 from calotype.data import DataConfig
 from calotype.data.sources.names import normal, normal_names
 from calotype.data.sources.shards import open_shards, storage
 from calotype.data.sources.sources import locate, open_source
+from calotype.errors import DataError
 from tests.faults import FAULTS
 from tests.trees import ARCHIVES, UNIX, WINDOWS, Tree, backslashed, renamed, write_folder, write_tar, write_zip
 

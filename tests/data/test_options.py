@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from calotype.commands.options import DATA_OPTIONS
-from calotype.core.errors import DataError
 from calotype.data import DataConfig
+from calotype.errors import DataError
 from calotype.terminal import cli
 
 DATA_COMMANDS = ("check", "train", "compare")

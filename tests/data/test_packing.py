@@ -20,9 +20,9 @@ import pytest
 import torch
 from PIL import Image
 
-from calotype.core.errors import DataError
 from calotype.data import DataConfig, PackedDataset, Skipped, prepare
 from calotype.data.packs.survey import recommended_size
+from calotype.errors import DataError
 from tests.conftest import unprivileged
 from tests.pictures import TRANSPOSED, encode, encode_image, folder_of, noise, numbered, png_header, smooth
 
@@ -350,7 +350,7 @@ class TestFailures:
     def test_a_limit_on_the_size_of_files_is_a_full_disk(self, photos, cache):
         program = (
             "import resource, sys\nfrom pathlib import Path\nfrom calotype.data import DataConfig, prepare\n"
-            "from calotype.core.errors import DataError\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+            "from calotype.errors import DataError\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
             "try: prepare(DataConfig(source=sys.argv[1]), cache=Path(sys.argv[2]))\n"
             "except DataError as error: print(error)"
         )

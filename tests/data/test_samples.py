@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calotype.core.errors import DataError
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.check import check
 from calotype.data.sources.samples import Members, match, number, parse_label
+from calotype.errors import DataError
 from tests.pictures import encode, noise
 from tests.trees import Tree, write_tar, write_zip
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calotype.core.errors import ConfigError, DataError
 from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.errors import ConfigError, DataError
 from tests.pictures import encode, folder_of, noise, numbered
 
 PICTURES = np.stack([noise(i) for i in range(20)])  # (20, 8, 8, 3)
@@ -333,7 +333,7 @@ class TestHub:
 
     def test_offline_is_told_and_a_pack_is_enough(self, tmp_path):
         program = (
-            "from calotype.data import DataConfig, prepare\nfrom calotype.core.errors import DataError\n"
+            "from calotype.data import DataConfig, prepare\nfrom calotype.errors import DataError\n"
             "try: prepare(DataConfig(source='nobody/nothing'))\nexcept DataError as error: print(error)"
         )
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "CALOTYPE_CACHE": str(tmp_path)}

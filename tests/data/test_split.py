@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.core.errors import DataError
 from calotype.data.packs.split import OWN_RULE, RULE, SERIES_RULE, own_split, split_by_hash
+from calotype.errors import DataError
 
 hash_lists = st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=60, unique=True)
 NONE = np.empty((0, 2), np.int64)

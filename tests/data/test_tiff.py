@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from calotype.data.config import ValueRange
-from calotype.data.decoding.decode import decode_bytes, pages, quiet_pillow, read_facts
+from calotype.data.decode import decode_bytes, pages, quiet_pillow, read_facts
 from calotype.data.records import BadPicture
 from tests.faults import FAULTS
 from tests.pictures import encode_image, noise, smooth

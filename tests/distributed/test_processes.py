@@ -229,7 +229,7 @@ def test_processes_measure_as_one_does(
 LED = """
 import json, sys, torch
 from calotype.distributed import processes
-from calotype.core.errors import CalotypeError, ConfigError
+from calotype.errors import CalotypeError, ConfigError
 from calotype.distributed.work_sharing import led
 
 def action(part):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from calotype.core.errors import ConfigError, RunError
+from calotype.errors import ConfigError, RunError
 from calotype.evaluation.comparison import Comparison, Entry, clear, leading
 from calotype.evaluation.report import Copying, Protocol, Report, Value
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from calotype.core.errors import ConfigError, RunError
 from calotype.core.rng import Noise, fold
+from calotype.errors import ConfigError, RunError
 from calotype.evaluation.evaluate import METRICS, Reference, measured
 from calotype.evaluation.report import Copying, Protocol, Report, Value, comparable
 

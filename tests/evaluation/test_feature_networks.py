@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calotype.core.errors import ConfigError
 from calotype.core.rng import Noise, seeded
+from calotype.errors import ConfigError
 from calotype.evaluation import features
 from calotype.evaluation.evaluate import metric_of, titled
 from calotype.nn.dinov2 import DinoV2, dinov2

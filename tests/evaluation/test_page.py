@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from calotype.core.errors import DataError
+from calotype.errors import DataError
 from calotype.evaluation.page import PIXELS, Pictures, page
 from calotype.evaluation.report import Copying, Protocol, Report, Value, number, shown
 from calotype.evaluation.views import Views

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from calotype.core.errors import ConfigError
 from calotype.core.model import Batch, ImageSpec
 from calotype.core.rng import Noise, seeded
+from calotype.errors import ConfigError
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig, AutoregressiveOptions
 from calotype.families.autoregressive.config import GUIDANCE, NETWORKS
 from calotype.families.autoregressive.drawing import Guide, draw, draw_naively

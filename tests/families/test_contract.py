@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from calotype.core.config import build, plain, read_toml, write_toml
-from calotype.core.errors import ConfigError
 from calotype.core.model import Batch, Encodable, GenerativeModel, HasLikelihood, ImageSpec
 from calotype.core.rng import Noise, seeded
+from calotype.errors import ConfigError
 from calotype.families import FAMILIES
 from calotype.optimization.config import TrainConfig
 from calotype.optimization.trainer import Trainer

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from calotype.core.errors import ConfigError
 from calotype.core.images import to_unit
 from calotype.core.model import Batch, ImageSpec
 from calotype.core.rng import Noise, seeded
+from calotype.errors import ConfigError
 from calotype.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
 from calotype.families.diffusion.config import GUIDANCE
 from calotype.families.diffusion.predictions import PREDICTIONS

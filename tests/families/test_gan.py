@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calotype.core.errors import ConfigError
 from calotype.core.model import Batch, ImageSpec, Loss, Trainable, Turn
 from calotype.core.rng import Noise, seeded
 from calotype.data.packs.batches import Batches
+from calotype.errors import ConfigError
 from calotype.families.gan import GAN, GANConfig, GANOptions
 from calotype.families.gan.config import NETWORKS
 from calotype.families.gan.losses import LOSSES, gradient_penalty, squared_gradient

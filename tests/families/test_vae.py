@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calotype.core.errors import ConfigError
 from calotype.core.images import to_unit
 from calotype.core.model import Batch, ImageSpec
 from calotype.core.rng import Noise, seeded
+from calotype.errors import ConfigError
 from calotype.families.vae import VAE, VAEConfig, VAEOptions
 from calotype.nn.distributions import Distribution
 from calotype.nn.ladder import Gaussian, Ladder, Step

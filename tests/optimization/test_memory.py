@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from calotype.core.errors import is_out_of_memory
+from calotype.errors import is_out_of_memory
 from calotype.runs.checkpoints import found
 from calotype.runs.run import Run
 from tests.conftest import Survived, environment

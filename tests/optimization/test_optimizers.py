@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from calotype.core.errors import ConfigError
 from calotype.core.model import ImageSpec
 from calotype.core.rng import Noise, seeded
+from calotype.errors import ConfigError
 from calotype.families.diffusion import Diffusion, DiffusionConfig
 from calotype.optimization.config import TrainConfig
 from calotype.optimization.optimizers import OPTIMIZERS, SHARE, Muon, orthogonalised

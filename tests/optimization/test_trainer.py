@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calotype.core.errors import ConfigError
 from calotype.core.images import to_bytes, to_unit
 from calotype.core.model import Batch, GenerativeModel, ImageSpec, Loss, Preset, Turn
 from calotype.core.rng import Noise, seeded
+from calotype.errors import ConfigError
 from calotype.families.diffusion import Diffusion, DiffusionConfig
 from calotype.optimization import trainer as trainer_module
 from calotype.optimization.config import TrainConfig, power_exponent

@@ -34,9 +34,9 @@ from calotype.applications.comparison.job import kept
 from calotype.applications.comparison.job import read as read_comparison
 from calotype.applications.latents import read
 from calotype.core.config import plain
-from calotype.core.errors import CalotypeError, ConfigError, DataError, RunError
 from calotype.core.images import read_png
 from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.errors import CalotypeError, ConfigError, DataError, RunError
 from calotype.evaluation import features
 from calotype.evaluation.comparison import Comparison
 from calotype.evaluation.report import Report

@@ -15,6 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Lowest first. A module may import from its own package, and from those before it; calotype itself is above all.
 PACKAGES = (
+    "errors",
     "core",
     "distributed",
     "data",

@@ -18,10 +18,10 @@ import pytest
 
 from calotype.applications.comparison.job import read as read_comparison
 from calotype.core.config import write_toml
-from calotype.core.errors import CalotypeError, DataError, PlaceError
 from calotype.data import DataConfig, prepare
 from calotype.data.check import check
 from calotype.data.sources import bombs
+from calotype.errors import CalotypeError, DataError, PlaceError
 from calotype.runs.run import Run
 from calotype.terminal import cli
 from calotype.training import setup

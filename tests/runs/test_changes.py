@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from calotype.core.config import read_toml, write_toml
-from calotype.core.errors import CalotypeError, ConfigError, DataError, RunError
 from calotype.core.rng import fold, permutation
 from calotype.data import DataConfig
+from calotype.errors import CalotypeError, ConfigError, DataError, RunError
 from calotype.families.diffusion import Diffusion
 from calotype.optimization.config import TrainConfig
 from calotype.runs import changes, checkpoints

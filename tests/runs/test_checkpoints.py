@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from calotype.core.errors import PlaceError, RunError
 from calotype.data import DataConfig
+from calotype.errors import PlaceError, RunError
 from calotype.families.diffusion import DiffusionConfig
 from calotype.optimization.config import TrainConfig
 from calotype.optimization.optimizers import OPTIMIZERS
@@ -151,7 +151,7 @@ FULL_DISK = """
 import os, resource, sys, torch
 from pathlib import Path
 from calotype.runs import checkpoints
-from calotype.core.errors import PlaceError, RunError
+from calotype.errors import PlaceError, RunError
 
 disk, limited = Path(sys.argv[1]), sys.argv[2] == "limit"
 ballast, parent = disk / "ballast", disk / "checkpoints"

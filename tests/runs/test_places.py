@@ -11,8 +11,8 @@ import pytest
 
 import calotype
 from calotype.core.config import read_toml
-from calotype.core.errors import DataError
 from calotype.core.images import read_png
+from calotype.errors import DataError
 from calotype.evaluation import classifier, features
 from calotype.runs.portable_paths import LOCAL, read_config, shareable, write_config
 from calotype.runs.run import Run

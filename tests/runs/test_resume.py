@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from calotype.core.errors import DataError, RunError, TrainingDiverged
 from calotype.core.model import Batch, Loss
 from calotype.core.rng import Noise
+from calotype.errors import DataError, RunError, TrainingDiverged
 from calotype.families.diffusion import Diffusion
 from calotype.optimization.config import TrainConfig
 from calotype.runs import checkpoints

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import calotype
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 from calotype.runs.checkpoints import read_weights
 from calotype.runs.run import Run
 from tests.runs.test_resume import Quiet

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from calotype.core.errors import PlaceError, RunError
 from calotype.core.files import check_own
 from calotype.core.images import grid
 from calotype.core.model import ImageSpec
 from calotype.core.outputs import MANIFEST
+from calotype.errors import PlaceError, RunError
 from calotype.sampling import sampler
 from calotype.sampling.sampler import cycle
 from calotype.sampling.writers import Job, parts_folder, to_folder, write_grid, write_npz

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calotype.core.errors import ConfigError
 from calotype.core.model import GenerativeModel, ImageSpec, Preset, Turn
 from calotype.core.rng import Noise, seeded
 from calotype.data import DataConfig
+from calotype.errors import ConfigError
 from calotype.families.diffusion import Diffusion, DiffusionConfig, DiffusionOptions
 from calotype.optimization.config import TrainConfig
 from calotype.runs.config import DatasetFacts, RunConfig

@@ -62,7 +62,7 @@ def test_help_answers_without_torch(arguments: list[str], seconds_of_torch: floa
     assert seconds("-m", "calotype.terminal.cli", *arguments) < seconds_of_torch / 2
     traced = command(*arguments, python=["-X", "importtime"])
     imported = subprocess.run(traced, capture_output=True, text=True, env=environment()).stderr
-    assert "calotype.core.errors" in imported
+    assert "calotype.errors" in imported
     assert not re.search(r"\| +(torch|numpy|matplotlib)$", imported, re.MULTILINE)
 
 

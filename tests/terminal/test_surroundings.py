@@ -28,8 +28,8 @@ import pytest
 from PIL import Image
 
 from calotype.core import environment
-from calotype.core.errors import ConfigError
 from calotype.core.signals import Stopped, request, stop_requests, stops_raised, way_on
+from calotype.errors import ConfigError
 from calotype.families import FAMILIES
 from calotype.terminal import cli, process
 from calotype.training.recipe import sections

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 from calotype.optimization.config import TrainConfig, learning_rate
 from calotype.runs import checkpoints
 from calotype.runs.run import Run

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from calotype.core.errors import TrainingDiverged
 from calotype.core.model import GenerativeModel, ImageSpec, Remark
 from calotype.core.rng import Noise
 from calotype.data import DataConfig, PackedDataset, prepare
+from calotype.errors import TrainingDiverged
 from calotype.families.gan import GAN
 from calotype.runs import checkpoints
 from calotype.runs.run import load

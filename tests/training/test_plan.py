@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.core.errors import ConfigError
 from calotype.core.images import to_unit
 from calotype.core.model import ImageSpec
+from calotype.errors import ConfigError
 from calotype.families.diffusion import Diffusion, DiffusionConfig
 from calotype.training import planner as planning
 from calotype.training.planner import Budget, Plan, Speed, plan, preview

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from calotype.core.config import read_toml
-from calotype.core.errors import ConfigError, RunError
 from calotype.core.model import Batch, GenerativeModel, HasLikelihood, ImageSpec
 from calotype.core.rng import Noise, seeded
 from calotype.data import DataConfig, prepare
+from calotype.errors import ConfigError, RunError
 from calotype.families.autoregressive import Autoregressive, AutoregressiveConfig
 from calotype.families.diffusion import Diffusion
 from calotype.families.latents import Latents, latent_model, latents_of

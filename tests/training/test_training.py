@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 import calotype
-from calotype.core.errors import ConfigError, RunError
 from calotype.core.model import Remark
 from calotype.data import DataConfig
+from calotype.errors import ConfigError, RunError
 from calotype.families.diffusion import Diffusion
 from calotype.runs.run import Run, TrainedModel
 from calotype.training import loop, setup

@@ -29,7 +29,6 @@ from calotype.applications.comparison.measure import measure_all
 from calotype.applications.comparison.train import planned, train_all
 from calotype.core.config import plain
 from calotype.core.display import Display, for_process, packing_on
-from calotype.core.errors import ConfigError, RunError
 from calotype.core.files import make_folder, write_atomic
 from calotype.core.images import cells, read_png
 from calotype.core.outputs import check_outputs
@@ -37,6 +36,7 @@ from calotype.core.signals import way_on
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.distributed import processes
 from calotype.distributed.locks import locked
+from calotype.errors import ConfigError, RunError
 from calotype.evaluation import features as feature_networks
 from calotype.evaluation import plots
 from calotype.evaluation.baselines import BASELINES

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from calotype.core.config import build
 from calotype.core.display import Display
-from calotype.core.errors import CalotypeError, ConfigError, RunError, is_out_of_memory, passes
 from calotype.core.files import check_contained, make_folder, write_atomic
 from calotype.core.images import grid, write_png
 from calotype.core.untrusted import read_json
 from calotype.data import DataConfig
 from calotype.distributed import processes
+from calotype.errors import CalotypeError, ConfigError, RunError, is_out_of_memory, passes
 from calotype.evaluation.baselines import BASELINES
 from calotype.evaluation.comparison import Entry, entry_of
 from calotype.runs.config import family

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from calotype.core.errors import DataError
 from calotype.data.config import Fit
+from calotype.errors import DataError
 
 Box = tuple[float, float, float, float]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calotype.data.decoding.decode import pages
+from calotype.data.decode import pages
 from calotype.data.records import BadPicture, Facts, Loaded, Record, Skipped, Source
 
 

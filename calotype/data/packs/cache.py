@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from calotype.core.errors import DataError
 from calotype.core.files import Folder, open_folder, remove_tree
+from calotype.errors import DataError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.core.errors import DataError
 from calotype.core.rng import coins, fold, permutation
+from calotype.errors import DataError
 
 WINDOW = 8_192
 """Pictures that are shuffled among each other where there are too many to shuffle all: encoded, some megabytes."""

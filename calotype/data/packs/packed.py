@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from calotype.core.config import build
-from calotype.core.errors import CalotypeError, ConfigError, DataError
 from calotype.core.model import Batch, ImageSpec
 from calotype.core.untrusted import NotPlain, brief, check_regular, read_json
 from calotype.data.config import DataConfig
 from calotype.data.records import Skipped, Values
 from calotype.data.sources.npy import DAMAGE, read_array
+from calotype.errors import CalotypeError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from calotype.data.packs.stream import Stream

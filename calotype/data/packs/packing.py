@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype.core.caches import cache_folder
-from calotype.core.errors import DataError
 from calotype.core.files import write_new
 from calotype.core.model import ImageSpec
 from calotype.core.untrusted import read_json
 from calotype.data.config import DataConfig
-from calotype.data.decoding.decode import decode, quiet_pillow
+from calotype.data.decode import decode, quiet_pillow
 from calotype.data.decoding.fit import fit_picture
 from calotype.data.decoding.values import suggest_range
 from calotype.data.duplicates import near_duplicates
@@ -46,6 +45,7 @@ from calotype.data.packs.stream import look
 from calotype.data.packs.survey import Progress, Survey, resolve, strict_error, survey
 from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, Split, Values, in_memory
 from calotype.data.sources.sources import Location, locate, open_source
+from calotype.errors import DataError
 
 _REASONS = 5  # why files were left out, in the error for a source without pictures
 

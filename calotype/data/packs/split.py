@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.core.errors import DataError
 from calotype.data.records import Split
+from calotype.errors import DataError
 
 HELD_OUT_SHARE = 0.1
 """Share of the pictures that are held out where the source has no split of its own."""

@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from calotype.core.errors import DataError
 from calotype.core.model import Batch, ImageSpec
 from calotype.core.rng import fold, permutation
 from calotype.data.config import DataConfig
-from calotype.data.decoding.decode import decode_bytes, quiet_pillow
+from calotype.data.decode import decode_bytes, quiet_pillow
 from calotype.data.decoding.fit import fit_picture
 from calotype.data.packs.order import Windowed
 from calotype.data.packs.parallel import ordered_map
 from calotype.data.records import BadPicture, Loaded, Record, Source, Split
 from calotype.data.sources.shards import Encoded, Shards, fingerprint, open_shards, storage
+from calotype.errors import DataError
 
 SAMPLE = 10_000  # pictures that are packed to learn about the others: what evaluation compares with at most
 HELD_OUT = 5_000  # and held out, at most, and at most a tenth

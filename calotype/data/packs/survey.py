@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from calotype.core.errors import DataError
 from calotype.data.config import DataConfig
-from calotype.data.decoding.decode import array_facts, decode, has_transparency, quiet_pillow, read_facts
+from calotype.data.decode import array_facts, decode, has_transparency, quiet_pillow, read_facts
 from calotype.data.decoding.pages import note_on_pages
 from calotype.data.packs.parallel import ordered_map
 from calotype.data.records import BadPicture, Facts, Record, Skipped, Source, in_memory
+from calotype.errors import DataError
 
 RECOMMENDED_SIDES = (16, 24, 32, 48, 64)
 """Sizes to recommend for the shorter side; a mixture of sizes gets at most CPU_SIDE."""

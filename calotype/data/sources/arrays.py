@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.core.errors import DataError
 from calotype.data.config import MAX_PIXELS
-from calotype.data.decoding.decode import array_facts
+from calotype.data.decode import array_facts
 from calotype.data.records import Loaded, Record, Source, Split, check_class_number
 from calotype.data.sources.npy import DAMAGE, Header, read_header, read_member
+from calotype.errors import DataError
 
 # Names of the pictures and of their labels in an .npz file, with the split they belong to. The first line of each
 # split that is there is used.

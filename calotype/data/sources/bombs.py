@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from calotype.core.errors import DataError
 from calotype.data.records import MAX_FILE_BYTES
+from calotype.errors import DataError
 
 MOST_ENTRIES = 2_000_000
 """Of an archive, whose list is held in memory; ImageNet has 1.3 million pictures."""

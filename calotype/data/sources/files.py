@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from calotype.core.display import counted
-from calotype.core.errors import DataError
 from calotype.core.untrusted import NotPlain, open_regular
 from calotype.data.records import MAX_FILE_BYTES, BadPicture, Loaded, Record, Skipped, Source, Split
 from calotype.data.sources.bombs import TAR_ERRORS, check_entries, check_unfolded, members, open_tar
@@ -24,6 +23,7 @@ from calotype.data.sources.label_files import LabelsFrom
 from calotype.data.sources.layout import Place, note_on_tars
 from calotype.data.sources.listing import Arranged, Contents, Listing, Picture, arrange_contents
 from calotype.data.sources.names import zip_name
+from calotype.errors import DataError
 
 # A zip member that cannot be read: a wrong checksum, a password, a compression that Python lacks.
 _MEMBER_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError)

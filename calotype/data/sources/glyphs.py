@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from calotype.core.errors import ConfigError, DataError
 from calotype.core.rng import fold
+from calotype.errors import ConfigError, DataError
 
 Mode = Literal["gray", "rgb", "rgba"]
 

@@ -16,10 +16,10 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from calotype.core.display import counted
-from calotype.core.errors import ConfigError, DataError
 from calotype.core.untrusted import brief, parse_json
 from calotype.data.sources.names import normal
 from calotype.data.sources.samples import Numbered, number
+from calotype.errors import ConfigError, DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 MOST_BYTES = 1 << 26  # of a table: some 500,000 rows

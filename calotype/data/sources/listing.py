@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from calotype.core.display import counted
-from calotype.core.errors import DataError
 from calotype.data.decoding.formats import not_read
 from calotype.data.records import Skipped
 from calotype.data.sources import label_files, samples
@@ -28,6 +27,7 @@ from calotype.data.sources.layout import (
     without_classes,
 )
 from calotype.data.sources.names import normal_names
+from calotype.errors import DataError
 
 _MOST_TABLES = 16  # that are looked at, of those that nobody asked for: more lie beside each picture
 _LIKELY_TABLES = re.compile(r"(metadata|dataset|labels?|train|annotations?|data)\.(csv|tsv|jsonl|json)")

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.core.errors import DataError
 from calotype.core.untrusted import open_regular
 from calotype.data.records import Skipped, Split, check_class_count
 from calotype.data.sources.files import COMPRESSED_TARS, walk
 from calotype.data.sources.layout import split_of_file
 from calotype.data.sources.tables import INSTALL, Table, names_of_values, table_of
 from calotype.data.sources.tars import index, label_tars
+from calotype.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from calotype.core.errors import DataError
 from calotype.core.files import kind
 from calotype.data.config import DataConfig
 from calotype.data.decoding.formats import not_read
@@ -38,6 +37,7 @@ from calotype.data.sources.glyphs import CHANNELS, CLASS_NAMES, GlyphsConfig, re
 from calotype.data.sources.layout import SNIFF_BYTES, claims_picture, split_of_file, starts_like_picture
 from calotype.data.sources.npy import DAMAGE
 from calotype.data.sources.tables import hub, parquet
+from calotype.errors import DataError
 
 GLYPHS_SIZE = 32
 """Width and height of glyphs where the config leaves them open: they have no size of their own."""

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calotype.core.errors import DataError
 from calotype.core.untrusted import NotPlain, brief, open_regular, parse_json
 from calotype.data.records import (
     MAX_FILE_BYTES,
@@ -22,6 +21,7 @@ from calotype.data.records import (
     check_class_number,
 )
 from calotype.data.sources.layout import split_named, split_of_file
+from calotype.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa

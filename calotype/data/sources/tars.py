@@ -19,7 +19,6 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.core.errors import DataError
 from calotype.core.files import make_folder, write_atomic, write_bytes
 from calotype.core.untrusted import open_regular, read_json
 from calotype.data.records import Skipped, Split, check_class_count
@@ -29,6 +28,7 @@ from calotype.data.sources.files import read_member
 from calotype.data.sources.layout import Place, arrange, note_on_tars
 from calotype.data.sources.listing import Contents, Listing
 from calotype.data.sources.samples import KINDS, Kind, choose, number
+from calotype.errors import DataError
 
 VERSION = 2  # of what is kept of a tar
 _MEMBER = np.dtype([("offset", "<i8"), ("size", "<i8"), ("cls", "<i4"), ("json", "<i4"), ("folder", "<i4")])

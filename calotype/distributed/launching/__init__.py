@@ -11,11 +11,11 @@ from shlex import join, quote
 from typing import Any, NamedTuple
 
 from calotype.core.config import check_choice
-from calotype.core.errors import ConfigError, JobError
 from calotype.core.files import make_folder, write_bytes
 from calotype.core.outputs import check_outputs
 from calotype.distributed.launching import kubernetes, ray, slurm
 from calotype.distributed.launching.job import Job, job_name, training_words
+from calotype.errors import ConfigError, JobError
 
 
 class Scheduler(NamedTuple):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from calotype.core.errors import ConfigError
 from calotype.distributed.processes import OWN_STORE
+from calotype.errors import ConfigError
 
 SHARED = "an absolute path on storage that all nodes share"
 GO_ON = "--go-on"

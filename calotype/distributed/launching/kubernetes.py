@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from calotype.core.errors import ConfigError
 from calotype.distributed.launching.job import GRACE, Job, starting
+from calotype.errors import ConfigError
 
 PORT = 29400  # of the rendezvous; each pod has all ports to itself
 PATIENCE = 1_800  # seconds that pods wait for each other: nodes may have to be started, and images fetched

@@ -9,8 +9,8 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from calotype.core.config import check_choice, check_widths
-from calotype.core.errors import ConfigError
 from calotype.core.model import ImageSpec
+from calotype.errors import ConfigError
 from calotype.families.guidance import AUTO, check_weight
 from calotype.nn.causal import PixelNetwork
 from calotype.nn.causal_unet import CausalUNet

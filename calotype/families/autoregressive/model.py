@@ -17,9 +17,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calotype.core.errors import ConfigError
 from calotype.core.model import Batch, Bits, Completable, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
 from calotype.core.rng import Noise
+from calotype.errors import ConfigError
 from calotype.families.autoregressive.config import GUIDANCE, NETWORKS, AutoregressiveConfig, AutoregressiveOptions
 from calotype.families.autoregressive.drawing import Guide, draw
 from calotype.families.autoregressive.presets import presets

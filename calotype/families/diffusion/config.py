@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from calotype.core.config import check_choice, check_widths
-from calotype.core.errors import ConfigError
+from calotype.errors import ConfigError
 from calotype.families.diffusion.predictions import PREDICTIONS
 from calotype.families.diffusion.schedules import SCHEDULES
 from calotype.families.diffusion.solvers import SOLVERS

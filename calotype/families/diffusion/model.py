@@ -24,10 +24,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calotype.core.errors import ConfigError
 from calotype.core.images import to_bytes, to_unit
 from calotype.core.model import Batch, Bits, GenerativeModel, HasLikelihood, ImageSpec, Loss, Preset, Turn
 from calotype.core.rng import Noise
+from calotype.errors import ConfigError
 from calotype.families.diffusion.bound import variational_bits
 from calotype.families.diffusion.config import ANY_LEVEL, GUIDANCE, GUIDED, DiffusionConfig, DiffusionOptions
 from calotype.families.diffusion.density import log_density

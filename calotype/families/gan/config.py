@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from calotype.core.config import check_choice, check_widths
-from calotype.core.errors import ConfigError
 from calotype.core.model import ImageSpec
+from calotype.errors import ConfigError
 from calotype.families.gan.losses import LOSSES
 from calotype.nn import dcgan, normfree, resnet_gan
 from calotype.nn.augment import CHANGES

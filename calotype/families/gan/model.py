@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype.core.errors import ConfigError
 from calotype.core.images import to_unit
 from calotype.core.model import Batch, Encodable, GenerativeModel, ImageSpec, Loss, Preset, Remark, Turn
 from calotype.core.rng import Noise
 from calotype.distributed import processes
+from calotype.errors import ConfigError
 from calotype.families.gan.config import GANConfig, GANOptions, players
 from calotype.families.gan.losses import LOSSES, gradient_penalty, squared_gradient
 from calotype.families.gan.presets import presets

@@ -21,7 +21,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from calotype.core.errors import ConfigError
 from calotype.core.images import to_unit
 from calotype.core.model import (
     Batch,
@@ -38,6 +37,7 @@ from calotype.core.model import (
     Turn,
 )
 from calotype.core.rng import Noise
+from calotype.errors import ConfigError
 from calotype.families.vae.config import VAEConfig, VAEOptions
 from calotype.families.vae.presets import presets
 from calotype.nn.coder import Coder, CodeStep

@@ -1,4 +1,4 @@
-"""The base of all packages: errors, configs, randomness, images as bytes, the interfaces of models, and files.
+"""The base of all packages: configs, randomness, images as bytes, the interfaces of models, and files.
 
 May import `errors` alone.
 """

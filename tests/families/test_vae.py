@@ -444,12 +444,20 @@ def test_options_of_sampling() -> None:
         ({"code": "vq", "latents": (0, 0, 1), "point": False}, "one size"),
         ({"code": "fsq", "latents": (0, 0, 1), "point": False, "beta": 2.0}, "leave out"),
         ({"code": "rvq"}, "code"),
-        ({"widths": (16,), "blocks": (1,), "latents": (1,)}, "two or more levels, or point=false"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         VAEConfig(**(SMALL | settings))
+
+
+def test_one_level_is_the_pixels() -> None:
+    """Else its images would be of one position, whatever the size of the pictures."""
+    one = {"widths": (16,), "blocks": (1,), "latents": (1,)}
+    with pytest.raises(ConfigError, match="two or more levels, or point=false"):
+        model_of(ImageSpec(1, 6, 6), **one)
+    for spec, settings in ((ImageSpec(1, 6, 6), one | {"point": False}), (ImageSpec(1, 1, 1), one)):
+        assert model_of(spec, **settings).sample(Noise.per_image(0, range(2), "cpu")).shape == (2, *spec.shape)
 
 
 def test_images_of_fewer_levels_are_refused() -> None:

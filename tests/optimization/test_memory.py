@@ -34,7 +34,7 @@ def limited(context, until_done=session.until_done):
 
 resource.setrlimit(resource.RLIMIT_AS, (2**46, resource.RLIM_INFINITY))
 session.until_done = limited
-training.FINAL_GRID = 1
+session.FINAL_GRID = 1
 sys.exit(main(sys.argv[3:]))
 """
 FITTING = 2  # images at a time: many batch sizes are tried before

@@ -65,11 +65,6 @@ class VAEConfig:
         for name in ("beta", "free_bits", "warmup"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: give 0 or more")
-        if self.point and len(self.widths) == 1:
-            raise ConfigError(
-                "model.point is true, which makes the coarsest level one position, but model.widths has one level, "
-                "which are the pixels: give two or more levels, or point=false"
-            )
         check_choice("model.code", self.code, CODES)
         if self.code != "gaussian":
             self._check_codes()

@@ -74,6 +74,11 @@ class VAE(GenerativeModel, HasLikelihood, Encodable, HasLatentMap):
                 f"model.widths has {len(sizes)} levels, but images of {spec.width}x{spec.height} are of one position "
                 f"after {sizes.index((1, 1)) + 1}: give fewer"
             )
+        if sizes[0] != level_sizes((spec.height, spec.width), 1, config.patch, point=False)[0]:
+            raise ConfigError(
+                "model.point makes the coarsest level one position, but model.widths has one level, which are the "
+                f"pixels of {spec.width}x{spec.height}: give two or more levels, or point=false"
+            )
         self.distribution = distribution(config.likelihood, spec.channels, config.mixtures)
         self.network = _network(spec, config, self.distribution.parameters)
 

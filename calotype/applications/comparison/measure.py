@@ -60,7 +60,11 @@ def _measure_run(job: Job, packed: PackedDataset, run: Run) -> None:
             device=job.device,
             display=job.shown,
         )
-        processes.by_first(lambda: evaluation.write(evaluation.of_first(outcome), place, run, CHECKPOINT, job.device))
+
+        def write() -> None:
+            evaluation.write(evaluation.of_first(outcome), place, run, CHECKPOINT, job.device)
+
+        processes.by_first(write)
 
     def finish() -> None:
         found = evaluation.of_first(outcome)

@@ -7,12 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-pythons check faults bench clean
+.PHONY: help demo test test-all test-hosts test-pythons check faults bench clean
 
 help:
 	@echo 'make demo      install into $(VENV), and compare models of built-in pictures of letters'
 	@echo 'make test      install for development, and run the tests but for the slow ones; ARGS="-k glyphs" chooses some'
-	@echo 'make test-all  run all tests, in a random order whose seed it prints; SEED=7 repeats one'
+	@echo 'make test-all  run the slow tests too, in a random order whose seed it prints; SEED=7 repeats one'
+	@echo 'make test-hosts  run the tests of jobs on several hosts, which are namespaces of this machine'
 	@echo 'make test-pythons  check syntax, help and types with each newer Python that is found, without torch'
 	@echo 'make check     lint, formatting and types'
 	@echo 'make faults    break all that tests break, more often, and write the table of docs/reliability.md'
@@ -30,7 +31,10 @@ test: $(VENV)/.installed-dev
 	@$(PYTEST) -m 'not slow' $(ARGS)
 
 test-all: $(VENV)/.installed-dev
-	@$(PYTEST) --shuffle $(SEED) --durations 15 $(ARGS)
+	@$(PYTEST) -m 'not hosts' --shuffle $(SEED) --durations 15 $(ARGS)
+
+test-hosts: $(VENV)/.installed-dev
+	@$(PYTEST) -m hosts $(ARGS)
 
 test-pythons: $(VENV)/.installed-dev
 	@bash .ci/pythons

@@ -111,6 +111,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower().replace("-", "") != "utf8":
         raise pytest.UsageError("the tests write names and texts of all languages: run them with PYTHONUTF8=1")
     os.environ["PYTHONUTF8"] = "1"  # for the processes that tests start, whatever the locale
+    config.addinivalue_line("markers", "hosts: needs several hosts, made of namespaces; `make test-hosts` runs them")
     config.addinivalue_line("markers", "slow: takes long, and is left out by `make test`; `make test-all` runs it")
     config.addinivalue_line("markers", "fault(kind, outcome): the test breaks something, and says what happens then")
     config.stash[MEASURED] = {}

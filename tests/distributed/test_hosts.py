@@ -21,7 +21,7 @@ from calotype.runs.run import Run
 from calotype.terminal import cli
 from tests.distributed.test_processes import CASES, COMMAND, PROGRAM, assert_alike, trained, weights
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.hosts]
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 PORT = 29_400
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}

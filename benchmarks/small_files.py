@@ -45,7 +45,7 @@ def measured(words: list[str], cache: str) -> tuple[float, float]:
     pid = os.fork()
     if not pid:
         os.environ["CALOTYPE_CACHE"] = cache
-        done = subprocess.run([sys.executable, "-m", "calotype.terminal.cli", *words], stdout=subprocess.DEVNULL)
+        done = subprocess.run([sys.executable, "-m", "calotype.cli", *words], stdout=subprocess.DEVNULL)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         Path(cache, "peak").write_text(f"{done.returncode} {peak}")
         os._exit(0)

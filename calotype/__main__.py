@@ -2,14 +2,14 @@
 
 import sys
 
-from calotype.terminal import process
+from calotype.core import process
 
 
 def main() -> int:
     """Run the command line of this process; returns its exit status. A signal is taken from the first import on."""
 
     def command() -> int:
-        from calotype.terminal.cli import main
+        from calotype.cli import main
 
         return main(sys.argv[1:])
 

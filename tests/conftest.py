@@ -77,7 +77,7 @@ def environment(**values: str) -> dict[str, str]:
 def start(words: Sequence[str], folder: Path) -> subprocess.Popen[str]:
     """A command of Calotype in a process of its own, in a folder that has its cache as well."""
     return subprocess.Popen(
-        [sys.executable, "-m", "calotype.terminal.cli", *words],
+        [sys.executable, "-m", "calotype.cli", *words],
         cwd=folder,
         env=environment(CALOTYPE_CACHE=str(folder / "cache")),
         stdout=subprocess.PIPE,

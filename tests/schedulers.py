@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calotype.terminal import cli
+from calotype import cli
 
 TRAIN = ["train", "vae", "glyphs:gray:60", "--size", "8", "--set", "training.precision=fp32"]
 TRAIN += ["--set", "training.threads=1", "--set", "training.batch_size=8", "--set", "training.checkpoint_every=32"]

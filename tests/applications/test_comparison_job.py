@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 import calotype
+from calotype import cli
 from calotype.applications import comparison
 from calotype.core.rng import coins
 from calotype.errors import ConfigError, RunError, TrainingDiverged
@@ -24,7 +25,6 @@ from calotype.evaluation.baselines import BASELINES
 from calotype.evaluation.comparison import Comparison
 from calotype.families import FAMILIES
 from calotype.runs.run import Run
-from calotype.terminal import cli
 from calotype.training import setup
 from calotype.training.loop import Interrupted
 

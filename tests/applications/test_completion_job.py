@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from calotype import cli
 from calotype.core.images import read_png
 from calotype.core.model import ImageSpec
 from calotype.core.rng import seeded
@@ -20,7 +21,6 @@ from calotype.families.autoregressive import Autoregressive, AutoregressiveConfi
 from calotype.families.diffusion import Diffusion, DiffusionConfig
 from calotype.runs.run import load
 from calotype.sampling import sampler
-from calotype.terminal import cli
 from calotype.training.setup import train
 
 SETTINGS = {"model": {"widths": [16], "blocks": [1], "attention": []}, "training": {"batch_size": 16}}

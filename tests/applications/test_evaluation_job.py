@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import calotype
+from calotype import cli
 from calotype.data import DataConfig, prepare
 from calotype.errors import ConfigError, DataError
 from calotype.evaluation import classifier, controls, features, measured_runs
@@ -22,7 +23,6 @@ from calotype.evaluation.evaluate import DISTANCES, METRICS
 from calotype.evaluation.protocol import Subject
 from calotype.evaluation.report import Report
 from calotype.runs.log import training_seconds
-from calotype.terminal import cli
 
 SETTINGS = {"model": {"widths": [16], "blocks": 1, "attention": []}, "training": {"batch_size": 16}}
 LETTERS = "glyphs:gray:1200"

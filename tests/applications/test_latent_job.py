@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from calotype import cli
 from calotype.core.images import read_png
 from calotype.core.model import Encodable
 from calotype.data import DataConfig, prepare
 from calotype.runs.run import load
-from calotype.terminal import cli
 from calotype.training.setup import train
 
 SETTINGS = {

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from calotype import cli
 from calotype.commands.command import is_path
 from calotype.core.images import write_png
 from calotype.core.outputs import DIRECTORY, INPUTS, JOB, NPZ, OUTPUTS, PICTURES, PNG, REPORT, Form, check_outputs
 from calotype.data.sources.npy import write_npz
 from calotype.errors import PlaceError
-from calotype.terminal import cli
 from tests.core.test_files import make_dead_link, make_directory, make_link, make_pipe, make_socket
 
 IMAGE = torch.zeros(1, 4, 4, dtype=torch.uint8)

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 import calotype
+from calotype import cli
 from calotype.core.config import read_toml
 from calotype.data import DataConfig, prepare
 from calotype.data.classes import choose, told
 from calotype.errors import ConfigError, DataError
 from calotype.evaluation import measured_runs
 from calotype.runs.run import load
-from calotype.terminal import cli
 from calotype.training import session, setup
 from calotype.training.planner import preview
 

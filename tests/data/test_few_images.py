@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from calotype import cli
 from calotype.applications.evaluation import unlike
 from calotype.core.display import PlainDisplay
 from calotype.core.model import Batch, Bits
@@ -28,7 +29,6 @@ from calotype.evaluation.page import Pictures, page
 from calotype.evaluation.protocol import Outcome, Subject, evaluated
 from calotype.evaluation.report import Report
 from calotype.evaluation.views import NOTHING
-from calotype.terminal import cli
 
 SAMPLES = (0, 1, 2, 3, 5, 19)
 HELD_OUT = (1, 2, 5, 20)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from calotype import cli
 from calotype.commands.options import DATA_OPTIONS
 from calotype.data import DataConfig
 from calotype.errors import DataError
-from calotype.terminal import cli
 
 DATA_COMMANDS = ("check", "train", "compare")
 

@@ -12,12 +12,12 @@ import pytest
 import tifffile
 from PIL import Image, ImageSequence
 
+from calotype.cli import main
 from calotype.data import DataConfig, PackedDataset, prepare
 from calotype.data.check import check
 from calotype.data.decode import decode_bytes, pages, quiet_pillow, read_facts
 from calotype.data.decoding import animation
 from calotype.errors import ConfigError, DataError
-from calotype.terminal.cli import main
 from tests.pictures import encode, encode_image, folder_of, noise, numbered
 
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import calotype
+from calotype import cli
 from calotype.data import DataConfig, prepare
 from calotype.data.packs import stream as streaming
 from calotype.data.packs.batches import Batches
@@ -23,7 +24,6 @@ from calotype.data.packs.order import Shuffled, Windowed
 from calotype.data.packs.stream import Stream
 from calotype.data.sources.shards import OPEN
 from calotype.errors import ConfigError, DataError
-from calotype.terminal import cli
 from tests.distributed.test_processes import started
 
 SIDE = 8

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from calotype import cli
 from calotype.core.model import GenerativeModel
 from calotype.core.rng import seeded
 from calotype.distributed import sharding
@@ -22,7 +23,6 @@ from calotype.optimization.config import TrainConfig
 from calotype.optimization.trainer import Trainer
 from calotype.runs import checkpoints
 from calotype.runs.run import Run
-from calotype.terminal import cli
 from tests.conftest import Stripes
 from tests.distributed.test_processes import CASES as PROCESSES_CASES
 from tests.distributed.test_processes import COMMAND, SPEC, assert_alike, launched, started, weights, worker

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from calotype import cli
 from calotype.runs import checkpoints
 from calotype.runs.run import Run
-from calotype.terminal import cli
 from tests.distributed.test_processes import CASES, COMMAND, PROGRAM, assert_alike, trained, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts]

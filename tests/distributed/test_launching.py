@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 import calotype
+from calotype import cli, ray_job
 from calotype.distributed.launching.job import job_name
 from calotype.distributed.launching.ray import VARIABLE
 from calotype.runs.run import Run
-from calotype.terminal import cli, ray_worker
 from tests.schedulers import HOSTILE, SHORT, STUBS, TRAIN, launched, noted, slurm, stubs_in
 
 
@@ -103,7 +103,7 @@ def test_every_word_arrives_by_ray(stubs: Path, capsys: pytest.CaptureFixture[st
     subprocess.run(["sh", "-c", script], env=slurm(stubs, 2, SLURM_NODEID="0"), check=True)
     found = noted(stubs / "notes" / "torchrun-0")
     assert found[:2] == ["job", "submit"]
-    assert found[-4:] == ["--", "python", "-m", "calotype.terminal.ray_worker"]
+    assert found[-4:] == ["--", "python", "-m", "calotype.ray_job"]
     variables = json.loads(found[found.index("--runtime-env-json") + 1])["env_vars"]
     assert variables["A"] == HOSTILE[2]
     job = json.loads(variables[VARIABLE])
@@ -117,19 +117,19 @@ def test_ray_is_asked_for_where_it_is_missing(
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setitem(sys.modules, "ray.train", None)
     monkeypatch.setenv(VARIABLE, json.dumps({"place": "/shared/run", "words": TRAIN}))
-    assert ray_worker.start() == 2
+    assert ray_job.start() == 2
     assert "pip install 'calotype[ray]'" in capsys.readouterr().err
     monkeypatch.delenv(VARIABLE)
-    assert ray_worker.start() == 2
+    assert ray_job.start() == 2
     assert f"{VARIABLE} is not set" in capsys.readouterr().err
 
 
 def test_a_worker_does_what_the_words_say(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    ray_worker.work({"words": [*TRAIN, *SHORT, "--out", str(out)]})
+    ray_job.work({"words": [*TRAIN, *SHORT, "--out", str(out)]})
     assert Run.open(out).read_log()[-1]["event"] == "finished"
     with pytest.raises(calotype.CalotypeError, match="status 2"):
-        ray_worker.work({"words": [*TRAIN, *SHORT, "--out", str(out)]})
+        ray_job.work({"words": [*TRAIN, *SHORT, "--out", str(out)]})
 
 
 # -- what is refused, what is written and what is submitted

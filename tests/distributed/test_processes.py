@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import calotype
+from calotype import cli
 from calotype.core.model import GenerativeModel, ImageSpec
 from calotype.core.rng import seeded
 from calotype.families import FAMILIES
@@ -27,7 +28,6 @@ from calotype.optimization.config import TrainConfig
 from calotype.optimization.trainer import Trainer
 from calotype.runs import checkpoints
 from calotype.runs.run import Run
-from calotype.terminal import cli
 from tests.conftest import Stripes
 from tests.faults import FAULTS
 

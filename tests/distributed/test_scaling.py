@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from calotype import cli
 from calotype.core.model import ImageSpec
 from calotype.core.rng import seeded
 from calotype.distributed.cost_model import (
@@ -28,7 +29,6 @@ from calotype.distributed.cost_model import (
 )
 from calotype.families import FAMILIES
 from calotype.optimization.config import TrainConfig
-from calotype.terminal import cli
 from calotype.training import cluster_cost
 
 SPEC = ImageSpec(3, 16, 16, num_classes=3)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import calotype
+from calotype import cli
 from calotype.runs.run import Run
-from calotype.terminal import cli
 from tests.schedulers import HOSTILE, LONG, SHORT, TRAIN, launched, noted, slurm, stubs_in
 
 

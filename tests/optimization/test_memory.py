@@ -20,7 +20,7 @@ from tests.conftest import Survived, environment
 LIMITED = """
 import pathlib, resource, sys
 from calotype.training import session
-from calotype.terminal.cli import main
+from calotype.cli import main
 
 def megabytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) / 1024

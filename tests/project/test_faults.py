@@ -195,7 +195,7 @@ def mount(options):
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", "disk"], check=True)
 
 def calotype(*words):
-    done = subprocess.run([sys.executable, "-m", "calotype.terminal.cli", *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "calotype.cli", *words], capture_output=True, text=True)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stderr
 
@@ -245,7 +245,7 @@ CLOCK = """
 import random, sys, time
 jumps, told = random.Random(0), time.time
 time.time = lambda: told() + jumps.uniform(-3.2e7, 3.2e7)
-from calotype.terminal.cli import main
+from calotype.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -28,8 +28,9 @@ PACKAGES = (
     "training",
     "applications",
     "commands",
-    "terminal",
+    "cli",
     "__main__",
+    "ray_job",
 )
 LEVEL = {name: level for level, name in enumerate(PACKAGES)}
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from calotype import cli
 from calotype.core.config import build
 from calotype.data import DataConfig
 from calotype.data.sources.glyphs import GlyphsConfig
@@ -26,7 +27,6 @@ from calotype.families.diffusion import DiffusionConfig, DiffusionOptions
 from calotype.families.gan import GANConfig, GANOptions
 from calotype.families.vae import VAEConfig, VAEOptions
 from calotype.optimization.config import TrainConfig
-from calotype.terminal import cli
 from tests.families import test_contract
 
 ROOT = Path(__file__).parents[2]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from calotype import cli
 from calotype.applications.comparison.job import read as read_comparison
 from calotype.core.config import write_toml
 from calotype.data import DataConfig, prepare
@@ -23,7 +24,6 @@ from calotype.data.check import check
 from calotype.data.sources import bombs
 from calotype.errors import CalotypeError, DataError, PlaceError
 from calotype.runs.run import Run
-from calotype.terminal import cli
 from calotype.training import setup
 from tests.conftest import Survived
 from tests.project.test_hostile import LEVELS

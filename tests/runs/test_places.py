@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 import calotype
+from calotype import cli
 from calotype.core.config import read_toml
 from calotype.core.images import read_png
 from calotype.errors import DataError
 from calotype.evaluation import classifier, features
 from calotype.runs.portable_paths import LOCAL, read_config, shareable, write_config
 from calotype.runs.run import Run
-from calotype.terminal import cli
 from calotype.training import session, setup
 from tests.applications.test_comparison_job import small
 from tests.runs.test_resume import Quiet

@@ -67,7 +67,7 @@ def final_state(run: Run) -> dict[str, bytes]:
 
 def child(arguments: list[str], photos: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "calotype.terminal.cli", "train", *arguments],
+        [sys.executable, "-m", "calotype.cli", "train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

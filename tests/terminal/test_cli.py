@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 import calotype
+from calotype import cli
 from calotype.core.images import grid
-from calotype.terminal import cli
 from tests.conftest import environment
 
 TINY = ["--set", "model.widths=[16]", "--set", "model.blocks=1", "--set", "model.attention=[]"]
@@ -59,7 +59,7 @@ def seconds_of_torch() -> float:
     "arguments", [["--help"], [], ["-h"], ["train", "--help"], ["sample", "--help"], ["--version"]]
 )
 def test_help_answers_without_torch(arguments: list[str], seconds_of_torch: float) -> None:
-    assert seconds("-m", "calotype.terminal.cli", *arguments) < seconds_of_torch / 2
+    assert seconds("-m", "calotype.cli", *arguments) < seconds_of_torch / 2
     traced = command(*arguments, python=["-X", "importtime"])
     imported = subprocess.run(traced, capture_output=True, text=True, env=environment()).stderr
     assert "calotype.errors" in imported

@@ -194,7 +194,7 @@ def mount(options):
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", "disk"], check=True)
 
 def calotype(words):
-    command = [sys.executable, "-m", "calotype.terminal.cli", *words]
+    command = [sys.executable, "-m", "calotype.cli", *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd="disk")
     print(done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr, done.stderr

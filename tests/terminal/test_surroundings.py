@@ -27,11 +27,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calotype.core import environment
+from calotype import cli
+from calotype.core import environment, process
 from calotype.core.signals import Stopped, request, stop_requests, stops_raised, way_on
 from calotype.errors import ConfigError
 from calotype.families import FAMILIES
-from calotype.terminal import cli, process
 from calotype.training.recipe import sections
 from tests.conftest import Survived
 from tests.conftest import environment as variables_of

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from calotype import cli
 from calotype.errors import ConfigError
 from calotype.optimization.config import TrainConfig, learning_rate
 from calotype.runs import checkpoints
 from calotype.runs.run import Run
-from calotype.terminal import cli
 from calotype.training import extension, planner, session, setup
 from calotype.training.planner import Speed
 from tests.runs.test_changes import trained

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from calotype import cli
 from calotype.core.model import GenerativeModel, ImageSpec, Remark
 from calotype.core.rng import Noise
 from calotype.data import DataConfig, PackedDataset, prepare
@@ -17,7 +18,6 @@ from calotype.errors import TrainingDiverged
 from calotype.families.gan import GAN
 from calotype.runs import checkpoints
 from calotype.runs.run import load
-from calotype.terminal import cli
 from calotype.training import loop
 from calotype.training.monitor import SAMPLES, Judge
 from calotype.training.setup import train

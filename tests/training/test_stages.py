@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from calotype import cli
 from calotype.core.config import read_toml
 from calotype.core.model import Batch, GenerativeModel, HasLikelihood, ImageSpec
 from calotype.core.rng import Noise, seeded
@@ -23,7 +24,6 @@ from calotype.families.latents import Latents, latent_model, latents_of
 from calotype.families.vae import VAE, VAEConfig
 from calotype.runs.checkpoints import read
 from calotype.runs.run import Run, load
-from calotype.terminal import cli
 from calotype.training import first_stage
 from calotype.training.setup import resume, train
 

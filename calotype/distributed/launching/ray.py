@@ -1,4 +1,4 @@
-"""A script that submits a job to a Ray cluster, which runs `calotype.terminal.ray_worker`."""
+"""A script that submits a job to a Ray cluster, which runs `calotype.ray_job`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from calotype.distributed.launching.job import Job
 
 SCRIPT = """#!/bin/sh
 # RAY_ADDRESS says which cluster, such as http://127.0.0.1:8265.
-exec ray job submit --no-wait --runtime-env-json {environment} -- python -m calotype.terminal.ray_worker
+exec ray job submit --no-wait --runtime-env-json {environment} -- python -m calotype.ray_job
 """
-VARIABLE = "CALOTYPE_JOB"  # what calotype.terminal.ray_worker reads: ray does not pass every word on as it is
+VARIABLE = "CALOTYPE_JOB"  # what calotype.ray_job reads: ray does not pass every word on as it is
 UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
 
 

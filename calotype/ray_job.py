@@ -1,4 +1,4 @@
-"""`python -m calotype.terminal.ray_worker`: what `calotype launch --on ray` starts on a Ray cluster, by Ray Train.
+"""`python -m calotype.ray_job`: what `calotype launch --on ray` starts on a Ray cluster, by Ray Train.
 
 Ray starts the workers, brings them together as the processes of one training, and starts all again where one dies;
 they go on with the run. It needs the extra `ray`.
@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from calotype.cli import main
 from calotype.core import environment
 from calotype.distributed.launching.ray import VARIABLE
 from calotype.distributed.processes import PATIENCE, joined
 from calotype.errors import CalotypeError, JobError
-from calotype.terminal.cli import main
 
 
 def work(config: Mapping[str, Any]) -> None:

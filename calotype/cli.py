@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 from calotype.commands import COMMANDS, GROUPS, REPORTS, TOGETHER
 from calotype.commands.parsing import parse
-from calotype.core import environment
+from calotype.core import environment, process
 from calotype.core.display import for_stream
 from calotype.core.report import Report
 from calotype.errors import CalotypeError, ConfigError, StoppedElsewhere, is_out_of_memory
-from calotype.terminal import process
 
 MORE_MEMORY = "close other programs, raise the limit of this one, or give smaller pictures or fewer at a time"
 

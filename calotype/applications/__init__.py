@@ -1,4 +1,4 @@
 """Uses of trained models: completing, reconstructing, measuring, comparing families.
 
-May import all but `commands` and `terminal`.
+May import all but `commands`.
 """

@@ -1,7 +1,7 @@
 """The commands: one function in one file each.
 
 Its signature and docstring are the function of Python (`calotype.sample`), and the command line (`calotype sample`). No
-module here imports torch before its function is called. May import everything but `terminal`.
+module here imports torch before its function is called. May import everything but `cli`.
 """
 
 from __future__ import annotations

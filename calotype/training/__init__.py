@@ -1,4 +1,4 @@
 """From pictures and a budget to a trained run: recipes, plans, the loop, monitoring, two stages.
 
-May import all but `applications`, `commands` and `terminal`.
+May import all but `applications` and `commands`.
 """

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from calotype.core.display import Display
 from calotype.core.files import make_folder, open_folder
 from calotype.core.images import grid, png, write_png
 from calotype.core.model import Encodable
+from calotype.core.outputs import check_outputs
 from calotype.core.untrusted import NotPlain, check_regular
 from calotype.data.sources.npy import DAMAGE, read_member, write_npz
 from calotype.errors import ConfigError, RunError
@@ -35,6 +36,43 @@ def load(path: Path, checkpoint: str, device: str, display: Display) -> TrainedM
     if not isinstance(model.model, Encodable):
         raise ConfigError(f"{path} is a model of a family without latents for pictures: train a vae or a gan")
     return model
+
+
+class Opened(NamedTuple):
+    """A model, and where the sheet of its images goes, if anywhere."""
+
+    model: TrainedModel
+    out: Path | None
+
+
+def opened(
+    command: str,
+    path: Path,
+    inputs: Sequence[str | Path],
+    sheet: str,
+    *,
+    out: Path | None,
+    folder: Path | None,
+    checkpoint: str,
+    device: str,
+    display: Display,
+) -> Opened:
+    """Check the places that a command writes, and load the model of a run.
+
+    Args:
+        command: its name.
+        path: the run directory.
+        inputs: the places that the command reads.
+        sheet: the name of a sheet in the run, for which `out` and `folder` leave the place open.
+
+    Raises:
+        CalotypeError: a place cannot be written, or the run has no model with latents.
+    """
+    default = "" if out or folder else "out"
+    if default:
+        out = run.place_in(path, sheet)
+    check_outputs(command, inputs, default=default, out=out, folder=folder)
+    return Opened(load(path, checkpoint, device, display), out)
 
 
 def writing(

@@ -44,17 +44,21 @@ def decode(
 
     from calotype.applications import latents as latents_of
     from calotype.core.display import for_process
-    from calotype.core.outputs import check_outputs
     from calotype.data.classes import check_seen
     from calotype.errors import ConfigError
-    from calotype.runs.run import place_in
 
     with for_process(display, True) as shown:
-        default = "" if out or folder else "out"
-        if default:
-            out = place_in(run, "decoded.png")
-        check_outputs("decode", (latents,), default=default, out=out, folder=folder)
-        model = latents_of.load(run, checkpoint, device, shown)
+        model, out = latents_of.opened(
+            "decode",
+            run,
+            (latents,),
+            "decoded.png",
+            out=out,
+            folder=folder,
+            checkpoint=checkpoint,
+            device=device,
+            display=shown,
+        )
         values, classes = latents_of.read(latents)
         asked = model.labels(labels or None) if labels or classes is None else None
         if asked is not None:

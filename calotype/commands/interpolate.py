@@ -50,18 +50,22 @@ def interpolate(
     from calotype.applications import latents as latents_of
     from calotype.applications.pictures import given
     from calotype.core.display import for_process
-    from calotype.core.outputs import check_outputs
     from calotype.errors import ConfigError
-    from calotype.runs.run import place_in
 
     with for_process(display, True) as shown:
         if steps < 2:
             raise ConfigError(f"steps is {steps}: give at least 2, for the two ends")
-        default = "" if out or folder else "out"
-        if default:
-            out = place_in(run, "interpolation.png")
-        check_outputs("interpolate", (first, last), default=default, out=out, folder=folder)
-        model = latents_of.load(run, checkpoint, device, shown)
+        model, out = latents_of.opened(
+            "interpolate",
+            run,
+            (first, last),
+            "interpolation.png",
+            out=out,
+            folder=folder,
+            checkpoint=checkpoint,
+            device=device,
+            display=shown,
+        )
         named = (labels[:1], labels[1:2] or labels[:1]) if labels else (None, None)
         if labels and len(labels) > 2:
             raise ConfigError(f"labels names {len(labels)} classes: give one for both pictures, or one for each")

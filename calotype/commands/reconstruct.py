@@ -47,15 +47,19 @@ def reconstruct(
     from calotype.applications import latents as latents_of
     from calotype.applications.pictures import given
     from calotype.core.display import counted, for_process
-    from calotype.core.outputs import check_outputs
-    from calotype.runs.run import place_in
 
     with for_process(display, True) as shown:
-        default = "" if out or folder else "out"
-        if default:
-            out = place_in(run, "reconstructions.png")
-        check_outputs("reconstruct", (pictures,), default=default, out=out, folder=folder)
-        model = latents_of.load(run, checkpoint, device, shown)
+        model, out = latents_of.opened(
+            "reconstruct",
+            run,
+            (pictures,),
+            "reconstructions.png",
+            out=out,
+            folder=folder,
+            checkpoint=checkpoint,
+            device=device,
+            display=shown,
+        )
         found = given(model, pictures, labels or None, None if folder else latents_of.MOST, shown, "reconstructed")
         with latents_of.writing(model, "reconstruct", folder, found.images, found.labels):
             back = torch.cat(list(latents_of.through(model, found, shown)))

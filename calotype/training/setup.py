@@ -54,30 +54,11 @@ def train(
     tensorboard: bool = False,
     display: Display | None = None,
 ) -> Run:
-    """Train a model on pictures.
+    """Train a model on pictures. Arguments and errors as of `calotype.commands.train`, with these differences.
 
     Args:
-        family_name: a key of FAMILIES, such as "diffusion"; by default that of the recipe.
-        data: pictures (a folder, archive, Parquet, arrays, "glyphs" or a hub name), or a DataConfig; by default that
-            of the recipe.
-        budget: a time such as "30m", or images such as "500kimg"; by default that of the recipe, else "30m".
-        out: the run directory; by default a new one below runs/.
-        preset: the size of the network, or "auto" for the largest that the budget can train; by default that of the
-            recipe, else "auto".
-        size: "32" or "48x64", width first; by default what suits the pictures.
-        device: "auto", "cpu", "cuda" or "mps".
+        data: a source, or a DataConfig that also says how to read it.
         settings: values for the sections "data", "model" and "training" of config.toml, by section and key.
-        recipe: a TOML file with such sections, for instance the config.toml of another run.
-        latents: a run of a VAE: the model is trained on its latents of the pictures, and draws pictures by both. Data
-            is by default that of the run. "auto" trains a VAE first, with a third of the budget.
-        shard: of several processes, the number that the weights are sharded over; by default each holds all weights.
-        go_on: if the run directory exists already, continue it as `resume` does: for jobs that a scheduler starts
-            again by the same call.
-        tensorboard: also log for TensorBoard, below the run directory.
-        display: where to show progress; by default plain lines.
-
-    Raises:
-        CalotypeError: for anything the user can mend; the message says how.
     """
     if processes.may_be_restarted() and out is None:
         raise ConfigError("torchrun is to start processes again, and they have to find the run: give its place, --out")

@@ -73,27 +73,11 @@ def compare(
     recipe: str | Path | None = None,
     display: Display | None = None,
 ) -> Comparison:
-    """Train every family on the same pictures, measure them by one protocol, and write a page.
+    """Compare families on the same pictures. Arguments and errors as of `calotype.commands.compare`.
 
     Args:
-        data: pictures as for train.
-        budget: of all families together, shared equally: a time such as "40m", or images such as "2Mimg"; measuring
-            is not included. By default "30m".
-        families: by default all.
-        out: the directory; by default a new one below runs/.
-        size: "32" or "48x64", width first; by default what suits the pictures.
         settings: values for the section "data" of config.toml.
-        n: images per set; 0 for as many as are held out, 200 to 2000.
-        seed: of weights, order, noise and samples.
-        features: what images are compared by, as for evaluate.
-        baselines: classical methods, by default all of calotype.evaluation.baselines.
-        threads: of the CPU; 0: as torch chooses.
-        device: "auto", "cpu", "cuda" or "mps"; with "auto" and several GPUs each trains a family.
-        recipe: the directory of another comparison, all whose runs are repeated image for image.
-        display: where to show progress; by default plain lines.
-
-    Raises:
-        CalotypeError: for anything the user can mend.
+        baselines: classical methods; by default all.
     """
     if processes.may_be_restarted() and out is None:
         raise ConfigError(

@@ -70,6 +70,10 @@ class Run:
         self.path, self.config = path, config
         self._opened = time.monotonic()
 
+    def __fspath__(self) -> str:
+        """Its directory, so that a run can be given where a path can."""
+        return str(self.path)
+
     @classmethod
     def create(cls, path: Path, config: RunConfig, first: TrainedModel | None = None) -> Run:
         """Make a run directory. Raises RunError if it exists or cannot be made.

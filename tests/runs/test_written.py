@@ -32,7 +32,7 @@ def run(family: str, tmp_path: Path) -> Path:
 def test_it_draws_the_same_images(family: str, run: Path, tmp_path: Path) -> None:
     """To the byte on one kind of processor. Another rounds sums elsewhere: by 1 in 10^6 of a value, which moves a
     byte, or an outcome of a draw, where it lies so near to the next."""
-    calotype.sample(run, n=16, seed=5, npz=tmp_path / "drawn.npz", display=Quiet())
+    calotype.sample(Run.open(run), n=16, seed=5, npz=tmp_path / "drawn.npz", display=Quiet())
     found, expected = (np.load(place)["images"] for place in (tmp_path / "drawn.npz", WRITTEN / family / "drawn.npz"))
     assert (found == expected).mean() > 0.99
 
